@@ -1,0 +1,54 @@
+//! What a log can fail with.
+
+use crate::kv::KvError;
+
+/// Why a log cannot be opened or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// Another process has the data directory.
+    #[error("the data directory {0} is in use by another process")]
+    InUse(String),
+    /// The data directory cannot be read or written.
+    #[error("the data directory {path} cannot be used: {reason}")]
+    Unusable {
+        /// The directory.
+        path: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The data directory was written by a newer version.
+    #[error("the data directory has format {found}, this version reads up to {known}: use a newer redeliver")]
+    NewerFormat {
+        /// The directory's format.
+        found: u32,
+        /// The newest that this version knows.
+        known: u32,
+    },
+    /// The directory is marked as holding a log, but the log is not there.
+    #[error("the data directory {0} held a log that is gone")]
+    Lost(String),
+    /// The disk is full: nothing was written; reads go on.
+    #[error("the disk is full")]
+    StorageFull,
+    /// The store has failed. The log must not be used any more.
+    #[error("the log's store has failed: {0}")]
+    Failed(String),
+}
+
+impl LogError {
+    /// Whether the log can go on, and the same may work later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, LogError::StorageFull)
+    }
+}
+
+impl From<KvError> for LogError {
+    fn from(error: KvError) -> LogError {
+        match error {
+            KvError::Full => LogError::StorageFull,
+            KvError::TooLarge(words) | KvError::Failed(words) => LogError::Failed(words),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The one door to storage: an ordered key-value store with atomic batches and a real sync.
+//!
+//! The log's layout, fold, trim and recovery are written once over this trait. Engines' peculiarities stay behind it.
+
+use std::fmt;
+
+/// Most bytes of keys and values in one batch. More between two syncs of sled was not safe (docs/storage.md).
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest value, in bytes. Above 7.5 KiB sled writes values to files of their own, which nothing syncs.
+pub const VALUE_BYTES_MAX: usize = 7_000;
+
+/// A row of puts and deletes that happen together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Key and new value, or `None` to delete. A later entry for the same key wins.
+    pub entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Sets a key.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.entries.push((key, Some(value)));
+    }
+
+    /// Removes a key, whether or not it is there.
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.bytes += key.len();
+        self.entries.push((key, None));
+    }
+
+    /// Bytes of keys and values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// Which way a range is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the lowest key up.
+    Up,
+    /// From the highest key down.
+    Down,
+}
+
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// A stream of entries in key order.
+pub type Entries<'a> = Box<dyn Iterator<Item = Result<Entry, KvError>> + 'a>;
+
+/// An ordered key-value store. Reads may run beside each other and beside the one writer.
+pub trait Kv: Send + Sync + fmt::Debug {
+    /// A key's value.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError`], after which the store is not to be used.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError>;
+
+    /// The entries with `from <= key < to`.
+    fn range(&self, from: &[u8], to: &[u8], direction: Direction) -> Entries<'_>;
+
+    /// Applies a batch atomically. Readers may see it; it is durable only after [`Kv::sync`], which must follow before
+    /// the next batch.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError`]: `Full` leaves the store as it was; any other means that it is not to be used any more.
+    fn apply_batch(&self, batch: &Batch) -> Result<(), KvError>;
+
+    /// Makes everything applied durable: it survives a power cut from here on.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError`], after which nothing may be written or promised any more. A failed sync is never tried again.
+    fn sync(&self) -> Result<(), KvError>;
+
+    /// Bytes that the store takes on its medium now.
+    fn bytes_on_disk(&self) -> u64;
+}
+
+/// What a store can fail with.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KvError {
+    /// There is no space left. Nothing was changed.
+    #[error("no space left on the device")]
+    Full,
+    /// A batch or value is larger than allowed: a bug of the caller's.
+    #[error("a batch or value is larger than allowed: {0}")]
+    TooLarge(String),
+    /// The store has failed and must not be used any more.
+    #[error("the store has failed: {0}")]
+    Failed(String),
+}

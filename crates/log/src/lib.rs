@@ -1,0 +1,12 @@
+//! redeliver's log: every event once, durable before visible, read by topic.
+//!
+//! placeholder: the front page is written with the implementation.
+
+pub mod config;
+pub mod error;
+pub mod kv;
+mod log;
+
+pub use crate::config::{LogConfig, Retention};
+pub use crate::error::LogError;
+pub use crate::log::{Committed, Log, Staged, Tended, WriteOutcome, WriteRequest};

@@ -1,0 +1,257 @@
+//! The client's end of the conversation: one [`ClientSession`] for a client's whole life, across its connections. A
+//! machine without IO.
+//!
+//! The shell calls `handle` with what happened, drains `poll_output`, and gives [`Input::Tick`] when `poll_timeout` is
+//! due. The session keeps the cursors, the inbox and the outbox, and decides when to connect.
+
+mod inbox;
+mod outbox;
+mod session;
+
+use bytes::Bytes;
+
+pub use self::session::{ClientSession, Identity};
+use crate::error::{Close, RefusalCode};
+use crate::event::{NewEvent, Record};
+use crate::frame::{ClientFrame, Hello, Ownership, Window};
+use crate::history::{Cursor, Gap, Start};
+use crate::name::TopicName;
+use crate::seq::{EmitNumber, Epoch, Nth, Position, Seq, SubscriptionId};
+
+/// The shell's own number for an emit, by which its receipt is found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EmitTicket(pub u64);
+
+/// What happens to a client session.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The app follows a topic.
+    Subscribe {
+        /// The shell's number for it, never used before in this client.
+        id: SubscriptionId,
+        /// What the app wants.
+        request: SubscribeRequest,
+    },
+    /// The app stops following. Acks before it are confirmed first; then [`Output::Unsubscribed`].
+    Unsubscribe {
+        /// The subscription.
+        id: SubscriptionId,
+    },
+    /// The app has handled everything up to this event (or gap end).
+    Ack {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The handled position.
+        position: Position,
+        /// Its nth.
+        nth: Nth,
+    },
+    /// The app emits an event.
+    Emit {
+        /// The shell's number for it.
+        ticket: EmitTicket,
+        /// The event.
+        event: NewEvent,
+    },
+    /// The app gives an emit up. One that was never sent is forgotten; any other goes on.
+    CancelEmit {
+        /// The emit.
+        ticket: EmitTicket,
+    },
+    /// The app is done: confirm acks and emits, say goodbye, then [`Output::Ended`].
+    Shutdown,
+    /// The connection that [`Output::Connect`] asked for stands.
+    Connected,
+    /// It could not be made, or has ended, in words.
+    Disconnected(String),
+    /// The server will never take this client (a refused upgrade, a bad certificate): ends it, in words.
+    Rejected(Close),
+    /// A whole binary message came from the server.
+    Message(Bytes),
+    /// The answer to [`Output::SaveCursor`]: this cursor, and all before it, is durable in the client's store.
+    CursorSaved {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Its seq.
+        seq: Seq,
+    },
+    /// The timeout is due.
+    Tick,
+}
+
+/// What an app wants of a subscription.
+#[derive(Clone, Debug)]
+pub struct SubscribeRequest {
+    /// The topic.
+    pub topic: TopicName,
+    /// Where to start the first time. After a reconnect the session resumes from what it has handed over.
+    pub start: Start,
+    /// How much may be handed over without being acknowledged.
+    pub window: Window,
+    /// What happens if the durable subscriber has another reader.
+    pub ownership: Ownership,
+    /// Who keeps the cursor.
+    pub keeper: CursorKeeper,
+}
+
+/// Who keeps a subscription's cursor beyond this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum CursorKeeper {
+    /// Nobody: it lives as long as the client.
+    #[default]
+    Nobody,
+    /// The server, under the client's durable subscriber.
+    Server,
+    /// The client's own store, which held this when the subscription was made. A stored cursor wins over `start`.
+    Client {
+        /// What the store held.
+        stored: Option<Cursor>,
+    },
+}
+
+/// What a client session wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Make a connection; then [`Input::Connected`] or [`Input::Disconnected`].
+    Connect,
+    /// Write the first message.
+    SendHello(Hello),
+    /// Write this frame.
+    Send(ClientFrame),
+    /// Write this close and end the connection; no [`Input::Disconnected`] is due.
+    Disconnect(Close),
+    /// Hand this over to the app.
+    Deliver {
+        /// The subscription.
+        id: SubscriptionId,
+        /// What.
+        delivery: Delivery,
+    },
+    /// Save this cursor durably in the client's store, then answer [`Input::CursorSaved`].
+    SaveCursor {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The cursor.
+        cursor: Cursor,
+    },
+    /// Everything up to here is acknowledged, and that is confirmed (durable with the keeper of the cursor).
+    AckConfirmed {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The confirmed seq.
+        seq: Seq,
+    },
+    /// A subscription has ended: nothing more is delivered.
+    Unsubscribed {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Why.
+        why: SubscriptionEnd,
+    },
+    /// What became of an emit. Each ticket gets exactly one, unless it was cancelled in time.
+    EmitDone {
+        /// The emit.
+        ticket: EmitTicket,
+        /// Its fate.
+        fate: EmitOutcome,
+    },
+    /// Emits that were acknowledged are no longer in the server's log: it has gone back.
+    EmitsLost {
+        /// The first lost number.
+        from: EmitNumber,
+        /// The last.
+        through: EmitNumber,
+    },
+    /// The connection's state changed.
+    State(ConnectionState),
+    /// The client has ended; nothing comes after it.
+    Ended,
+}
+
+/// What a subscription hands to the app, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The subscription stands (again). Comes before everything else of each connection.
+    Subscribed {
+        /// It starts after this position.
+        after: Position,
+        /// The nth there.
+        nth: Nth,
+        /// Events still to come until the head of that moment.
+        pending: u64,
+    },
+    /// An event.
+    Event {
+        /// Its position's epoch.
+        epoch: Epoch,
+        /// The rest.
+        record: Record,
+        /// Whether it may have been handed over before.
+        redelivered: bool,
+    },
+    /// Events that are gone. Acknowledged by `through`, like an event.
+    Gap(Gap),
+    /// What was missed when the subscription was made is handed over; live begins. Once per subscription and connection.
+    CaughtUp {
+        /// The head that was reached.
+        seq: Seq,
+    },
+}
+
+/// Why a subscription has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubscriptionEnd {
+    /// The app asked for it; its acks are confirmed.
+    Asked,
+    /// Another client took the durable subscriber's topic over.
+    TakenOver,
+    /// The server refused it.
+    Refused(RefusalCode, String),
+    /// The client has ended.
+    ClientEnded,
+}
+
+/// What became of an emit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmitOutcome {
+    /// Durable at this position. `duplicate` if an earlier try had stored it.
+    Stored {
+        /// Where.
+        position: Position,
+        /// Whether it was there already.
+        duplicate: bool,
+    },
+    /// Durable, stored by an earlier try so long ago that its seq is no longer known.
+    StoredLongAgo,
+    /// Not stored.
+    Refused(RefusalCode),
+    /// The server cannot tell any more whether it was stored: its knowledge of this publisher is gone.
+    Unknown,
+    /// The client ended before it was sent: it is not stored.
+    NotSent,
+}
+
+/// The state of a client's connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// A connection is being made.
+    #[default]
+    Connecting,
+    /// It stands, and the server has welcomed us.
+    Connected {
+        /// The log's epoch.
+        epoch: Epoch,
+    },
+    /// It is gone; another try follows.
+    Waiting {
+        /// Why it went, in words.
+        reason: String,
+        /// Microseconds until the next try.
+        retry_in: std::time::Duration,
+    },
+    /// The client has ended, for good.
+    Ended {
+        /// Why: the server's close, or none after a shutdown.
+        close: Option<Close>,
+    },
+}

@@ -1,0 +1,184 @@
+//! Codes with which one peer tells the other what is wrong. Numbers are never reused; ranges are documented in
+//! docs/protocol.md.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $number:literal, $words:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub struct $name(pub u16);
+
+        #[allow(non_upper_case_globals)]
+        impl $name {
+            $($(#[$vdoc])* pub const $variant: $name = $name($number);)*
+
+            /// The code in words; a code of a later version is named by its number alone.
+            #[must_use]
+            pub fn words(self) -> &'static str {
+                match self.0 {
+                    $($number => $words,)*
+                    _ => "a code that this version does not know",
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{} ({})", self.words(), self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let name = match self.0 {
+                    $($number => stringify!($variant),)*
+                    _ => "Unknown",
+                };
+                write!(f, concat!(stringify!($name), "::{}({})"), name, self.0)
+            }
+        }
+    };
+}
+
+codes! {
+    /// Why a connection is closed. 1xx: the peer's protocol is wrong. 2xx: the peer may not. 3xx: somebody newer took
+    /// its place. 4xx: too slow or too much. 5xx: the server's own reasons. 600: a clean goodbye.
+    CloseCode {
+        /// The peer speaks another version.
+        VersionMismatch = 100, "the peers speak different versions of the protocol";
+        /// A message could not be decoded.
+        Malformed = 101, "a message could not be decoded";
+        /// A message was larger than allowed.
+        TooLarge = 102, "a message was larger than allowed";
+        /// A message came that has no place in the conversation now.
+        Unexpected = 103, "a message came out of order";
+        /// A peer broke a limit that it was told.
+        LimitBroken = 104, "a limit of the conversation was broken";
+        /// Authentication was refused.
+        Unauthenticated = 200, "authentication was refused";
+        /// Hello or authentication took too long.
+        HelloTimeout = 201, "Hello or authentication took too long";
+        /// The credentials are no longer valid.
+        Expired = 202, "the credentials are no longer valid";
+        /// The same client instance has a newer connection.
+        Superseded = 300, "the same client has a newer connection";
+        /// The publisher has a newer connection.
+        PublisherFenced = 301, "the publisher has a newer connection";
+        /// The peer did not answer in time.
+        HeartbeatTimeout = 400, "the peer did not answer in time";
+        /// The reader took no bytes for too long.
+        Stuck = 401, "the reader took no bytes for too long";
+        /// Too many connections.
+        Overloaded = 402, "the server has too much to do";
+        /// The server is shutting down.
+        Draining = 500, "the server is shutting down";
+        /// The server cannot use its log any more.
+        LogFailed = 501, "the server's log has failed";
+        /// A bug of the server's.
+        Internal = 502, "the server has made a mistake";
+        /// The peer is done.
+        Done = 600, "the peer is done";
+    }
+}
+
+codes! {
+    /// Why an emit or a subscription was refused. 1xx are final: trying the same again cannot help, and an emit's number
+    /// is consumed. 2xx are retryable: the number is not consumed, and what was pipelined behind is refused in order too.
+    RefusalCode {
+        /// Permission is missing.
+        Forbidden = 100, "permission is missing";
+        /// The event is too large.
+        TooLarge = 101, "the event is larger than the server allows";
+        /// The event or subscription is not valid.
+        Invalid = 102, "the request is not valid";
+        /// Other content was already emitted under this number.
+        NumberReused = 103, "other content was already emitted under this number";
+        /// The connection has too many subscriptions.
+        TooManySubscriptions = 104, "the connection has too many subscriptions";
+        /// A subscription without a durable subscriber asked for what only one has.
+        NoSubscriber = 105, "only a durable subscriber can do this: name one in Hello";
+        /// Numbers before this one are missing.
+        OutOfOrder = 200, "numbers before this one are missing";
+        /// The disk is full.
+        StorageFull = 201, "the server's disk is full";
+        /// The server has too much to do.
+        Overloaded = 202, "the server has too much to do";
+        /// The server is shutting down.
+        Draining = 203, "the server is shutting down";
+        /// The publisher has a newer connection.
+        Fenced = 204, "the publisher has a newer connection";
+        /// The log has failed.
+        LogFailed = 205, "the server's log has failed";
+    }
+}
+
+impl RefusalCode {
+    /// Whether trying the same again cannot help. A final refusal consumes an emit's number.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        self.0 < 200
+    }
+}
+
+/// What the closed peer should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAdvice {
+    /// Not connect again with the same request.
+    Never,
+    /// Connect again at once (with its usual backoff).
+    Now,
+    /// Connect again after this time, to spread a crowd.
+    After(Duration),
+}
+
+/// A connection's end, in words and numbers that every version can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// Why.
+    pub code: CloseCode,
+    /// Why, in words for a person. At most [`crate::config::REASON_BYTES_MAX`] bytes.
+    pub reason: String,
+    /// What to do.
+    pub retry: RetryAdvice,
+}
+
+/// Why bytes are not a message of this protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The message is larger than allowed.
+    #[error("the message has {bytes} bytes, at most {bytes_max} are allowed")]
+    TooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The largest allowed.
+        bytes_max: usize,
+    },
+    /// The message ends too early.
+    #[error("the message ends too early")]
+    Truncated,
+    /// Bytes are left over behind the message.
+    #[error("{0} bytes are left over behind the message")]
+    Trailing(usize),
+    /// The message does not begin as it must.
+    #[error("the message does not begin as a {0} must")]
+    BadMagic(&'static str),
+    /// The peer speaks another version.
+    #[error("the peer speaks version {theirs} of the protocol, this side version {ours}")]
+    Version {
+        /// The peer's version.
+        theirs: u16,
+        /// This side's version.
+        ours: u16,
+    },
+    /// The message needs a feature that this side does not have.
+    #[error("the peer needs features {0:#x}, which this side does not have")]
+    Features(u32),
+    /// A field has a value that it cannot have.
+    #[error("the message has an impossible value: {0}")]
+    Invalid(String),
+}

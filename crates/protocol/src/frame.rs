@@ -1,0 +1,268 @@
+//! The messages of the conversation. Types only: how they become bytes is `codec`'s business.
+//!
+//! Variants and fields are never changed; new ones stand behind a feature bit (docs/protocol.md).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Limits;
+use crate::error::RefusalCode;
+use crate::event::NewEvent;
+use crate::history::{EmitFate, EmitRun, Gap, PublisherState, Start};
+use crate::name::{SubscriberName, TopicName};
+use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
+
+/// The version of the protocol that this crate speaks.
+pub const VERSION: u16 = 1;
+
+/// The features that this crate has, as bits. None yet.
+pub const FEATURES: u32 = 0;
+
+/// The WebSocket subprotocol that names this protocol.
+pub const SUBPROTOCOL: &str = "redeliver.v1";
+
+/// A client's first message. Subscribes and emits may follow it at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The running client.
+    pub instance: InstanceId,
+    /// Under which identity it emits, if it does.
+    pub publisher: Option<PublisherId>,
+    /// Every emit up to this number is decided for the client: acknowledged, refused or given up. It sends none of them
+    /// again.
+    pub settled: EmitNumber,
+    /// The durable subscriber whose cursors this client uses.
+    pub subscriber: Option<SubscriberName>,
+    /// Credentials, for the server's authenticator.
+    #[serde(with = "crate::codec::optional_payload")]
+    pub auth: Option<Bytes>,
+    /// What the client calls itself, for the operator.
+    pub client_name: String,
+}
+
+/// What a client sends after [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientFrame {
+    /// Follow a topic.
+    Subscribe(Subscribe),
+    /// Everything in this subscription up to and including this event (or gap end) is handled.
+    Ack {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The last handled seq.
+        seq: Seq,
+        /// Its nth.
+        nth: Nth,
+    },
+    /// Follow a topic no longer. Acks before it count; answered by [`ServerFrame::Unsubscribed`].
+    Unsubscribe {
+        /// The subscription.
+        id: SubscriptionId,
+    },
+    /// Emit events, numbered upwards from `first`.
+    Emit {
+        /// The number of the first event.
+        first: EmitNumber,
+        /// At least one, at most [`crate::config::EMITS_PER_FRAME_MAX`].
+        events: Vec<NewEvent>,
+    },
+    /// Are you there?
+    Ping {
+        /// Comes back in the pong.
+        token: u64,
+    },
+    /// Yes.
+    Pong {
+        /// The ping's.
+        token: u64,
+    },
+}
+
+/// A request to follow a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// The client's number for it. Not one that is in use on this connection.
+    pub id: SubscriptionId,
+    /// The topic. It need not exist yet.
+    pub topic: TopicName,
+    /// Where to start.
+    pub start: Start,
+    /// How much may be sent without being acknowledged. The server takes its own limit if that is less.
+    pub window: Window,
+    /// What happens if the durable subscriber already follows this topic elsewhere.
+    pub ownership: Ownership,
+    /// Whether the server keeps this subscription's cursor, under the subscriber named in Hello.
+    pub durable: bool,
+}
+
+/// How much may be sent on a subscription without being acknowledged. One event always fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// In events.
+    pub events: u32,
+    /// In bytes of records.
+    pub bytes: u32,
+}
+
+impl Default for Window {
+    fn default() -> Window {
+        Window { events: 1024, bytes: 1024 * 1024 }
+    }
+}
+
+/// What happens if a durable subscriber's topic already has a live reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ownership {
+    /// The newcomer takes over; the old reader is told, and its acks count no more.
+    #[default]
+    Takeover,
+    /// The newcomer waits until the reader is gone. Its Subscribed comes then.
+    Standby,
+}
+
+/// What a server sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerFrame {
+    /// The answer to Hello.
+    Welcome(Welcome),
+    /// The answer to Subscribe: the reader's position, before any event.
+    Subscribed(Subscribed),
+    /// The other answer to Subscribe.
+    SubscribeRefused {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Why.
+        code: RefusalCode,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// A batch of events.
+    Events(Events),
+    /// The end that was seen at subscribe time is reached. Sent once, after the event (or Subscribed) that reaches it.
+    CaughtUp {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The head at subscribe time.
+        seq: Seq,
+    },
+    /// Events that this reader is not to get, up to and including this one; its nth moves on.
+    Skip {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The position of the last one skipped.
+        through: Position,
+        /// Its nth.
+        nth_through: Nth,
+    },
+    /// Events that are gone.
+    Gap {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Which, and why.
+        gap: Gap,
+    },
+    /// An ack is confirmed: for a durable subscriber it is durable on the server.
+    Acked {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The confirmed seq; it covers all before.
+        seq: Seq,
+    },
+    /// The answer to Unsubscribe: nothing more comes, and every ack before it is confirmed.
+    Unsubscribed {
+        /// The subscription.
+        id: SubscriptionId,
+    },
+    /// Another client has taken this subscription's topic over. Do not subscribe again by yourself.
+    TakenOver {
+        /// The subscription.
+        id: SubscriptionId,
+    },
+    /// What became of emits, in their order, without holes.
+    Emitted {
+        /// Runs of numbers that share a fate: at least one.
+        runs: Vec<EmitRun>,
+    },
+    /// An emit came whose number does not follow: what lies between is missing here. Send again from `expected`.
+    OutOfOrder {
+        /// The number that the server needs next.
+        expected: EmitNumber,
+    },
+    /// Are you there?
+    Ping {
+        /// Comes back in the pong.
+        token: u64,
+    },
+    /// Yes.
+    Pong {
+        /// The ping's.
+        token: u64,
+    },
+}
+
+/// The server's answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The log's current epoch.
+    pub epoch: Epoch,
+    /// The newest durable event.
+    pub head: Seq,
+    /// What the server knows of the publisher; `New` if Hello named none.
+    pub publisher: PublisherState,
+    /// How often this server pings a silent peer. Either side may take a peer for gone that is silent for twice this.
+    pub heartbeat: Duration,
+    /// What the server allows.
+    pub limits: Limits,
+    /// What the server calls itself.
+    pub server_name: String,
+}
+
+/// The server's answer to [`Subscribe`]. See [`crate::history::Opened`] for the fields' meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// The subscription.
+    pub id: SubscriptionId,
+    /// Events after this position follow.
+    pub after: Position,
+    /// The nth at `after`; the next event has the next nth.
+    pub nth: Nth,
+    /// The log's head now.
+    pub head: Position,
+    /// Events of the topic between `after` and `head`.
+    pub pending: u64,
+    /// Events up to this nth may have been handed over before.
+    pub redelivered_through: Nth,
+    /// What is missing before `after`. Acknowledged by its end, and told again until then.
+    pub gap: Option<Gap>,
+    /// The window that counts.
+    pub window: Window,
+}
+
+/// A batch of one topic's events. What depends on the reader is here; the records are the same for everybody.
+///
+/// `records` stands last, behind its length, so that a server writes this head and then the shared bytes as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// The subscription.
+    pub id: SubscriptionId,
+    /// The epoch in which all of them were written.
+    pub epoch: Epoch,
+    /// How many: at least 1.
+    pub count: u32,
+    /// The records.
+    #[serde(with = "crate::codec::payload")]
+    pub records: Bytes,
+}
+
+impl EmitFate {
+    /// Whether the event is in the log.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        match self {
+            EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten => true,
+            EmitFate::Refused(_) => false,
+        }
+    }
+}

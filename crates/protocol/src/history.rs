@@ -1,0 +1,194 @@
+//! What is asked of a log's history and what it answers, in terms of seqs and events alone: where to start, batches,
+//! gaps, cursors, what became of an emit. Shared by the session machines, the wire and the log.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::RefusalCode;
+use crate::seq::{EmitNumber, Epoch, Nth, Position, Seq};
+use crate::time::Timestamp;
+
+/// Where a subscription starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// After the stored cursor of this durable subscriber; a subscriber without one starts at latest. An `at_least`
+    /// that is further on in the same history wins over the stored cursor.
+    Resume {
+        /// What the app itself knows to be handled.
+        at_least: Option<Known>,
+    },
+    /// After the newest event.
+    #[default]
+    Latest,
+    /// With the oldest event that is retained.
+    Earliest,
+    /// After a position that the reader has handled.
+    After(Known),
+    /// After this seq, whatever the epoch: for people who read a number from a screen. Programs resume from positions.
+    AfterSeq(Seq),
+    /// With the first event at or after this time.
+    Since(Timestamp),
+    /// With the first event of the last so long, by the server's clock.
+    Within(Duration),
+    /// With the last so many events of the topic.
+    Last(u64),
+}
+
+/// What a reader knows of its own place: the position it has handled, and what lets a server judge it in full.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// The last position that was handled.
+    pub position: Position,
+    /// The nth that belongs to it, which makes the count of a gap exact. Zero with a zero seq.
+    pub nth: Nth,
+    /// The reader's last position in each of the few epochs before that one, newest first, at most
+    /// [`crate::config::EARLIER_EPOCHS_MAX`]. If the log has gone back, the newest that is valid is the last common one.
+    pub earlier: Vec<Position>,
+}
+
+/// A durable cursor: how far a subscription has handled its topic. Kept by the server for a durable subscriber, or by a
+/// client in its cursor store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The last handled position, its nth, and the earlier epochs'.
+    pub known: Known,
+    /// Upper bound of the nths that may have been handed over already. What lies above `known.nth` and not above this
+    /// is marked `redelivered` when it is handed over again.
+    pub handed_through: Nth,
+}
+
+/// Where a subscription turned out to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Delivery begins after this position (after the gap, if there is one).
+    pub after: Position,
+    /// The nth of the topic's last event at or before `after`: the next one delivered is `nth + 1`.
+    pub nth: Nth,
+    /// The log's head when this was decided. History ends and live begins there.
+    pub head: Position,
+    /// How many events of the topic lie between `after` and `head`.
+    pub pending: u64,
+    /// What the reader should have got but cannot.
+    pub gap: Option<Gap>,
+    /// The stored cursor's `handed_through`, or zero: events up to this nth may have been handed over before.
+    pub redelivered_through: Nth,
+}
+
+/// A range of a topic's history that is no longer there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The reader's position before the gap (exclusive). After an epoch change it may belong to a history that this log
+    /// does not know.
+    pub after: Position,
+    /// The gap's end (inclusive): what acknowledges it, and where delivery goes on.
+    pub through: Position,
+    /// The topic's nth at `through`.
+    pub nth_through: Nth,
+    /// How many events of the topic are missing, as exact as `count_is_exact` says.
+    pub count: u64,
+    /// False if the reader's own nth was not known, and `count` is only an upper bound.
+    pub count_is_exact: bool,
+    /// Why.
+    pub cause: GapCause,
+}
+
+/// Why events are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum GapCause {
+    /// Retention by age removed them.
+    RetentionAge,
+    /// Retention by bytes or by count removed them.
+    RetentionSize,
+    /// An operator purged them.
+    Purged,
+    /// The log is damaged there.
+    LogDamaged,
+    /// The log is not the one that the reader's position belongs to: it was wiped, restored or has gone back.
+    EpochChanged,
+}
+
+/// A run of one topic's events, in order, without holes, all written in one epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The epoch in which they were written.
+    pub epoch: Epoch,
+    /// How many: at least 1.
+    pub count: u32,
+    /// The nth of the first.
+    pub first_nth: Nth,
+    /// The seq of the last.
+    pub last_seq: Seq,
+    /// Their wire records, one after another.
+    pub records: Bytes,
+}
+
+impl Batch {
+    /// The nth of the last event.
+    #[must_use]
+    pub fn last_nth(&self) -> Nth {
+        Nth(self.first_nth.0 + u64::from(self.count) - 1)
+    }
+
+    /// The position of the last event.
+    #[must_use]
+    pub fn last_position(&self) -> Position {
+        Position::new(self.epoch, self.last_seq)
+    }
+}
+
+/// What a read of a topic after a seq found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// The next events.
+    Batch(Batch),
+    /// The next events are no longer there; go on after the gap. (Its `after` is the seq that was read from.)
+    Gap(Gap),
+    /// Nothing of this topic lies after the seq now.
+    End,
+}
+
+/// What became of consecutive emits of one publisher: a run of numbers that share one fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmitRun {
+    /// The first number of the run.
+    pub first: EmitNumber,
+    /// How many numbers: at least 1.
+    pub count: u32,
+    /// Their fate.
+    pub fate: EmitFate,
+}
+
+impl EmitRun {
+    /// The last number of the run.
+    #[must_use]
+    pub fn last(&self) -> EmitNumber {
+        EmitNumber(self.first.0 + u64::from(self.count) - 1)
+    }
+}
+
+/// What became of an emit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EmitFate {
+    /// Stored, durable. The first of the run is at this position; the others follow with seqs one higher each.
+    Stored(Position),
+    /// Already stored by an earlier try, durable, and not stored again. Numbered like `Stored`.
+    Duplicate(Position),
+    /// Already taken by an earlier try, so long ago that its seq is no longer known.
+    DuplicateForgotten,
+    /// Not stored.
+    Refused(RefusalCode),
+}
+
+/// What the log knows of a publisher when it connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PublisherState {
+    /// Nothing, and the publisher claims nothing: it starts with number 1.
+    New,
+    /// Everything up to this number is decided.
+    Reached(EmitNumber),
+    /// Nothing, although the publisher says that it has emitted before: the state expired, or the log was lost.
+    Forgotten,
+}

@@ -1,0 +1,194 @@
+//! The server's end of the conversation: one [`ServerSession`] per connection, a machine without IO.
+//!
+//! Feed it inputs and the time, drain its outputs, wake it at its timeout:
+//! `handle` never fails and never blocks (a misbehaving peer becomes [`Output::Close`]); `poll_output` gives what is to be
+//! done, in order; `poll_timeout` says when [`Input::Tick`] is due. The session decides which range goes to whom; it
+//! never looks into an event's bytes.
+
+pub mod owners;
+pub mod publishers;
+mod session;
+mod subscription;
+
+use bytes::Bytes;
+
+pub use self::session::ServerSession;
+use crate::error::{Close, RefusalCode};
+use crate::event::NewEvent;
+use crate::frame::{Hello, Ownership, ServerFrame};
+use crate::history::{Cursor, EmitRun, Opened, PublisherState, ReadOutcome, Start};
+use crate::name::{SubscriberName, TopicName};
+use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Seq, SubscriptionId};
+
+/// What happens to a server session.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A whole binary message came from the peer.
+    Message(Bytes),
+    /// Something that is not a binary message came, in words.
+    NotBinary(&'static str),
+    /// The answer to [`Output::Authenticate`].
+    Authenticated(Result<Admitted, Close>),
+    /// The answer to [`Output::Claim`]: this connection owns the subscriber's topic now (at once, or after a standby).
+    Claimed {
+        /// The subscription.
+        id: SubscriptionId,
+    },
+    /// Another client took the subscription's topic over. Its acks count no more.
+    TakenOver {
+        /// The subscription.
+        id: SubscriptionId,
+    },
+    /// The same client instance, or the same publisher, has a newer connection: this one ends with this close.
+    Displaced(Close),
+    /// The answer to [`Output::Open`].
+    Opened {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Where it starts, or why it may not.
+        result: Result<Opened, (RefusalCode, String)>,
+    },
+    /// A topic may have grown. May come too often, and may be merged or lost: every heartbeat looks again.
+    Grew {
+        /// The subscription that follows it.
+        id: SubscriptionId,
+    },
+    /// The answer to [`Output::Read`].
+    Read {
+        /// The subscription.
+        id: SubscriptionId,
+        /// What was found.
+        outcome: ReadOutcome,
+    },
+    /// What became of appended emits, in their order: durable, or refused. Answers [`Output::Append`], in as many parts
+    /// as the shell likes.
+    Appended(Vec<EmitRun>),
+    /// The answer to [`Output::SaveCursor`]: this cursor, and all saved before it, is durable.
+    CursorSaved {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Its seq.
+        seq: Seq,
+    },
+    /// Everything that was handed to the socket has left.
+    Drained,
+    /// The socket has taken no byte for [`crate::config::ServerConfig::write_timeout`] although bytes wait.
+    Stuck,
+    /// The session is to end with this close (shutdown, a failed log, expired credentials).
+    End(Close),
+    /// The timeout is due.
+    Tick,
+}
+
+/// What the shell found out about a connecting client, with the current end of the log.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// The log's current epoch.
+    pub epoch: Epoch,
+    /// Its newest durable seq.
+    pub head: Seq,
+    /// What the log knows of the publisher that Hello names.
+    pub publisher: PublisherState,
+}
+
+/// What a server session wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Write this frame.
+    Send(ServerFrame),
+    /// Write a batch: [`crate::codec::events_head`] of these, then the records as they are.
+    SendEvents {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The epoch of the records.
+        epoch: Epoch,
+        /// How many there are.
+        count: u32,
+        /// The records.
+        records: Bytes,
+    },
+    /// Judge the client, register it (fencing older connections of its publisher), and answer
+    /// [`Input::Authenticated`]. Until then the session takes no message.
+    Authenticate(Hello),
+    /// Make this connection the owner of the subscriber's topic and answer [`Input::Claimed`], at once or, with
+    /// `Standby`, when the owner has gone.
+    Claim {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The durable subscriber.
+        subscriber: SubscriberName,
+        /// Its topic.
+        topic: TopicName,
+        /// The client, which does not take over from itself.
+        instance: InstanceId,
+        /// What to do with a present owner.
+        ownership: Ownership,
+    },
+    /// Give up a claim, granted or waiting. Whoever stands by is next.
+    Release {
+        /// The subscription.
+        id: SubscriptionId,
+    },
+    /// Ask for permission and find out where this subscription starts; then answer [`Input::Opened`].
+    Open {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The topic.
+        topic: TopicName,
+        /// Where the client wants to start.
+        start: Start,
+        /// The durable subscriber whose stored cursor `Start::Resume` means.
+        subscriber: Option<SubscriberName>,
+    },
+    /// From now on, give [`Input::Grew`] for this subscription whenever the topic has grown durably.
+    Watch {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The topic.
+        topic: TopicName,
+    },
+    /// Stop that.
+    Unwatch {
+        /// The subscription.
+        id: SubscriptionId,
+    },
+    /// Read this topic and answer [`Input::Read`]. At most one read is under way per session.
+    Read {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The topic.
+        topic: TopicName,
+        /// Events after this seq.
+        after: Seq,
+        /// The nth at `after`.
+        nth: Nth,
+        /// At most so many events.
+        events_max: u32,
+        /// At most so many bytes of records; one event always fits.
+        bytes_max: usize,
+    },
+    /// Append these events, after asking for permission for each, and answer [`Input::Appended`]. Appends of one
+    /// session must be taken in order.
+    Append {
+        /// The number of the first event.
+        first: EmitNumber,
+        /// The events, numbered upwards. An `Err` is a number that the session itself refuses finally: it must be
+        /// consumed in its place.
+        events: Vec<Result<NewEvent, RefusalCode>>,
+    },
+    /// Save this durable cursor if this connection still owns it, and answer [`Input::CursorSaved`] once it is durable.
+    SaveCursor {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The durable subscriber.
+        subscriber: SubscriberName,
+        /// Its topic.
+        topic: TopicName,
+        /// The cursor.
+        cursor: Cursor,
+        /// Whether someone waits for it now (an initial cursor, an unsubscribe), so that it should not wait for company.
+        urgent: bool,
+    },
+    /// Write this close, then end the connection. Nothing comes after it.
+    Close(Close),
+}

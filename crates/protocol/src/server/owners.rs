@@ -1,0 +1,1 @@
+//! Who owns a durable subscriber's topic. (interface to be filled)

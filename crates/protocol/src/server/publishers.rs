@@ -1,0 +1,1 @@
+//! Which connection speaks for a publisher. (interface to be filled)

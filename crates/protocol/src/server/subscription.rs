@@ -1,0 +1,1 @@
+//! One subscription of a server session. (to be filled)
