@@ -53,7 +53,7 @@ pub enum Input {
         /// The event.
         event: NewEvent,
     },
-    /// The app gives an emit up. One that was never sent is forgotten; any other goes on.
+    /// The app gives an emit up. One that was never sent is forgotten ([`EmitOutcome::NotSent`]); any other goes on.
     CancelEmit {
         /// The emit.
         ticket: EmitTicket,
@@ -148,7 +148,8 @@ pub enum Output {
         /// Why.
         why: SubscriptionEnd,
     },
-    /// What became of an emit. Each ticket gets exactly one, unless it was cancelled in time.
+    /// What became of an emit. Each ticket gets exactly one, also one that was cancelled (in time: `NotSent`): the shell
+    /// gives the room in the outbox free with it.
     EmitDone {
         /// The emit.
         ticket: EmitTicket,
@@ -227,7 +228,7 @@ pub enum EmitOutcome {
     Refused(RefusalCode),
     /// The server cannot tell any more whether it was stored: its knowledge of this publisher is gone.
     Unknown,
-    /// The client ended before it was sent: it is not stored.
+    /// It was cancelled, or the client ended, before it was sent: it is not stored.
     NotSent,
 }
 
