@@ -2,6 +2,8 @@
 //!
 //! The log's layout, fold, trim and recovery are written once over this trait. Engines' peculiarities stay behind it.
 
+pub mod memory;
+
 use std::fmt;
 
 /// Most bytes of keys and values in one batch. More between two syncs of sled was not safe (docs/storage.md).
@@ -10,16 +12,18 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Longest value, in bytes. Above 7.5 KiB sled writes values to files of their own, which nothing syncs.
 pub const VALUE_BYTES_MAX: usize = 7_000;
 
+/// Longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 600;
+
 /// A row of puts and deletes that happen together or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Key and new value, or `None` to delete. A later entry for the same key wins.
-    pub entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     bytes: usize,
 }
 
 impl Batch {
-    /// Sets a key.
+    /// Sets a key. A later entry for the same key wins.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.bytes += key.len() + value.len();
         self.entries.push((key, Some(value)));
@@ -29,6 +33,12 @@ impl Batch {
     pub fn delete(&mut self, key: Vec<u8>) {
         self.bytes += key.len();
         self.entries.push((key, None));
+    }
+
+    /// Keys with their new value, or `None` to delete.
+    #[must_use]
+    pub fn entries(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {
+        &self.entries
     }
 
     /// Bytes of keys and values.
@@ -41,6 +51,20 @@ impl Batch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Refuses what no store may be given.
+    fn check(&self) -> Result<(), KvError> {
+        if self.bytes() > BATCH_BYTES_MAX {
+            return Err(KvError::TooLarge(format!("a batch of {} bytes", self.bytes())));
+        }
+        for (key, value) in &self.entries {
+            let value_bytes = value.as_ref().map_or(0, Vec::len);
+            if key.is_empty() || key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX {
+                return Err(KvError::TooLarge(format!("a key of {} and a value of {value_bytes} bytes", key.len())));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -68,7 +92,8 @@ pub trait Kv: Send + Sync + fmt::Debug {
     /// [`KvError`], after which the store is not to be used.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError>;
 
-    /// The entries with `from <= key < to`.
+    /// The entries with `from <= key < to`, from whichever end `direction` says. It is not a snapshot: beside a writer, an
+    /// entry that changes meanwhile is seen before or after the change. It ends after its first error.
     fn range(&self, from: &[u8], to: &[u8], direction: Direction) -> Entries<'_>;
 
     /// Applies a batch atomically. Readers may see it; it is durable only after [`Kv::sync`], which must follow before
