@@ -1,0 +1,53 @@
+# What people type here. `make` alone lists it.
+# Every step builds the whole workspace with one profile and one set of features, so that nothing is compiled twice.
+
+CARGO   ?= cargo
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+BUILD   := --workspace --bins --tests --examples
+SEEDS   ?= 1000
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check lint fmt doc bench sim ci
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build and serve on ws://127.0.0.1:7400, with the data in ./redeliver-data
+	@$(CARGO) run -q -p redeliver-cli -- serve
+
+demo: ## a minute on the real thing: a server dies, a reader is away, the missed events come back
+	@$(CARGO) build -q -p redeliver-cli
+	@docs/demo.sh
+
+test: ## everything: set up what tests need, build, doctests, then all tests (their summary comes last)
+	@tests/setup.sh
+	$(CARGO) build $(BUILD)
+	$(CARGO) test --workspace --doc
+ifeq ($(NEXTEST),yes)
+	$(CARGO) nextest run --workspace --no-fail-fast
+else
+	$(CARGO) test --workspace --bins --lib --tests --no-fail-fast
+endif
+
+check: lint ## the fast loop: format, lints, unit tests
+	$(CARGO) test -q --workspace --lib --bins
+
+lint: ## format and lints only
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy -q --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny -L error check; else echo "cargo-deny is not installed: deny.toml was not checked"; fi
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+doc: ## the libraries' documentation, without warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+bench: ## micro benchmarks of the codec and the log (QUICK=1: rough and fast)
+	$(CARGO) bench -p redeliver-benches --benches -- $(if $(QUICK),--quick)
+
+sim: ## simulate SEEDS=1000 seeds in virtual time
+	$(CARGO) run -q -p redeliver-sim -- --seeds $(SEEDS)
+
+ci: ## what CI runs: lint, then test
+	.ci/run
