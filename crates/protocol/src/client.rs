@@ -247,7 +247,7 @@ pub enum ConnectionState {
     Waiting {
         /// Why it went, in words.
         reason: String,
-        /// Microseconds until the next try.
+        /// Time until the next try.
         retry_in: std::time::Duration,
     },
     /// The client has ended, for good.

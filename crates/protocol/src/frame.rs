@@ -48,6 +48,11 @@ pub enum ClientFrame {
     /// Follow a topic.
     Subscribe(Subscribe),
     /// Everything in this subscription up to and including this event (or gap end) is handled.
+    ///
+    /// It may lie at or before [`Subscribed::after`]: a client that resumes after what it has handed to its app
+    /// (`Resume { at_least }`) acknowledges the part that was still unhandled then on the new connection. Such an ack is as
+    /// good as any other for the durable cursor, which never goes back; it frees nothing of the window. Whether it is
+    /// new or not, it is answered by Acked.
     Ack {
         /// The subscription.
         id: SubscriptionId,
@@ -91,7 +96,9 @@ pub struct Subscribe {
     pub start: Start,
     /// How much may be sent without being acknowledged. The server takes its own limit if that is less.
     pub window: Window,
-    /// What happens if the durable subscriber already follows this topic elsewhere.
+    /// What happens if the durable subscriber already follows this topic elsewhere. A client that resumes after a lost
+    /// connection asks for `Standby`: it is no newcomer, and must not take the topic back from one. Its own older
+    /// connection (same instance) gives way in any case.
     pub ownership: Ownership,
     /// Whether the server keeps this subscription's cursor, under the subscriber named in Hello.
     pub durable: bool,
