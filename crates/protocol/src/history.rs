@@ -74,6 +74,9 @@ pub struct Opened {
     pub gap: Option<Gap>,
     /// The stored cursor's `handed_through`, or zero: events up to this nth may have been handed over before.
     pub redelivered_through: Nth,
+    /// What the durable subscriber's stored cursor says to be handled, if there is one. It may lie before `after`: a
+    /// client that comes back starts after what was handed over, and acknowledges the rest of it later.
+    pub stored: Option<Known>,
 }
 
 /// A range of a topic's history that is no longer there.
