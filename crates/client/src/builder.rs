@@ -1,0 +1,256 @@
+//! Builds clients: who they are, how they behave, how they reach their server.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redeliver_protocol::backoff::Jitter;
+use redeliver_protocol::client::{ClientSession, ConnectionState, Identity};
+use redeliver_protocol::config::ClientConfig;
+use redeliver_protocol::name::{NameError, SubscriberName};
+use redeliver_protocol::seq::{InstanceId, PublisherId};
+use redeliver_protocol::time;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::acks::AckBoard;
+use crate::client::{Client, Shared};
+use crate::cursor_store::CursorStore;
+use crate::driver::{Driver, Wiring};
+use crate::emit::OutboxRoom;
+use crate::endpoint::Endpoint;
+use crate::error::ConnectError;
+use crate::transport::{Connector, TcpConnector, Transport};
+
+/// Builds a [`Client`].
+#[must_use]
+pub struct ClientBuilder<C = TcpConnector> {
+    url: String,
+    connector: C,
+    config: ClientConfig,
+    subscriber: Option<Result<SubscriberName, NameError>>,
+    publisher: Option<PublisherId>,
+    auth: Option<Bytes>,
+    name: Option<String>,
+    store: Option<Arc<dyn CursorStore>>,
+    connect_within: Option<Duration>,
+}
+
+impl<C> std::fmt::Debug for ClientBuilder<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without the credentials.
+        f.debug_struct("ClientBuilder").field("url", &self.url).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    pub(crate) fn new(url: &str) -> ClientBuilder {
+        ClientBuilder {
+            url: url.to_owned(),
+            connector: TcpConnector,
+            config: ClientConfig::default(),
+            subscriber: None,
+            publisher: None,
+            auth: None,
+            name: None,
+            store: None,
+            connect_within: None,
+        }
+    }
+}
+
+impl<C: Connector> ClientBuilder<C> {
+    /// The durable subscriber whose cursors the server keeps, for durable subscriptions.
+    pub fn subscriber(mut self, name: impl AsRef<str>) -> Self {
+        self.subscriber = Some(SubscriberName::new(name));
+        self
+    }
+
+    /// The identity under which the client emits; a new one by default.
+    ///
+    /// The client numbers its emits from 1. So an app that gives the same identity again and emits the same events in
+    /// the same order stores nothing twice: what is there already is answered as a duplicate.
+    pub fn publisher(mut self, id: impl Into<PublisherId>) -> Self {
+        self.publisher = Some(id.into());
+        self
+    }
+
+    /// Credentials for the server's authenticator.
+    pub fn auth(mut self, credentials: impl AsRef<[u8]>) -> Self {
+        self.auth = Some(Bytes::copy_from_slice(credentials.as_ref()));
+        self
+    }
+
+    /// What the client calls itself, for the server's operator.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Where the cursors of stored subscriptions are kept.
+    pub fn cursor_store(mut self, store: impl CursorStore) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// All settings at once.
+    pub fn config(mut self, config: ClientConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Most emits without a receipt that the client holds, in events and in bytes. Who emits more waits for room.
+    pub fn outbox(mut self, events_max: usize, bytes_max: usize) -> Self {
+        self.config.outbox_events_max = events_max;
+        self.config.outbox_bytes_max = bytes_max;
+        self
+    }
+
+    /// Bounds of the pause between two tries to connect. Each is drawn between zero and a bound that doubles from
+    /// `first` to `max`.
+    pub fn backoff(mut self, first: Duration, max: Duration) -> Self {
+        self.config.backoff_first = first;
+        self.config.backoff_max = max;
+        self
+    }
+
+    /// How long one try to connect may take.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.connect_timeout = timeout;
+        self
+    }
+
+    /// Lets [`connect`](ClientBuilder::connect) give up after this time. Without it, it tries for ever.
+    pub fn connect_within(mut self, limit: Duration) -> Self {
+        self.connect_within = Some(limit);
+        self
+    }
+
+    /// Reaches the server in another way than by TCP, for example by TLS.
+    pub fn connector<D: Connector>(self, connector: D) -> ClientBuilder<D> {
+        ClientBuilder {
+            connector,
+            url: self.url,
+            config: self.config,
+            subscriber: self.subscriber,
+            publisher: self.publisher,
+            auth: self.auth,
+            name: self.name,
+            store: self.store,
+            connect_within: self.connect_within,
+        }
+    }
+
+    /// Makes the client and waits until it is connected. A server that cannot be reached is tried again and again,
+    /// for ever unless [`connect_within`](ClientBuilder::connect_within) was set.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]: what was set is not valid, the server refuses this client for good, or the time is over.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the client ends.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let limit = self.connect_within;
+        let client = self.connect_lazy()?;
+        let mut state = client.state();
+        let connected = connected(&mut state);
+        let Some(limit) = limit else {
+            return connected.await.map(|()| client);
+        };
+        match tokio::time::timeout(limit, connected).await {
+            Ok(result) => result.map(|()| client),
+            Err(_) => Err(ConnectError::Unreachable { reason: reason(&client.shared.state), waited: limit }),
+        }
+    }
+
+    /// Makes the client and returns at once; it connects in the background. Emits wait in the outbox, and a refusal
+    /// shows in [`state`](Client::state).
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if what was set is not valid.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub fn connect_lazy(self) -> Result<Client, ConnectError> {
+        let endpoint = Endpoint::parse(&self.url)?;
+        if endpoint.tls() && !self.connector.offers_tls() {
+            return Err(ConnectError::TlsUnsupported);
+        }
+        let subscriber = self.subscriber.transpose()?;
+        let publisher = self.publisher.unwrap_or_else(|| Uuid::new_v4().into());
+        let identity = Identity {
+            instance: InstanceId::from(Uuid::new_v4()),
+            publisher,
+            subscriber: subscriber.clone(),
+            auth: self.auth,
+            client_name: self.name.unwrap_or_else(|| CLIENT_NAME.to_owned()),
+        };
+        let (commands, commands_of_driver) = mpsc::unbounded_channel();
+        let (state_of_driver, state) = watch::channel(ConnectionState::default());
+        let (notices_of_driver, notices) = broadcast::channel(NOTICES_MAX);
+        let shared = Shared {
+            commands,
+            acks: Arc::new(AckBoard::default()),
+            room: OutboxRoom::new(&self.config),
+            publisher,
+            subscriber,
+            store: self.store,
+            keys: Arc::default(),
+            state,
+            notices,
+            next_ticket: AtomicU64::new(1),
+            next_subscription: AtomicU64::new(1),
+        };
+        let wiring = Wiring {
+            commands: commands_of_driver,
+            acks: Arc::clone(&shared.acks),
+            room: shared.room.clone(),
+            state: state_of_driver,
+            notices: notices_of_driver,
+            store: shared.store.clone(),
+        };
+        let (jitter_seed, _) = Uuid::new_v4().as_u64_pair();
+        let session = ClientSession::new(self.config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN);
+        let driver = Driver::new(session, Instant::now(), Transport::new(self.connector, endpoint), wiring);
+        tokio::spawn(driver.run());
+        Ok(Client { shared: Arc::new(shared) })
+    }
+}
+
+async fn connected(state: &mut watch::Receiver<ConnectionState>) -> Result<(), ConnectError> {
+    loop {
+        match &*state.borrow_and_update() {
+            ConnectionState::Connected { .. } => return Ok(()),
+            ConnectionState::Ended { close: Some(close) } => return Err(ConnectError::Refused(close.clone())),
+            ConnectionState::Ended { close: None } => return Err(ConnectError::Ended),
+            ConnectionState::Connecting | ConnectionState::Waiting { .. } => {}
+        }
+        if state.changed().await.is_err() {
+            return Err(ConnectError::Ended);
+        }
+    }
+}
+
+fn reason(state: &watch::Receiver<ConnectionState>) -> String {
+    match &*state.borrow() {
+        ConnectionState::Waiting { reason, .. } => reason.clone(),
+        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Ended { .. } => {
+            "the server does not answer".to_owned()
+        }
+    }
+}
+
+const CLIENT_NAME: &str = concat!("redeliver-client/", env!("CARGO_PKG_VERSION"));
+
+/// Most notices that wait for somebody to take them. They are rare; who is later than this learns how many.
+const NOTICES_MAX: usize = 64;

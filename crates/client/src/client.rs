@@ -1,0 +1,238 @@
+//! The client's handle: emit, subscribe, watch, shut down. It only sends commands to the driver and waits for answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redeliver_protocol::client::{ConnectionState, EmitTicket};
+use redeliver_protocol::event::{EmitOptions, NewEvent};
+use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::seq::{EmitNumber, PublisherId};
+use serde::Serialize;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::acks::AckBoard;
+use crate::builder::ClientBuilder;
+use crate::command::Command;
+use crate::cursor_store::{CursorStore, KeyRegistry};
+use crate::emit::{self, OutboxRoom, Payload, PendingReceipt, Receipt};
+use crate::error::{CursorStoreError, EmitError, ShutdownError};
+use crate::subscribe::SubscribeBuilder;
+
+/// A redeliver client. Cheap to clone; all clones are the same client.
+///
+/// It lives as long as any of its handles: clones, subscriptions, pending receipts. When the last one is dropped, it
+/// goes on in the background for up to five seconds to send what is in the outbox and to have its acks confirmed;
+/// [`shutdown`](Client::shutdown) waits for that and says how it went.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all handles of a client share.
+pub(crate) struct Shared {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) acks: Arc<AckBoard>,
+    pub(crate) room: OutboxRoom,
+    pub(crate) publisher: PublisherId,
+    pub(crate) subscriber: Option<SubscriberName>,
+    pub(crate) store: Option<Arc<dyn CursorStore>>,
+    pub(crate) keys: Arc<KeyRegistry>,
+    pub(crate) state: watch::Receiver<ConnectionState>,
+    /// Never read: new receivers are made from it, without keeping the channel open.
+    pub(crate) notices: broadcast::Receiver<Notice>,
+    pub(crate) next_ticket: AtomicU64,
+    pub(crate) next_subscription: AtomicU64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("publisher", &self.publisher)
+            .field("subscriber", &self.subscriber)
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Starts to build a client of the server at `ws://HOST:PORT[/path]`.
+    #[must_use]
+    pub fn builder(url: impl AsRef<str>) -> ClientBuilder {
+        ClientBuilder::new(url.as_ref())
+    }
+
+    /// Emits an event and waits until it is durable on the server, through reconnects and restarts, however long that
+    /// takes.
+    ///
+    /// Waits for room in the outbox first. Text and bytes are taken as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`]; its `outcome` says whether the event may have been stored all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before the event was sent, nothing is sent. Dropped later, the emit goes on and only its receipt is
+    /// lost.
+    pub async fn emit(
+        &self,
+        topic: impl AsRef<str>,
+        name: impl AsRef<str>,
+        payload: impl Into<Payload>,
+    ) -> Result<Receipt, EmitError> {
+        self.emit_event(new_event(topic.as_ref(), name.as_ref(), payload.into())?).await
+    }
+
+    /// Emits a value as a JSON document. Otherwise as [`emit`](Client::emit).
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`]; `Encode` if the value has no JSON form.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`emit`](Client::emit).
+    pub async fn emit_json<T: Serialize + ?Sized>(
+        &self,
+        topic: impl AsRef<str>,
+        name: impl AsRef<str>,
+        value: &T,
+    ) -> Result<Receipt, EmitError> {
+        let event = new_event(topic.as_ref(), name.as_ref(), Payload::json(value)?)?;
+        self.emit_event(event).await
+    }
+
+    /// Emits an event that may belong to several topics. Otherwise as [`emit`](Client::emit).
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`emit`](Client::emit).
+    pub async fn emit_event(&self, event: NewEvent) -> Result<Receipt, EmitError> {
+        self.queue(event).await?.await
+    }
+
+    /// Puts an event into the outbox and returns its receipt to come, so that many can be under way at once. Waits only
+    /// for room. Events queued one after another are stored in that order.
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`] if no server would take the event, or the client has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while it waits for room, nothing is queued.
+    pub async fn queue(&self, event: NewEvent) -> Result<PendingReceipt, EmitError> {
+        emit::check(&event)?;
+        let room = self.shared.room.take(event.size_bytes()).await?;
+        let ticket = EmitTicket(self.shared.next_ticket.fetch_add(1, Ordering::Relaxed));
+        let (answer, receipt) = oneshot::channel();
+        let command = Command::Emit { ticket, event, answer, room };
+        self.shared.commands.send(command).map_err(|_| EmitError::ClientEnded)?;
+        Ok(PendingReceipt::new(ticket, receipt, self.shared.commands.clone()))
+    }
+
+    /// Starts to follow a topic: set what is needed, then await it.
+    pub fn subscribe(&self, topic: impl AsRef<str>) -> SubscribeBuilder {
+        SubscribeBuilder::new(self.clone(), TopicName::new(topic))
+    }
+
+    /// The connection's state, to watch.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.shared.state.clone()
+    }
+
+    /// What concerns the client as a whole, from now on.
+    #[must_use]
+    pub fn notices(&self) -> Notices {
+        Notices(self.shared.notices.resubscribe())
+    }
+
+    /// The identity under which this client emits.
+    #[must_use]
+    pub fn publisher(&self) -> PublisherId {
+        self.shared.publisher
+    }
+
+    /// Ends the client cleanly: what is in the outbox is sent and its receipts awaited, the acks made so far are
+    /// confirmed, and the server is told goodbye. Subscriptions end.
+    ///
+    /// Items that were handed over by an automatically acknowledging subscription but not followed by a request for the
+    /// next one are not acknowledged by this.
+    ///
+    /// # Errors
+    ///
+    /// [`ShutdownError::TimedOut`] if `timeout` was over first; the client has ended all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// The shutdown goes on once this was polled.
+    pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        let (answer, done) = oneshot::channel();
+        let deadline = Instant::now() + timeout;
+        if self.shared.commands.send(Command::Shutdown { deadline, answer }).is_ok()
+            && let Ok(result) = done.await
+        {
+            return result;
+        }
+        // It had ended before.
+        match &*self.shared.state.borrow() {
+            ConnectionState::Ended { close: Some(close) } => Err(ShutdownError::Refused(close.clone())),
+            ConnectionState::Ended { close: None }
+            | ConnectionState::Connecting
+            | ConnectionState::Connected { .. }
+            | ConnectionState::Waiting { .. } => Ok(()),
+        }
+    }
+}
+
+/// Something that concerns the client as a whole, and that an app should not miss.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// Emits that had a receipt are no longer in the server's log: it was restored from an older copy, or wiped.
+    EmitsLost {
+        /// The number of the first (the publisher's first emit has number 1).
+        from: EmitNumber,
+        /// The last.
+        through: EmitNumber,
+    },
+    /// The cursor store fails. Saving is tried again, and nothing is confirmed until it works.
+    CursorsNotSaved {
+        /// Why.
+        error: CursorStoreError,
+    },
+    /// So many notices were dropped, because nobody took them in time.
+    Missed(u64),
+}
+
+/// The notices of a client.
+#[derive(Debug)]
+pub struct Notices(broadcast::Receiver<Notice>);
+
+impl Notices {
+    /// The next notice; none once the client has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// No notice is lost.
+    pub async fn next(&mut self) -> Option<Notice> {
+        match self.0.recv().await {
+            Ok(notice) => Some(notice),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Notice::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+fn new_event(topic: &str, name: &str, payload: Payload) -> Result<NewEvent, EmitError> {
+    let (topic, name) = (TopicName::new(topic)?, EventName::new(name)?);
+    let Payload { kind, bytes } = payload;
+    Ok(NewEvent { topics: vec![topic], name, kind, payload: bytes, options: EmitOptions::default() })
+}

@@ -1,0 +1,48 @@
+//! What the handles (client, subscriptions, receipts) ask of the driver.
+//!
+//! Invariant: the channel that carries these has no bound of its own, because each command is paid for elsewhere: an
+//! emit by room in the outbox, its cancellation by the emit, the others by a caller that waits or a handle that exists.
+
+use std::sync::{Arc, OnceLock};
+
+use redeliver_protocol::client::{Delivery, EmitTicket, SubscribeRequest, SubscriptionEnd};
+use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::cursor_store::KeyClaim;
+use crate::emit::{Receipt, Room};
+use crate::error::{EmitError, NotConfirmed, ShutdownError};
+
+/// One request to the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Emit { ticket: EmitTicket, event: NewEvent, answer: oneshot::Sender<Result<Receipt, EmitError>>, room: Room },
+    CancelEmit { ticket: EmitTicket },
+    Subscribe { id: SubscriptionId, request: SubscribeRequest, outlet: Outlet },
+    Unsubscribe { id: SubscriptionId },
+    Flush { id: SubscriptionId, answer: oneshot::Sender<Result<(), NotConfirmed>> },
+    Shutdown { deadline: Instant, answer: oneshot::Sender<Result<(), ShutdownError>> },
+}
+
+/// Where the driver puts what belongs to one subscription.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    /// Invariant: holds at most a window of events, since the session hands over no more than that unacknowledged.
+    pub(crate) deliveries: mpsc::UnboundedSender<Delivery>,
+    /// Where it started: sent once, at the first `Subscribed`.
+    pub(crate) opened: Option<oneshot::Sender<Opened>>,
+    /// Set before `deliveries` closes.
+    pub(crate) end: Arc<OnceLock<SubscriptionEnd>>,
+    /// The key of its cursor in the client's store, held as long as the subscription lives.
+    pub(crate) key: Option<Arc<KeyClaim>>,
+}
+
+/// Where a subscription started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    pub(crate) after: Position,
+    pub(crate) nth: Nth,
+    pub(crate) pending: u64,
+}

@@ -1,0 +1,259 @@
+//! The driver: the one task that owns the session. It carries what happens to the session and does what the session
+//! says. It decides nothing of the protocol.
+
+mod emits;
+mod saver;
+mod subscriptions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redeliver_protocol::client::{ClientSession, ConnectionState, Input, Output};
+use redeliver_protocol::codec;
+use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
+use redeliver_protocol::time;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use self::emits::Emits;
+use self::saver::Saver;
+use self::subscriptions::Subscriptions;
+use crate::acks::AckBoard;
+use crate::client::Notice;
+use crate::command::Command;
+use crate::cursor_store::CursorStore;
+use crate::emit::OutboxRoom;
+use crate::error::{EmitError, ShutdownError};
+use crate::transport::{Connector, Happened, Transport};
+
+/// What connects a driver to the handles of its client.
+pub(crate) struct Wiring {
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) acks: Arc<AckBoard>,
+    pub(crate) room: OutboxRoom,
+    pub(crate) state: watch::Sender<ConnectionState>,
+    pub(crate) notices: broadcast::Sender<Notice>,
+    pub(crate) store: Option<Arc<dyn CursorStore>>,
+}
+
+/// Runs one client.
+pub(crate) struct Driver<C: Connector> {
+    session: ClientSession,
+    /// The session's time counts from here.
+    origin: Instant,
+    transport: Transport<C>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    acks: Arc<AckBoard>,
+    room: OutboxRoom,
+    state: watch::Sender<ConnectionState>,
+    notices: broadcast::Sender<Notice>,
+    emits: Emits,
+    subscriptions: Subscriptions,
+    saver: Saver,
+    shutdown: Option<Shutdown>,
+}
+
+/// A shutdown that is under way.
+struct Shutdown {
+    deadline: Instant,
+    answers: Vec<oneshot::Sender<Result<(), ShutdownError>>>,
+    /// Set when the deadline has passed.
+    failure: Option<ShutdownError>,
+}
+
+impl<C: Connector> Driver<C> {
+    pub(crate) fn new(session: ClientSession, origin: Instant, transport: Transport<C>, wiring: Wiring) -> Driver<C> {
+        let Wiring { commands, acks, room, state, notices, store } = wiring;
+        Driver {
+            session,
+            origin,
+            transport,
+            commands,
+            acks,
+            room,
+            state,
+            emits: Emits::default(),
+            subscriptions: Subscriptions::default(),
+            saver: Saver::new(store, notices.clone()),
+            notices,
+            shutdown: None,
+        }
+    }
+
+    /// Runs the client until it has ended.
+    pub(crate) async fn run(mut self) {
+        while !self.drain_outputs() {
+            let timeout = self.session.poll_timeout().map(|due| self.origin + due.since_origin());
+            let deadline = self.shutdown.as_ref().filter(|s| s.failure.is_none()).map(|s| s.deadline);
+            let handles_are_gone = self.shutdown.is_some() && self.commands.is_closed() && self.commands.is_empty();
+            tokio::select! {
+                command = self.commands.recv(), if !handles_are_gone => self.take_commands(command),
+                () = self.acks.changed() => self.pass_acks(),
+                happened = self.transport.next() => self.take_happened(happened),
+                saved = self.saver.saved() => {
+                    for (id, seq) in saved {
+                        self.handle(Input::CursorSaved { id, seq });
+                    }
+                }
+                () = sleep_until(timeout) => self.handle(Input::Tick),
+                () = sleep_until(deadline) => self.give_up(),
+            }
+        }
+        self.finish().await;
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = time::Instant::from_origin(self.origin.elapsed());
+        self.session.handle(input, now);
+    }
+
+    /// Does what the session wants. True once it has ended.
+    fn drain_outputs(&mut self) -> bool {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Connect => self.transport.connect(),
+                Output::SendHello(hello) => self.transport.send(codec::encode_hello(&hello)),
+                Output::Send(frame) => self.transport.send(codec::encode_client(&frame)),
+                Output::Disconnect(close) => self.transport.close(&close),
+                Output::Deliver { id, delivery } => self.subscriptions.deliver(id, delivery),
+                Output::SaveCursor { id, cursor } => self.saver.save(id, self.subscriptions.key(id), cursor),
+                Output::AckConfirmed { id, seq } => self.subscriptions.confirm(id, seq),
+                Output::Unsubscribed { id, why } => self.subscriptions.end(id, &why),
+                Output::EmitDone { ticket, fate } => self.emits.done(ticket, fate),
+                Output::EmitsLost { from, through } => {
+                    tracing::error!(%from, %through, "emits that were acknowledged are no longer in the server's log");
+                    // Nobody may be listening.
+                    let _ = self.notices.send(Notice::EmitsLost { from, through });
+                }
+                Output::State(state) => {
+                    tracing::debug!(?state, "connection");
+                    self.state.send_replace(state);
+                }
+                Output::Ended => return true,
+            }
+        }
+        false
+    }
+
+    fn take_happened(&mut self, happened: Happened) {
+        self.handle(match happened {
+            Happened::Connected => Input::Connected,
+            Happened::Message(message) => Input::Message(message),
+            Happened::Lost(words) => Input::Disconnected(words),
+            Happened::Rejected(close) => Input::Rejected(close),
+        });
+    }
+
+    /// Takes the command and what waits behind it, so that many emits share one flush.
+    fn take_commands(&mut self, first: Option<Command>) {
+        let Some(first) = first else {
+            return self.begin_shutdown(Instant::now() + LINGER, None);
+        };
+        self.take_command(first);
+        for _ in 1..COMMANDS_AT_ONCE {
+            let Ok(next) = self.commands.try_recv() else { break };
+            self.take_command(next);
+        }
+    }
+
+    fn take_command(&mut self, command: Command) {
+        match command {
+            Command::Emit { ticket, event, answer, room } => {
+                self.emits.add(ticket, answer, room);
+                self.handle(Input::Emit { ticket, event });
+            }
+            Command::CancelEmit { ticket } => {
+                if self.emits.contains(ticket) {
+                    self.handle(Input::CancelEmit { ticket });
+                }
+            }
+            Command::Subscribe { id, request, outlet } => {
+                self.subscriptions.add(id, outlet);
+                self.handle(Input::Subscribe { id, request });
+            }
+            Command::Unsubscribe { id } => {
+                // What was acknowledged before counts.
+                self.pass_acks();
+                if self.subscriptions.contains(id) {
+                    self.handle(Input::Unsubscribe { id });
+                }
+            }
+            Command::Flush { id, answer } => {
+                self.pass_acks();
+                self.subscriptions.flush(id, answer);
+            }
+            Command::Shutdown { deadline, answer } => self.begin_shutdown(deadline, Some(answer)),
+        }
+    }
+
+    fn pass_acks(&mut self) {
+        for (id, ack) in self.acks.take() {
+            if self.subscriptions.pass(id, &ack) {
+                self.handle(Input::Ack { id, position: ack.position, nth: ack.nth });
+            }
+        }
+    }
+
+    fn begin_shutdown(&mut self, deadline: Instant, answer: Option<oneshot::Sender<Result<(), ShutdownError>>>) {
+        self.pass_acks();
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.deadline = shutdown.deadline.min(deadline);
+            shutdown.answers.extend(answer);
+        } else {
+            self.shutdown = Some(Shutdown { deadline, answers: answer.into_iter().collect(), failure: None });
+            self.handle(Input::Shutdown);
+        }
+    }
+
+    /// The time for the shutdown is over: the session says what became of each emit, and ends.
+    fn give_up(&mut self) {
+        let (emits, subscriptions) = (self.emits.len(), self.subscriptions.unconfirmed());
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.failure = Some(ShutdownError::TimedOut { emits, subscriptions });
+        }
+        let reason = "the time for a clean shutdown was over".to_owned();
+        self.handle(Input::Rejected(Close { code: CloseCode::Done, reason, retry: RetryAdvice::Never }));
+    }
+
+    /// After the session's end: whoever still waits is answered, and what can be kept is kept.
+    async fn finish(mut self) {
+        self.room.close();
+        self.commands.close();
+        let mut late_answers = Vec::new();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                // It never reached the session, so it was not stored.
+                Command::Emit { answer, .. } => drop(answer.send(Err(EmitError::ClientEnded))),
+                Command::Shutdown { answer, .. } => late_answers.push(answer),
+                // Their answers are dropped, which says that the client has ended.
+                Command::CancelEmit { .. }
+                | Command::Subscribe { .. }
+                | Command::Unsubscribe { .. }
+                | Command::Flush { .. } => {}
+            }
+        }
+        self.subscriptions.end_all();
+        // Also after a failure: what was handled and can still be noted is not handed over again.
+        self.saver.finish().await;
+        self.transport.closed().await;
+        let (answers, failure) = self.shutdown.map_or((Vec::new(), None), |s| (s.answers, s.failure));
+        let result = failure.map_or(Ok(()), Err);
+        for answer in answers.into_iter().chain(late_answers) {
+            // Whoever asked may be gone.
+            let _ = answer.send(result.clone());
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How many commands are taken before the transport is looked at again.
+const COMMANDS_AT_ONCE: usize = 256;
+
+/// How long a client whose handles are all dropped goes on, to send what is in its outbox and have its acks confirmed.
+const LINGER: Duration = Duration::from_secs(5);

@@ -1,0 +1,134 @@
+//! The subscriptions that live: where their deliveries go, and which of their acks are confirmed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use redeliver_protocol::client::{Delivery, SubscriptionEnd};
+use redeliver_protocol::seq::{Seq, SubscriptionId};
+use tokio::sync::oneshot;
+
+use crate::acks::Ack;
+use crate::command::{Opened, Outlet};
+use crate::cursor_store::KeyClaim;
+use crate::error::NotConfirmed;
+
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    entries: BTreeMap<SubscriptionId, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    outlet: Outlet,
+    /// The order of the newest ack that the session has got.
+    acked: u64,
+    /// The acks that the session has got and not confirmed: order and seq, oldest first.
+    unconfirmed: VecDeque<(u64, Seq)>,
+    /// Who waits for all acks up to an order.
+    flushes: Vec<(u64, oneshot::Sender<Result<(), NotConfirmed>>)>,
+}
+
+impl Subscriptions {
+    pub(super) fn add(&mut self, id: SubscriptionId, outlet: Outlet) {
+        let entry = Entry { outlet, acked: 0, unconfirmed: VecDeque::new(), flushes: Vec::new() };
+        self.entries.insert(id, entry);
+    }
+
+    pub(super) fn contains(&self, id: SubscriptionId) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    /// The key of its cursor in the client's store.
+    pub(super) fn key(&self, id: SubscriptionId) -> Option<Arc<KeyClaim>> {
+        self.entries.get(&id)?.outlet.key.clone()
+    }
+
+    pub(super) fn deliver(&mut self, id: SubscriptionId, delivery: Delivery) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if let Delivery::Subscribed { after, nth, pending } = &delivery
+            && let Some(opened) = entry.outlet.opened.take()
+        {
+            // Whoever waited for it may have gone; the unsubscribe is on its way then.
+            let _ = opened.send(Opened { after: *after, nth: *nth, pending: *pending });
+            return;
+        }
+        let _ = entry.outlet.deliveries.send(delivery);
+    }
+
+    /// Notes an ack on its way to the session. False if the session has no use for it.
+    pub(super) fn pass(&mut self, id: SubscriptionId, ack: &Ack) -> bool {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.acked < ack.order) else { return false };
+        entry.acked = ack.order;
+        if entry.unconfirmed.len() >= UNCONFIRMED_MAX {
+            // One entry then stands for two acks: confirmed a little later than could be said.
+            entry.unconfirmed.pop_back();
+        }
+        entry.unconfirmed.push_back((ack.order, ack.position.seq));
+        true
+    }
+
+    /// Everything up to this seq is confirmed.
+    pub(super) fn confirm(&mut self, id: SubscriptionId, seq: Seq) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        // When the log has gone back, a later ack may have a lower seq: an exact match says more than the order of seqs.
+        let exact = entry.unconfirmed.iter().rposition(|(_, unconfirmed)| *unconfirmed == seq);
+        let confirmed = match exact {
+            Some(at) => at + 1,
+            None => entry.unconfirmed.iter().take_while(|(_, unconfirmed)| *unconfirmed <= seq).count(),
+        };
+        entry.unconfirmed.drain(..confirmed);
+        entry.answer_flushes();
+    }
+
+    pub(super) fn flush(&mut self, id: SubscriptionId, answer: oneshot::Sender<Result<(), NotConfirmed>>) {
+        // Without an entry the answer is dropped, which says that the subscription has ended.
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.flushes.push((entry.acked, answer));
+            entry.answer_flushes();
+        }
+    }
+
+    /// How many have acks that are not confirmed.
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.entries.values().filter(|entry| !entry.unconfirmed.is_empty()).count()
+    }
+
+    pub(super) fn end(&mut self, id: SubscriptionId, why: &SubscriptionEnd) {
+        if let Some(entry) = self.entries.remove(&id) {
+            entry.end(why);
+        }
+    }
+
+    pub(super) fn end_all(&mut self) {
+        for entry in std::mem::take(&mut self.entries).into_values() {
+            entry.end(&SubscriptionEnd::ClientEnded);
+        }
+    }
+}
+
+impl Entry {
+    fn answer_flushes(&mut self) {
+        let oldest = self.unconfirmed.front().map_or(u64::MAX, |(order, _)| *order);
+        for (_, answer) in self.flushes.extract_if(.., |(order, _)| *order < oldest) {
+            // Whoever waited may be gone.
+            let _ = answer.send(Ok(()));
+        }
+    }
+
+    fn end(self, why: &SubscriptionEnd) {
+        // The reason first: the channels, which close with this entry, are what readers wait for.
+        let _ = self.outlet.end.set(why.clone());
+        for (_, answer) in self.flushes {
+            let _ = answer.send(match why {
+                // It ended because it was asked to, after its acks were confirmed.
+                SubscriptionEnd::Asked => Ok(()),
+                SubscriptionEnd::TakenOver | SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded => {
+                    Err(NotConfirmed { end: why.clone() })
+                }
+            });
+        }
+    }
+}
+
+/// Most acks of one subscription that are told apart until they are confirmed.
+const UNCONFIRMED_MAX: usize = 1024;

@@ -1,0 +1,177 @@
+//! Makes subscriptions: what is wanted, checked here where the server is not needed for it.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use redeliver_protocol::client::{CursorKeeper, SubscribeRequest, SubscriptionEnd};
+use redeliver_protocol::frame::{Ownership, Window};
+use redeliver_protocol::history::{Cursor, Start};
+use redeliver_protocol::name::{NameError, TopicName};
+use redeliver_protocol::seq::SubscriptionId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::Client;
+use crate::command::{Command, Outlet};
+use crate::cursor_store::{CursorKey, KeyClaim};
+use crate::error::{CursorStoreError, SubscribeError};
+use crate::subscription::Subscription;
+
+/// A subscription in the making: set what is needed, then await it.
+///
+/// It resolves once the server has said where the subscription starts, and waits for a connection as long as that takes.
+///
+/// # Cancel safety
+///
+/// Dropped before it has resolved, there is no subscription.
+#[derive(Debug)]
+#[must_use = "a subscription is made when this is awaited"]
+pub struct SubscribeBuilder {
+    client: Client,
+    topic: Result<TopicName, NameError>,
+    start: Option<Start>,
+    window: Window,
+    ownership: Ownership,
+    keeper: Keeper,
+    auto_ack: bool,
+}
+
+#[derive(Debug)]
+enum Keeper {
+    Nobody,
+    Server,
+    Store(Option<CursorKey>),
+}
+
+impl SubscribeBuilder {
+    pub(crate) fn new(client: Client, topic: Result<TopicName, NameError>) -> SubscribeBuilder {
+        SubscribeBuilder {
+            client,
+            topic,
+            start: None,
+            window: Window::default(),
+            ownership: Ownership::default(),
+            keeper: Keeper::Nobody,
+            auto_ack: false,
+        }
+    }
+
+    /// Where to start. By default a durable subscription resumes from its stored cursor, any other one starts at latest.
+    /// A cursor in the client's own store wins over this.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = Some(start);
+        self
+    }
+
+    /// How much may be handed over without being acknowledged: in events, and in bytes (one event always fits).
+    pub fn window(mut self, events: u32, bytes: u32) -> Self {
+        self.window = Window { events, bytes };
+        self
+    }
+
+    /// The server keeps the cursor, under the client's subscriber.
+    pub fn durable(mut self) -> Self {
+        self.keeper = Keeper::Server;
+        self
+    }
+
+    /// The client's cursor store keeps the cursor, under the topic's name.
+    pub fn stored(mut self) -> Self {
+        self.keeper = Keeper::Store(None);
+        self
+    }
+
+    /// The client's cursor store keeps the cursor, under this key.
+    pub fn stored_as(mut self, key: impl AsRef<str>) -> Self {
+        self.keeper = Keeper::Store(Some(CursorKey::new(key)));
+        self
+    }
+
+    /// If another client follows the topic under the same subscriber, wait until it is gone instead of taking over.
+    pub fn standby(mut self) -> Self {
+        self.ownership = Ownership::Standby;
+        self
+    }
+
+    /// Acknowledges each item when the next one is asked for, that is when its handler has returned.
+    pub fn auto_ack(mut self) -> Self {
+        self.auto_ack = true;
+        self
+    }
+
+    async fn subscribe(self) -> Result<Subscription, SubscribeError> {
+        let topic = self.topic?;
+        let shared = Arc::clone(&self.client.shared);
+        let default_start = match self.keeper {
+            Keeper::Server => Start::Resume { at_least: None },
+            Keeper::Nobody | Keeper::Store(_) => Start::default(),
+        };
+        let mut key = None;
+        let keeper = match self.keeper {
+            Keeper::Nobody => CursorKeeper::Nobody,
+            Keeper::Server if shared.subscriber.is_none() => return Err(SubscribeError::NoSubscriber),
+            Keeper::Server => CursorKeeper::Server,
+            Keeper::Store(name) => {
+                let (claim, stored) = load(&self.client, name.unwrap_or_else(|| CursorKey::from(&topic))).await?;
+                key = Some(claim);
+                CursorKeeper::Client { stored }
+            }
+        };
+        let request = SubscribeRequest {
+            topic: topic.clone(),
+            start: self.start.unwrap_or(default_start),
+            window: self.window,
+            ownership: self.ownership,
+            keeper,
+        };
+        let number = shared.next_subscription.fetch_add(1, Ordering::Relaxed);
+        let Ok(number) = u32::try_from(number) else {
+            // Four thousand million subscriptions of one client: its numbers are used up.
+            return Err(SubscribeError::ClientEnded);
+        };
+        let id = SubscriptionId(number);
+        let (deliveries, inlet) = mpsc::unbounded_channel();
+        let (opened, standing) = oneshot::channel();
+        let end = Arc::new(OnceLock::new());
+        let outlet = Outlet { deliveries, opened: Some(opened), end: Arc::clone(&end), key };
+        shared.commands.send(Command::Subscribe { id, request, outlet }).map_err(|_| SubscribeError::ClientEnded)?;
+        // From here on, dropping this future drops the subscription, which unsubscribes.
+        let mut subscription = Subscription::new(id, topic, self.client, inlet, end, self.auto_ack);
+        match standing.await {
+            Ok(opened) => {
+                subscription.opened = opened;
+                Ok(subscription)
+            }
+            Err(_) => Err(never_stood(subscription.end())),
+        }
+    }
+}
+
+impl IntoFuture for SubscribeBuilder {
+    type Output = Result<Subscription, SubscribeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.subscribe())
+    }
+}
+
+async fn load(client: &Client, key: CursorKey) -> Result<(Arc<KeyClaim>, Option<Cursor>), SubscribeError> {
+    let store = client.shared.store.clone().ok_or(SubscribeError::NoCursorStore)?;
+    let claim = KeyClaim::of(key.clone(), &client.shared.keys)
+        .ok_or_else(|| SubscribeError::CursorInUse { key: key.clone() })?;
+    let loaded = tokio::task::spawn_blocking(move || store.load(&key)).await;
+    match loaded {
+        Ok(stored) => Ok((claim, stored?)),
+        Err(_) => Err(SubscribeError::Store(CursorStoreError::Other { reason: "loading panicked".to_owned() })),
+    }
+}
+
+fn never_stood(end: Option<&SubscriptionEnd>) -> SubscribeError {
+    match end {
+        Some(SubscriptionEnd::Refused(code, reason)) => SubscribeError::Refused { code: *code, reason: reason.clone() },
+        Some(SubscriptionEnd::TakenOver) => SubscribeError::TakenOver,
+        Some(SubscriptionEnd::Asked | SubscriptionEnd::ClientEnded) | None => SubscribeError::ClientEnded,
+    }
+}

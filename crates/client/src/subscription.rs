@@ -1,0 +1,205 @@
+//! A subscription in the app's hands: a stream of deliveries, and their acks.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use redeliver_protocol::client::{self, SubscriptionEnd};
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::acks::{Ack, AckHandle};
+use crate::client::Client;
+use crate::command::{Command, Opened};
+use crate::error::NotConfirmed;
+use crate::event::{Delivery, Event, Gap};
+
+/// One reader of one topic. A stream of [`Delivery`], which ends when the subscription does.
+///
+/// Nothing beyond the window is handed over until what came before is acknowledged, with [`Event::ack`] or by
+/// `auto_ack`. A subscription keeps its client alive. Dropped, it unsubscribes in the background; acks made before
+/// still count.
+#[derive(Debug)]
+pub struct Subscription {
+    id: SubscriptionId,
+    topic: TopicName,
+    client: Client,
+    inlet: mpsc::UnboundedReceiver<client::Delivery>,
+    pub(crate) opened: Opened,
+    end: Arc<OnceLock<SubscriptionEnd>>,
+    has_ended: bool,
+    /// How many events and gaps were handed over.
+    order: u64,
+    auto_ack: bool,
+    /// With `auto_ack`: what was handed over last, until the next one is asked for.
+    unacked: Option<Ack>,
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        id: SubscriptionId,
+        topic: TopicName,
+        client: Client,
+        inlet: mpsc::UnboundedReceiver<client::Delivery>,
+        end: Arc<OnceLock<SubscriptionEnd>>,
+        auto_ack: bool,
+    ) -> Subscription {
+        let opened = Opened { after: Position::default(), nth: Nth::ZERO, pending: 0 };
+        Subscription { id, topic, client, inlet, opened, end, has_ended: false, order: 0, auto_ack, unacked: None }
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// Where the subscription started: everything after this position is handed over.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.opened.after
+    }
+
+    /// The nth there.
+    #[must_use]
+    pub fn nth(&self) -> Nth {
+        self.opened.nth
+    }
+
+    /// How many events of the topic were there already when it started.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.opened.pending
+    }
+
+    /// The next delivery; none once the subscription has ended. [`end`](Subscription::end) says why it has.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, nothing is lost: the next call returns what this one would have. With `auto_ack`, what was handed over
+    /// before is acknowledged as soon as this is polled.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Everything up to and including this event of this subscription is handled. The same as [`Event::ack`].
+    pub fn ack(&self, event: &Event) {
+        event.ack();
+    }
+
+    /// Waits until all acks so far are confirmed: durable with whoever keeps the cursor.
+    ///
+    /// # Errors
+    ///
+    /// [`NotConfirmed`] if the subscription has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Only the waiting ends.
+    pub async fn flush(&self) -> Result<(), NotConfirmed> {
+        let (answer, confirmed) = oneshot::channel();
+        if self.client.shared.commands.send(Command::Flush { id: self.id, answer }).is_ok()
+            && let Ok(result) = confirmed.await
+        {
+            return result;
+        }
+        Err(NotConfirmed { end: self.end.get().cloned().unwrap_or(SubscriptionEnd::ClientEnded) })
+    }
+
+    /// Ends the subscription and waits until its acks are confirmed. With `auto_ack`, what was handed over last counts
+    /// as handled. Deliveries that were not taken are discarded, and come again if there is a durable or stored cursor.
+    ///
+    /// # Errors
+    ///
+    /// [`NotConfirmed`] if it ended in another way before that.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the subscription ends in the background.
+    pub async fn close(mut self) -> Result<(), NotConfirmed> {
+        self.ack_handled();
+        let _ = self.client.shared.commands.send(Command::Unsubscribe { id: self.id });
+        while self.inlet.recv().await.is_some() {}
+        self.has_ended = true;
+        match self.end.get() {
+            Some(SubscriptionEnd::Asked) => Ok(()),
+            Some(end @ (SubscriptionEnd::TakenOver | SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded)) => {
+                Err(NotConfirmed { end: end.clone() })
+            }
+            None => Err(NotConfirmed { end: SubscriptionEnd::ClientEnded }),
+        }
+    }
+
+    /// Why the subscription has ended, once it has. Deliveries may still wait to be taken.
+    #[must_use]
+    pub fn end(&self) -> Option<&SubscriptionEnd> {
+        self.end.get()
+    }
+
+    fn ack_handled(&mut self) {
+        if let Some(ack) = self.unacked.take() {
+            self.client.shared.acks.ack(self.id, ack);
+        }
+    }
+
+    fn hand_over(&mut self, delivery: client::Delivery) -> Delivery {
+        match delivery {
+            client::Delivery::Subscribed { after, nth, pending } => Delivery::Resumed { after, nth, pending },
+            client::Delivery::CaughtUp { seq } => Delivery::CaughtUp { seq },
+            client::Delivery::Gap(gap) => {
+                let handle = self.handle(gap.through, gap.nth_through);
+                Delivery::Gap(Gap { gap, handle })
+            }
+            client::Delivery::Event { epoch, record, redelivered } => {
+                let position = Position::new(epoch, record.seq);
+                Delivery::Event(Event {
+                    handle: self.handle(position, record.nth),
+                    position,
+                    nth: record.nth,
+                    topic: self.topic.clone(),
+                    name: record.name,
+                    time: record.time,
+                    kind: record.kind,
+                    payload: record.payload,
+                    redelivered,
+                })
+            }
+        }
+    }
+
+    fn handle(&mut self, position: Position, nth: Nth) -> AckHandle {
+        self.order += 1;
+        let ack = Ack { order: self.order, position, nth };
+        if self.auto_ack {
+            self.unacked = Some(ack);
+        }
+        AckHandle { board: Arc::clone(&self.client.shared.acks), id: self.id, ack }
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Delivery;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        self.ack_handled();
+        match ready!(self.inlet.poll_recv(cx)) {
+            Some(delivery) => Poll::Ready(Some(self.hand_over(delivery))),
+            None => {
+                self.has_ended = true;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // A driver that is gone has ended the subscription already.
+            let _ = self.client.shared.commands.send(Command::Unsubscribe { id: self.id });
+        }
+    }
+}

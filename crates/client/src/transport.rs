@@ -1,0 +1,258 @@
+//! The connection as the driver sees it: made in the background, whole messages in and out, many frames to one flush.
+//! Generic over the byte stream. Knows no frame but the close that says goodbye.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::{Sink, SinkExt, StreamExt};
+use http::{HeaderValue, StatusCode, header};
+use redeliver_protocol::codec;
+use redeliver_protocol::config::FRAME_BYTES_MAX;
+use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
+use redeliver_protocol::frame::SUBPROTOCOL;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
+
+use crate::endpoint::Endpoint;
+
+/// Makes byte streams to a server. The WebSocket runs on top of them.
+pub trait Connector: Send + Sync + 'static {
+    /// The byte stream.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Connects. May be dropped at any point; the session gives it a time limit.
+    fn connect(&self, endpoint: &Endpoint) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// Whether its streams are encrypted when the URL asks for it.
+    fn offers_tls(&self) -> bool {
+        false
+    }
+}
+
+/// Plain TCP, without delay for small writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpConnector;
+
+impl Connector for TcpConnector {
+    type Io = TcpStream;
+
+    async fn connect(&self, endpoint: &Endpoint) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+/// What happened on the transport.
+#[derive(Debug)]
+pub(crate) enum Happened {
+    Connected,
+    Message(Bytes),
+    /// The connection could not be made or has ended, in words. The transport is idle.
+    Lost(String),
+    /// The server will never take this client. The transport is idle.
+    Rejected(Close),
+}
+
+/// At most one connection, or one in the making.
+pub(crate) struct Transport<C: Connector> {
+    connector: Arc<C>,
+    endpoint: Endpoint,
+    state: State<C::Io>,
+    goodbye: Option<JoinHandle<()>>,
+}
+
+enum State<Io> {
+    Idle,
+    Connecting(Pin<Box<dyn Future<Output = Result<WebSocketStream<Io>, Failure>> + Send>>),
+    Open(Box<Connection<Io>>),
+}
+
+enum Failure {
+    Lost(String),
+    Rejected(Close),
+}
+
+impl<C: Connector> Transport<C> {
+    pub(crate) fn new(connector: C, endpoint: Endpoint) -> Transport<C> {
+        Transport { connector: Arc::new(connector), endpoint, state: State::Idle, goodbye: None }
+    }
+
+    /// Begins to connect; what was there before is dropped.
+    pub(crate) fn connect(&mut self) {
+        let (connector, endpoint) = (Arc::clone(&self.connector), self.endpoint.clone());
+        self.state = State::Connecting(Box::pin(async move {
+            let io = connector.connect(&endpoint).await.map_err(|error| Failure::Lost(error.to_string()))?;
+            handshake(io, &endpoint).await
+        }));
+    }
+
+    /// Takes a message to write. It is written by [`next`](Transport::next), together with others.
+    pub(crate) fn send(&mut self, message: Bytes) {
+        if let State::Open(connection) = &mut self.state {
+            connection.outgoing.push_back(message);
+        }
+    }
+
+    /// Ends the connection: writes what waits and this close, in the background.
+    pub(crate) fn close(&mut self, close: &Close) {
+        if let State::Open(mut connection) = std::mem::replace(&mut self.state, State::Idle) {
+            connection.outgoing.push_back(codec::encode_close(close));
+            self.goodbye = Some(tokio::spawn(async move {
+                // A peer that does not listen any more loses nothing by not hearing it.
+                let _ = tokio::time::timeout(GOODBYE_TIMEOUT, connection.say_goodbye()).await;
+            }));
+        }
+    }
+
+    /// Waits until the last close is written, or the peer has had its time.
+    pub(crate) async fn closed(&mut self) {
+        if let Some(goodbye) = self.goodbye.take() {
+            let _ = goodbye.await;
+        }
+    }
+
+    /// Writes what waits and resolves when something has happened. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Happened {
+        let happened = match &mut self.state {
+            State::Idle => pending().await,
+            State::Connecting(connecting) => match connecting.await {
+                Ok(ws) => {
+                    self.state = State::Open(Box::new(Connection::new(ws)));
+                    return Happened::Connected;
+                }
+                Err(Failure::Lost(words)) => Happened::Lost(words),
+                Err(Failure::Rejected(close)) => Happened::Rejected(close),
+            },
+            State::Open(connection) => match connection.next().await {
+                Ok(message) => return Happened::Message(message),
+                Err(words) => Happened::Lost(words),
+            },
+        };
+        self.state = State::Idle;
+        happened
+    }
+}
+
+/// A WebSocket and the messages that wait to be written to it.
+///
+/// Reading never waits for writing, nor the other way round: two peers that did would wait for each other for ever.
+/// Invariant: what waits is bounded by the outbox, the subscriptions and the peer's pings, which it does not send to
+/// somebody whom it hears nothing from.
+struct Connection<Io> {
+    ws: WebSocketStream<Io>,
+    outgoing: VecDeque<Bytes>,
+    is_flushed: bool,
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
+    fn new(ws: WebSocketStream<Io>) -> Connection<Io> {
+        Connection { ws, outgoing: VecDeque::new(), is_flushed: true }
+    }
+
+    async fn next(&mut self) -> Result<Bytes, String> {
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+                return Poll::Ready(Err(error.to_string()));
+            }
+            self.poll_read(cx)
+        })
+        .await
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        while !self.outgoing.is_empty() {
+            std::task::ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
+            if let Some(message) = self.outgoing.pop_front() {
+                self.is_flushed = false;
+                Pin::new(&mut self.ws).start_send(Message::Binary(message))?;
+            }
+        }
+        if !self.is_flushed {
+            std::task::ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
+            self.is_flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, String>> {
+        loop {
+            return Poll::Ready(match std::task::ready!(Pin::new(&mut self.ws).poll_next(cx)) {
+                Some(Ok(Message::Binary(message))) => Ok(message),
+                // tungstenite answers pings itself, and ends the stream after a close.
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => continue,
+                Some(Ok(Message::Text(_))) => Err("the server sent text, which has no place in this protocol".into()),
+                Some(Err(error)) => Err(error.to_string()),
+                None => Err("the server closed the connection".into()),
+            });
+        }
+    }
+
+    /// Writes everything and the WebSocket's own close, then reads until the peer is done: a socket that is dropped with
+    /// unread bytes would take back what was just written.
+    async fn say_goodbye(mut self: Box<Self>) -> Result<(), WsError> {
+        poll_fn(|cx| self.poll_write(cx)).await?;
+        self.ws.send(Message::Close(None)).await?;
+        while self.ws.next().await.is_some_and(|message| message.is_ok()) {}
+        Ok(())
+    }
+}
+
+async fn handshake<Io>(io: Io, endpoint: &Endpoint) -> Result<WebSocketStream<Io>, Failure>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    let lost = |error: &dyn std::fmt::Display| Failure::Lost(error.to_string());
+    let mut request = endpoint.uri().into_client_request().map_err(|error| lost(&error))?;
+    request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .max_message_size(Some(FRAME_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX));
+    match tokio_tungstenite::client_async_with_config(request, io, Some(config)).await {
+        Ok((ws, _)) => Ok(ws),
+        Err(error) => Err(refusal(&error).map_or_else(|| lost(&error), Failure::Rejected)),
+    }
+}
+
+/// Whether a failed handshake is a final answer. Anything that a proxy or a starting server may say in passing is not.
+fn refusal(error: &WsError) -> Option<Close> {
+    if let WsError::Http(response) = error {
+        let code = match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CloseCode::Unauthenticated,
+            StatusCode::BAD_REQUEST => CloseCode::Malformed,
+            _ => return None,
+        };
+        let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+        let body: String = body.trim().chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+        let reason = format!("HTTP {}{}{body}", response.status(), if body.is_empty() { "" } else { ": " });
+        return Some(Close { code, reason, retry: RetryAdvice::Never });
+    }
+    if let WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) = error {
+        let reason = format!("the server is a WebSocket server, but does not speak {SUBPROTOCOL}");
+        return Some(Close { code: CloseCode::VersionMismatch, reason, retry: RetryAdvice::Never });
+    }
+    None
+}
+
+/// How much is read from the socket at once, in bytes. tungstenite clears it before each read, so that a large one makes
+/// small reads slow; this takes half a batch of the server's.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// How long the peer of a closed connection may take to hear it.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How much of a refusing HTTP response is shown, in characters.
+const REASON_CHARS_MAX: usize = 200;
