@@ -75,7 +75,8 @@ pub struct Opened {
     /// The stored cursor's `handed_through`, or zero: events up to this nth may have been handed over before.
     pub redelivered_through: Nth,
     /// What the durable subscriber's stored cursor says to be handled, if there is one. It may lie before `after`: a
-    /// client that comes back starts after what was handed over, and acknowledges the rest of it later.
+    /// client that comes back starts after what was handed over, and acknowledges the rest of it later. A cursor of
+    /// another history than this log's is named only if it is what `gap` begins with.
     pub stored: Option<Known>,
 }
 

@@ -4,11 +4,42 @@
 //! `handle` never fails and never blocks (a misbehaving peer becomes [`Output::Close`]); `poll_output` gives what is to be
 //! done, in order; `poll_timeout` says when [`Input::Tick`] is due. The session decides which range goes to whom; it
 //! never looks into an event's bytes.
+//!
+//! What is between connections is here too, as registries without IO: who owns a durable subscriber's topic
+//! ([`owners`]), which connection speaks for a publisher ([`publishers`]), who is to be woken ([`watchers`]).
+//!
+//! # What a shell owes a session
+//!
+//! - After every input (or a few), it drains `poll_output` to the end. Answers to outputs come as inputs, when they are
+//!   there; a session that has closed ignores them.
+//! - It takes a message from the socket only while `wants_message` is true.
+//! - It gives [`Input::Drained`] whenever all that it was given to write has left; more is read and sent only then.
+//! - When the connection ends, for whatever reason, it forgets it everywhere by itself: the claims (`release_all`), the
+//!   publisher, the watches. The session does not ask for it one by one.
+//!
+//! # Emits, seen from the client
+//!
+//! Every number of an [`Output::Append`] is answered once, in order ([`ServerFrame::Emitted`]). After a retryable refusal
+//! of number `n` the server needs `n` next: what was appended behind it is refused in order, and what comes later with a
+//! higher number is dropped and answered with [`ServerFrame::OutOfOrder`]. So a client's rule is one: after a retryable
+//! refusal of `n`, or `OutOfOrder { expected: n }`, send again from `n` on, after a pause if it was a refusal. Sending
+//! too much again does no harm, since the log answers duplicates with their old seqs.
 
+mod deliveries;
+mod emits;
+mod fault;
+mod flight;
+mod heartbeat;
+mod keeper;
+mod outputs;
 pub mod owners;
 pub mod publishers;
+mod rounds;
 mod session;
 mod subscription;
+pub mod watchers;
+
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -19,6 +50,16 @@ use crate::frame::{Hello, Ownership, ServerFrame};
 use crate::history::{Cursor, EmitRun, Opened, PublisherState, ReadOutcome, Start};
 use crate::name::{SubscriberName, TopicName};
 use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Seq, SubscriptionId};
+
+/// The shell's own number for a connection, never used twice in a server's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// What happens to a server session.
 #[derive(Clone, Debug)]

@@ -1,1 +1,101 @@
-//! Which connection speaks for a publisher. (interface to be filled)
+//! Which connection speaks for a publisher: the newest. Older ones are fenced.
+//!
+//! A registry without IO. Emits must be appended only while [`Publishers::is_current`] says so, and otherwise be refused
+//! with [`crate::error::RefusalCode::Fenced`]: a half-open old connection must not write behind the newer one's back.
+
+use std::collections::BTreeMap;
+
+use super::ConnectionId;
+use crate::seq::PublisherId;
+
+/// All publishers that are connected to a server.
+#[derive(Clone, Debug, Default)]
+pub struct Publishers {
+    current: BTreeMap<PublisherId, ConnectionId>,
+    by_connection: BTreeMap<ConnectionId, PublisherId>,
+}
+
+impl Publishers {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Publishers {
+        Publishers::default()
+    }
+
+    /// Makes a connection the publisher's newest. Returns the one that it fences, which is to be ended with
+    /// [`super::Input::Displaced`] and [`crate::error::CloseCode::PublisherFenced`] (or `Superseded` if it is the same
+    /// client instance's).
+    pub fn claim(&mut self, publisher: PublisherId, connection: ConnectionId) -> Option<ConnectionId> {
+        self.release(connection);
+        self.by_connection.insert(connection, publisher);
+        let fenced = self.current.insert(publisher, connection)?;
+        self.by_connection.remove(&fenced);
+        Some(fenced)
+    }
+
+    /// Whether this connection speaks for the publisher.
+    #[must_use]
+    pub fn is_current(&self, publisher: PublisherId, connection: ConnectionId) -> bool {
+        self.current.get(&publisher) == Some(&connection)
+    }
+
+    /// Forgets a connection that has ended. Does nothing if it was fenced, so that a late end of the old connection never
+    /// touches its successor.
+    pub fn release(&mut self, connection: ConnectionId) {
+        if let Some(publisher) = self.by_connection.remove(&connection) {
+            self.current.remove(&publisher);
+        }
+    }
+
+    /// Whether no publisher is connected.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.current.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PUBLISHER: PublisherId = PublisherId([1; 16]);
+    const OTHER: PublisherId = PublisherId([2; 16]);
+    const OLD: ConnectionId = ConnectionId(1);
+    const NEW: ConnectionId = ConnectionId(2);
+
+    #[test]
+    fn the_newest_connection_of_a_publisher_fences_the_older() {
+        let mut publishers = Publishers::new();
+        assert_eq!(publishers.claim(PUBLISHER, OLD), None);
+        assert_eq!(publishers.claim(PUBLISHER, NEW), Some(OLD));
+        assert!(publishers.is_current(PUBLISHER, NEW));
+        assert!(!publishers.is_current(PUBLISHER, OLD));
+    }
+
+    #[test]
+    fn a_late_end_of_the_fenced_connection_leaves_the_newer_one_alone() {
+        let mut publishers = Publishers::new();
+        publishers.claim(PUBLISHER, OLD);
+        publishers.claim(PUBLISHER, NEW);
+        publishers.release(OLD);
+        assert!(publishers.is_current(PUBLISHER, NEW));
+        publishers.release(NEW);
+        assert!(publishers.is_empty());
+    }
+
+    #[test]
+    fn a_connection_does_not_fence_itself() {
+        let mut publishers = Publishers::new();
+        publishers.claim(PUBLISHER, OLD);
+        assert_eq!(publishers.claim(PUBLISHER, OLD), None);
+        assert!(publishers.is_current(PUBLISHER, OLD));
+    }
+
+    #[test]
+    fn publishers_do_not_fence_each_other() {
+        let mut publishers = Publishers::new();
+        publishers.claim(PUBLISHER, OLD);
+        assert_eq!(publishers.claim(OTHER, NEW), None);
+        assert!(publishers.is_current(PUBLISHER, OLD) && publishers.is_current(OTHER, NEW));
+    }
+}

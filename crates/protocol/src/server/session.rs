@@ -1,41 +1,273 @@
-//! The server session. Skeleton of the interface.
+//! The server session: takes inputs apart and hands them to the part of the conversation that they concern.
 
 use std::sync::Arc;
 
-use super::{Input, Output};
+use bytes::Bytes;
+
+use super::deliveries::Deliveries;
+use super::emits::{Emits, Taken};
+use super::heartbeat::Heartbeat;
+use super::outputs::Outputs;
+use super::{Admitted, Input, Output, fault};
+use crate::codec::{self, FromClient};
 use crate::config::ServerConfig;
+use crate::error::{Close, DecodeError};
+use crate::frame::{ClientFrame, Hello, ServerFrame, Welcome};
+use crate::history::PublisherState;
+use crate::name::SubscriberName;
+use crate::seq::{EmitNumber, InstanceId, PublisherId};
 use crate::time::Instant;
 
 /// The server's end of one connection.
 #[derive(Debug)]
-pub struct ServerSession {}
+pub struct ServerSession {
+    config: Arc<ServerConfig>,
+    phase: Phase,
+    hello_due: Instant,
+    heartbeat: Heartbeat,
+    out: Outputs,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing but Hello is taken.
+    AwaitingHello,
+    /// Nothing is taken.
+    Authenticating(Box<Guest>),
+    /// The conversation.
+    Admitted { deliveries: Box<Deliveries>, emits: Option<Emits> },
+    /// Nothing is taken or given any more.
+    Closed,
+}
+
+/// What is needed of Hello once its sender is authenticated.
+#[derive(Debug)]
+struct Guest {
+    instance: InstanceId,
+    subscriber: Option<SubscriberName>,
+    publisher: Option<PublisherId>,
+    settled: EmitNumber,
+}
 
 impl ServerSession {
     /// A session for a connection that was accepted `now`.
     #[must_use]
-    pub fn new(_config: Arc<ServerConfig>, _now: Instant) -> ServerSession {
-        ServerSession {}
+    pub fn new(config: Arc<ServerConfig>, now: Instant) -> ServerSession {
+        let heartbeat = Heartbeat::new(config.heartbeat, now);
+        let hello_due = now + config.hello_timeout;
+        ServerSession { config, phase: Phase::AwaitingHello, hello_due, heartbeat, out: Outputs::default() }
     }
 
     /// Takes what happened.
-    pub fn handle(&mut self, _input: Input, _now: Instant) {
-        unimplemented!()
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        if self.out.is_closed() {
+            return;
+        }
+        if !self.wants_message() {
+            // Nobody can be heard whom we do not listen to.
+            self.heartbeat.heard(now);
+        }
+        let result = match input {
+            Input::Message(bytes) => self.message(&bytes, now),
+            Input::NotBinary(what) => Err(fault::not_binary(what)),
+            Input::Authenticated(Ok(admitted)) => {
+                self.admit(admitted, now);
+                Ok(())
+            }
+            Input::Tick => self.tick(now),
+            Input::Drained => {
+                self.out.drained();
+                Ok(())
+            }
+            Input::Stuck => Err(fault::stuck()),
+            Input::Authenticated(Err(close)) | Input::Displaced(close) | Input::End(close) => Err(close),
+            Input::Claimed { .. }
+            | Input::TakenOver { .. }
+            | Input::Opened { .. }
+            | Input::Grew { .. }
+            | Input::Read { .. }
+            | Input::Appended(_)
+            | Input::CursorSaved { .. } => self.answer(input),
+        };
+        match result {
+            Ok(()) => {
+                if let Phase::Admitted { deliveries, .. } = &mut self.phase {
+                    deliveries.begin_read(&self.config, &mut self.out);
+                }
+            }
+            Err(close) => {
+                self.phase = Phase::Closed;
+                self.out.close(close);
+            }
+        }
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        unimplemented!()
+        self.out.poll()
     }
 
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        unimplemented!()
+        match &self.phase {
+            Phase::AwaitingHello | Phase::Authenticating(_) => Some(self.hello_due),
+            Phase::Admitted { .. } => Some(self.heartbeat.timeout()),
+            Phase::Closed => None,
+        }
     }
 
-    /// Whether the session takes a message now. While it does not, the shell leaves the socket alone.
+    /// Whether the session takes a message now. While it does not, the shell leaves the socket alone: the peer is being
+    /// authenticated, has as many emits under way as it may, or does not read the answers that it provokes.
     #[must_use]
     pub fn wants_message(&self) -> bool {
-        unimplemented!()
+        match &self.phase {
+            Phase::AwaitingHello => true,
+            Phase::Authenticating(_) | Phase::Closed => false,
+            Phase::Admitted { emits, .. } => {
+                let have_room = emits.as_ref().is_none_or(|emits| emits.have_room(&self.config.limits));
+                have_room && !self.out.is_crowded()
+            }
+        }
+    }
+
+    /// Whether the session has closed: it takes and gives nothing more than the outputs that are left.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.out.is_closed()
+    }
+
+    fn message(&mut self, bytes: &Bytes, now: Instant) -> Result<(), Close> {
+        self.heartbeat.heard(now);
+        match &self.phase {
+            Phase::AwaitingHello => self.hello(bytes),
+            Phase::Authenticating(_) => Err(fault::internal("a message was taken during authentication")),
+            Phase::Admitted { .. } => match codec::decode_from_client(bytes) {
+                Ok(FromClient::Frame(frame)) => self.frame(frame),
+                Ok(FromClient::Close(_)) => Err(fault::done()),
+                Err(error) => Err(fault::undecodable(&error)),
+            },
+            Phase::Closed => Ok(()),
+        }
+    }
+
+    fn hello(&mut self, bytes: &Bytes) -> Result<(), Close> {
+        match codec::decode_hello(bytes) {
+            Ok(hello) => {
+                self.authenticate(hello);
+                Ok(())
+            }
+            Err(error @ DecodeError::BadMagic(_)) => match codec::decode_from_client(bytes) {
+                Ok(FromClient::Close(_)) => Err(fault::done()),
+                Ok(FromClient::Frame(_)) => Err(fault::unexpected("the first message must be Hello")),
+                Err(_) => Err(fault::undecodable(&error)),
+            },
+            Err(error) => Err(fault::undecodable(&error)),
+        }
+    }
+
+    fn authenticate(&mut self, hello: Hello) {
+        let guest = Guest {
+            instance: hello.instance,
+            subscriber: hello.subscriber.clone(),
+            publisher: hello.publisher,
+            settled: hello.settled,
+        };
+        self.phase = Phase::Authenticating(Box::new(guest));
+        self.out.push(Output::Authenticate(hello));
+    }
+
+    fn admit(&mut self, admitted: Admitted, now: Instant) {
+        let Phase::Authenticating(guest) = &mut self.phase else { return };
+        let deliveries = Deliveries::new(guest.instance, guest.subscriber.take());
+        let publisher = if guest.publisher.is_some() { admitted.publisher } else { PublisherState::New };
+        let emits = guest.publisher.map(|_| Emits::new(publisher, guest.settled));
+        self.phase = Phase::Admitted { deliveries: Box::new(deliveries), emits };
+        self.heartbeat = Heartbeat::new(self.config.heartbeat, now);
+        self.out.send(ServerFrame::Welcome(Welcome {
+            epoch: admitted.epoch,
+            head: admitted.head,
+            publisher,
+            heartbeat: self.config.heartbeat,
+            limits: self.config.limits,
+            server_name: self.config.server_name.clone(),
+        }));
+    }
+
+    fn frame(&mut self, frame: ClientFrame) -> Result<(), Close> {
+        let Phase::Admitted { deliveries, emits } = &mut self.phase else { return Ok(()) };
+        let out = &mut self.out;
+        match frame {
+            ClientFrame::Subscribe(request) => deliveries.subscribe(request, &self.config.limits, out),
+            ClientFrame::Ack { id, seq, nth } => deliveries.ack(id, seq, nth, out),
+            ClientFrame::Unsubscribe { id } => deliveries.unsubscribe(id, out),
+            ClientFrame::Emit { first, events } => {
+                let Some(emits) = emits else {
+                    return Err(fault::unexpected("an emit came, but Hello named no publisher"));
+                };
+                match emits.take(first, events, &self.config.limits)? {
+                    Taken::Append(events) => out.push(Output::Append { first, events }),
+                    Taken::OutOfOrder { expected } => out.out_of_order(expected),
+                }
+                Ok(())
+            }
+            ClientFrame::Ping { token } => {
+                out.pong(token);
+                Ok(())
+            }
+            // It was heard, which is all that it is for.
+            ClientFrame::Pong { .. } => Ok(()),
+        }
+    }
+
+    /// An answer of the shell's to an output.
+    fn answer(&mut self, input: Input) -> Result<(), Close> {
+        let Phase::Admitted { deliveries, emits } = &mut self.phase else { return Ok(()) };
+        let out = &mut self.out;
+        match input {
+            Input::Claimed { id } => deliveries.claimed(id, out),
+            Input::TakenOver { id } => deliveries.taken_over(id, out),
+            Input::Opened { id, result } => deliveries.opened(id, result, out),
+            Input::Grew { id } => deliveries.grew(id),
+            Input::Read { id, outcome } => return deliveries.read(id, outcome, out),
+            Input::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
+            Input::Appended(runs) => {
+                for run in runs.iter().filter(|run| run.count > 0) {
+                    if let Some(emits) = emits {
+                        emits.answered(run)?;
+                    }
+                    out.emitted(*run);
+                }
+            }
+            Input::Message(_)
+            | Input::NotBinary(_)
+            | Input::Authenticated(_)
+            | Input::Displaced(_)
+            | Input::Drained
+            | Input::Stuck
+            | Input::End(_)
+            | Input::Tick => {}
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), Close> {
+        match &mut self.phase {
+            Phase::AwaitingHello | Phase::Authenticating(_) if now >= self.hello_due => Err(fault::hello_timeout()),
+            Phase::AwaitingHello | Phase::Authenticating(_) | Phase::Closed => Ok(()),
+            Phase::Admitted { deliveries, .. } => {
+                let due = self.heartbeat.due(now);
+                if due.gone {
+                    return Err(fault::heartbeat_timeout());
+                }
+                if let Some(token) = due.ping {
+                    self.out.send(ServerFrame::Ping { token });
+                }
+                if due.look {
+                    deliveries.look_at_all();
+                }
+                Ok(())
+            }
+        }
     }
 }

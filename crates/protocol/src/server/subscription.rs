@@ -1,1 +1,132 @@
-//! One subscription of a server session. (to be filled)
+//! One subscription of a server session: from the request to the last save.
+
+use super::flight::Flight;
+use super::keeper::Keeper;
+use crate::frame::{Subscribe, Subscribed, Window};
+use crate::history::{Batch, Gap, Opened};
+use crate::seq::{Nth, Seq, SubscriptionId};
+
+/// A subscription that the session knows.
+#[derive(Clone, Debug)]
+pub(super) struct Subscription {
+    /// What was asked for, its window within the server's limits.
+    pub(super) request: Subscribe,
+    pub(super) stage: Stage,
+    /// Unsubscribe has come: nothing is sent any more, what is acknowledged is saved.
+    pub(super) is_ending: bool,
+}
+
+/// How far a subscription is.
+#[derive(Clone, Debug)]
+pub(super) enum Stage {
+    /// It waits for this subscription of the same connection to the same durable topic, which is ending.
+    Behind(SubscriptionId),
+    /// It waits for the ownership of its topic, perhaps for long.
+    Claiming,
+    /// It waits to be told where it starts.
+    Opening,
+    /// It has a place. Its reader is told once the first cursor is durable.
+    Open(Box<Place>),
+}
+
+/// Where an open subscription is.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) flight: Flight,
+    /// The cursor, if it is durable.
+    pub(super) keeper: Option<Keeper>,
+    /// The answer to the reader, until it is given.
+    pub(super) announcement: Option<Box<Subscribed>>,
+    /// Whether a read may find something: set by every wake, cleared when a read begins.
+    pub(super) may_have_more: bool,
+    /// Whether it stands in the queue of those to be served.
+    pub(super) is_queued: bool,
+    /// The size of an event that was read and did not fit, so that it is not read in vain again.
+    pub(super) needs_bytes: usize,
+    catch_up: Option<CatchUp>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CatchUp {
+    head: Seq,
+    nth: Nth,
+}
+
+impl Subscription {
+    /// A request with its window within the server's limits; even the smallest lets an event through.
+    pub(super) fn new(mut request: Subscribe, window_max: Window, stage: Stage) -> Subscription {
+        request.window.events = request.window.events.clamp(1, window_max.events.max(1));
+        request.window.bytes = request.window.bytes.clamp(1, window_max.bytes.max(1));
+        Subscription { request, stage, is_ending: false }
+    }
+
+    /// The place of a subscription whose reader knows about it.
+    pub(super) fn announced(&mut self) -> Option<&mut Place> {
+        match &mut self.stage {
+            Stage::Open(place) if place.announcement.is_none() => Some(place),
+            Stage::Open(_) | Stage::Behind(_) | Stage::Claiming | Stage::Opening => None,
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn new(request: &Subscribe, opened: &Opened) -> Place {
+        let announcement = Subscribed {
+            id: request.id,
+            after: opened.after,
+            nth: opened.nth,
+            head: opened.head,
+            pending: opened.pending,
+            redelivered_through: opened.redelivered_through,
+            gap: opened.gap.clone(),
+            window: request.window,
+        };
+        Place {
+            flight: Flight::new(opened, request.window),
+            keeper: request.durable.then(|| Keeper::new(request, opened, request.window.events)),
+            announcement: Some(Box::new(announcement)),
+            may_have_more: true,
+            is_queued: false,
+            needs_bytes: 0,
+            catch_up: Some(CatchUp { head: opened.head.seq, nth: opened.nth.saturating_add(opened.pending) }),
+        }
+    }
+
+    /// How many events and bytes may be read and sent now; none if the reader must first acknowledge, or the mark of what
+    /// is handed over must first be durable.
+    pub(super) fn room(&self) -> Option<(u32, usize)> {
+        let (events, bytes) = self.flight.room()?;
+        if !self.flight.fits(self.needs_bytes) {
+            return None;
+        }
+        let Some(keeper) = &self.keeper else { return Some((events, bytes)) };
+        match keeper.sendable_through().since(self.flight.sent_nth()) {
+            0 => None,
+            marked => Some((events.min(u32::try_from(marked).unwrap_or(u32::MAX)), bytes)),
+        }
+    }
+
+    /// Whether this batch is what must come next. If not, somebody has made a mistake that the reader must not see as a
+    /// hole.
+    pub(super) fn is_next(&self, batch: &Batch) -> bool {
+        batch.count > 0
+            && !batch.records.is_empty()
+            && batch.first_nth == self.flight.sent_nth().saturating_add(1)
+            && batch.last_seq.since(self.flight.sent().seq) >= u64::from(batch.count)
+    }
+
+    /// The same for a gap.
+    pub(super) fn is_next_gap(&self, gap: &Gap) -> bool {
+        gap.through.seq > self.flight.sent().seq && gap.nth_through >= self.flight.sent_nth()
+    }
+
+    /// The head that was there when the subscription began, if it is reached just now. `at_end`: nothing more is there.
+    pub(super) fn take_caught_up(&mut self, at_end: bool) -> Option<Seq> {
+        let goal = self.catch_up?;
+        if at_end || self.flight.sent_nth() >= goal.nth || self.flight.sent().seq >= goal.head {
+            self.catch_up = None;
+            return Some(goal.head);
+        }
+        None
+    }
+}

@@ -1,0 +1,383 @@
+//! The subscriptions of one session, from Subscribe to Unsubscribed: claims, openings, acks, saves.
+//!
+//! The reader's place is durable before it is told, and no event is told before the place. How events are read and sent
+//! is `rounds`' business.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::flight::AckKind;
+use super::keeper::{Ending, LateAck, Save};
+use super::outputs::Outputs;
+use super::subscription::{Place, Stage, Subscription};
+use super::{Output, fault};
+use crate::config::{EARLIER_EPOCHS_MAX, Limits};
+use crate::error::{Close, RefusalCode};
+use crate::frame::{ServerFrame, Subscribe, Window};
+use crate::history::{Opened, Start};
+use crate::name::{SubscriberName, TopicName};
+use crate::seq::{InstanceId, Nth, Seq, SubscriptionId};
+
+/// All subscriptions of a session.
+#[derive(Clone, Debug)]
+pub(super) struct Deliveries {
+    pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    /// Who may have more and has room for it, in the order in which they are served.
+    pub(super) queue: VecDeque<SubscriptionId>,
+    pub(super) reading: Option<Reading>,
+    instance: InstanceId,
+    subscriber: Option<SubscriberName>,
+    /// The durable topics and which subscription has them (or the next one, if that is ending).
+    durable_topics: BTreeMap<TopicName, SubscriptionId>,
+    /// Ids of ended subscriptions for which the shell's answer may still be under way: they cannot be used again, or the
+    /// answer would be taken for another's.
+    spent: BTreeSet<SubscriptionId>,
+    highest: Option<SubscriptionId>,
+}
+
+/// The read that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    pub(super) id: SubscriptionId,
+    pub(super) events_max: u32,
+    /// False if its subscription has ended meanwhile.
+    pub(super) is_wanted: bool,
+}
+
+impl Deliveries {
+    pub(super) fn new(instance: InstanceId, subscriber: Option<SubscriberName>) -> Deliveries {
+        Deliveries {
+            subscriptions: BTreeMap::new(),
+            queue: VecDeque::new(),
+            reading: None,
+            instance,
+            subscriber,
+            durable_topics: BTreeMap::new(),
+            spent: BTreeSet::new(),
+            highest: None,
+        }
+    }
+
+    /// Takes a request to follow a topic.
+    pub(super) fn subscribe(&mut self, request: Subscribe, limits: &Limits, out: &mut Outputs) -> Result<(), Close> {
+        let id = request.id;
+        if self.subscriptions.contains_key(&id) || self.spent.contains(&id) {
+            return Err(fault::unexpected(format!("subscription {id} is in use")));
+        }
+        if earlier_epochs(&request.start) > EARLIER_EPOCHS_MAX {
+            let words = format!("a position names at most {EARLIER_EPOCHS_MAX} earlier epochs");
+            return Err(fault::limit_broken(words));
+        }
+        self.highest = self.highest.max(Some(id));
+        let stage = match self.admit(&request, limits) {
+            Ok(stage) => stage,
+            Err((code, words)) => {
+                let reason = words.unwrap_or_else(|| code.words()).to_owned();
+                out.send(ServerFrame::SubscribeRefused { id, code, reason });
+                return Ok(());
+            }
+        };
+        if request.durable {
+            self.durable_topics.insert(request.topic.clone(), id);
+        }
+        let window_max = Window { events: limits.window_events_max, bytes: limits.window_bytes_max };
+        self.subscriptions.insert(id, Subscription::new(request, window_max, stage));
+        self.start(id, out);
+        Ok(())
+    }
+
+    /// The subscription owns its topic.
+    pub(super) fn claimed(&mut self, id: SubscriptionId, out: &mut Outputs) {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else {
+            self.spent.remove(&id);
+            return;
+        };
+        if matches!(subscription.stage, Stage::Claiming) {
+            subscription.stage = Stage::Opening;
+            out.push(open(&subscription.request, self.subscriber.as_ref()));
+        }
+    }
+
+    /// The subscription has a place, or may not have one.
+    pub(super) fn opened(
+        &mut self,
+        id: SubscriptionId,
+        result: Result<Opened, (RefusalCode, String)>,
+        out: &mut Outputs,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else {
+            self.spent.remove(&id);
+            return;
+        };
+        if !matches!(subscription.stage, Stage::Opening) {
+            return;
+        }
+        let opened = match result {
+            Ok(opened) if !subscription.is_ending => opened,
+            Ok(_) => return self.finish(id, ServerFrame::Unsubscribed { id }, out),
+            Err(_) if subscription.is_ending => return self.finish(id, ServerFrame::Unsubscribed { id }, out),
+            Err((code, reason)) => {
+                return self.finish(id, ServerFrame::SubscribeRefused { id, code, reason }, out);
+            }
+        };
+        let mut place = Place::new(&subscription.request, &opened);
+        let initial = match &mut place.keeper {
+            Some(keeper) => keeper.initial_save(&place.flight),
+            None => None,
+        };
+        subscription.stage = Stage::Open(Box::new(place));
+        match initial {
+            Some(save) => self.push_save(id, save, out),
+            None => self.announce(id, out),
+        }
+    }
+
+    /// A cursor is durable.
+    pub(super) fn cursor_saved(&mut self, id: SubscriptionId, seq: Seq, out: &mut Outputs) {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
+        let Stage::Open(place) = &mut subscription.stage else { return };
+        let Some(keeper) = &mut place.keeper else { return };
+        if let Some(seq) = keeper.saved(seq) {
+            out.acked(id, seq);
+        }
+        if subscription.is_ending {
+            return self.end(id, out);
+        }
+        if place.announcement.is_some() {
+            return self.announce(id, out);
+        }
+        self.save_if_due(id, out);
+        self.queue_up(id);
+    }
+
+    /// The reader has handled everything up to here.
+    pub(super) fn ack(&mut self, id: SubscriptionId, seq: Seq, nth: Nth, out: &mut Outputs) -> Result<(), Close> {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return self.unknown(id) };
+        if subscription.is_ending {
+            return Err(fault::unexpected(format!("an ack of subscription {id} came behind its Unsubscribe")));
+        }
+        let Some(place) = subscription.announced() else {
+            return Err(fault::unexpected(format!("an ack of subscription {id} came before its Subscribed")));
+        };
+        let forged = || fault::limit_broken(format!("seq {seq}, nth {nth} of subscription {id} was not sent"));
+        let keeper = &mut place.keeper;
+        let kind = place.flight.ack(seq, nth, |position, nth| {
+            if let Some(keeper) = keeper {
+                keeper.acked(position, nth);
+            }
+        });
+        let is_confirmed = match (kind, &mut place.keeper) {
+            (AckKind::Forged, _) => return Err(forged()),
+            (AckKind::New | AckKind::Old, None) => true,
+            (AckKind::New, Some(keeper)) => keeper.is_durable(seq),
+            (AckKind::Old, Some(keeper)) => match keeper.acked_late(seq, nth) {
+                LateAck::Confirmed => true,
+                LateAck::Taken => false,
+                LateAck::Forged => return Err(forged()),
+            },
+        };
+        if is_confirmed {
+            out.acked(id, seq);
+        }
+        self.save_if_due(id, out);
+        self.queue_up(id);
+        Ok(())
+    }
+
+    /// The reader is done with a topic.
+    pub(super) fn unsubscribe(&mut self, id: SubscriptionId, out: &mut Outputs) -> Result<(), Close> {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else {
+            self.unknown(id)?;
+            // It was refused or taken over while this was under way.
+            out.send(ServerFrame::Unsubscribed { id });
+            return Ok(());
+        };
+        if subscription.is_ending {
+            return Err(fault::unexpected(format!("subscription {id} is already ending")));
+        }
+        subscription.is_ending = true;
+        match &subscription.stage {
+            Stage::Behind(_) => self.finish(id, ServerFrame::Unsubscribed { id }, out),
+            Stage::Claiming => {
+                // It may be granted just now.
+                self.spent.insert(id);
+                self.finish(id, ServerFrame::Unsubscribed { id }, out);
+            }
+            // Its answer is waited for.
+            Stage::Opening => {}
+            Stage::Open(place) => {
+                if place.announcement.is_none() {
+                    out.push(Output::Unwatch { id });
+                }
+                self.end(id, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Another client has the topic now: nothing is sent, acknowledged or saved here any more.
+    pub(super) fn taken_over(&mut self, id: SubscriptionId, out: &mut Outputs) {
+        let Some(subscription) = self.subscriptions.get(&id) else { return };
+        let (is_awaited, is_watching) = match &subscription.stage {
+            Stage::Behind(_) => return,
+            Stage::Claiming | Stage::Opening => (true, false),
+            Stage::Open(place) => {
+                let is_saving = place.keeper.as_ref().is_some_and(|keeper| keeper.is_saving());
+                (is_saving, place.announcement.is_none() && !subscription.is_ending)
+            }
+        };
+        if is_awaited {
+            self.spent.insert(id);
+        }
+        if is_watching {
+            out.push(Output::Unwatch { id });
+        }
+        out.flush_acked(id);
+        out.send(ServerFrame::TakenOver { id });
+        self.remove(id, out);
+    }
+
+    pub(super) fn save_if_due(&mut self, id: SubscriptionId, out: &mut Outputs) {
+        let place = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced());
+        let Some(Place { flight, keeper: Some(keeper), .. }) = place else { return };
+        if let Some(save) = keeper.next_save(flight) {
+            self.push_save(id, save, out);
+        }
+    }
+
+    /// Whether a request may stand, and with which stage it begins.
+    fn admit(&self, request: &Subscribe, limits: &Limits) -> Result<Stage, (RefusalCode, Option<&'static str>)> {
+        let limit = usize::try_from(limits.subscriptions_max).unwrap_or(usize::MAX);
+        if self.subscriptions.len() + self.spent.len() >= limit {
+            return Err((RefusalCode::TooManySubscriptions, None));
+        }
+        if !request.durable {
+            return Ok(Stage::Opening);
+        }
+        if self.subscriber.is_none() {
+            return Err((RefusalCode::NoSubscriber, None));
+        }
+        let Some(holder) = self.durable_topics.get(&request.topic) else { return Ok(Stage::Claiming) };
+        match self.subscriptions.get(holder) {
+            Some(subscription) if subscription.is_ending => Ok(Stage::Behind(*holder)),
+            Some(_) => Err((RefusalCode::Invalid, Some("this connection already follows this topic durably"))),
+            None => Ok(Stage::Claiming),
+        }
+    }
+
+    fn start(&mut self, id: SubscriptionId, out: &mut Outputs) {
+        let Some(subscription) = self.subscriptions.get(&id) else { return };
+        let request = &subscription.request;
+        match (&subscription.stage, &self.subscriber) {
+            (Stage::Claiming, Some(subscriber)) => out.push(Output::Claim {
+                id,
+                subscriber: subscriber.clone(),
+                topic: request.topic.clone(),
+                instance: self.instance,
+                ownership: request.ownership,
+            }),
+            (Stage::Opening, _) => out.push(open(request, None)),
+            (Stage::Claiming | Stage::Behind(_) | Stage::Open(_), _) => {}
+        }
+    }
+
+    /// Tells the reader its place and begins to deliver.
+    fn announce(&mut self, id: SubscriptionId, out: &mut Outputs) {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
+        let Stage::Open(place) = &mut subscription.stage else { return };
+        let Some(announcement) = place.announcement.take() else { return };
+        out.send(ServerFrame::Subscribed(*announcement));
+        out.push(Output::Watch { id, topic: subscription.request.topic.clone() });
+        self.tell_caught_up(id, false, out);
+        self.queue_up(id);
+    }
+
+    /// Goes on with the end of an open subscription: what is acknowledged is saved first.
+    fn end(&mut self, id: SubscriptionId, out: &mut Outputs) {
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
+        let Stage::Open(place) = &mut subscription.stage else { return };
+        let Place { flight, keeper, .. } = &mut **place;
+        let ending = keeper.as_mut().map_or(Ending::Done, |keeper| keeper.end(flight));
+        match ending {
+            Ending::Save(save) => self.push_save(id, save, out),
+            Ending::Wait => {}
+            Ending::Done => self.finish(id, ServerFrame::Unsubscribed { id }, out),
+        }
+    }
+
+    /// Ends a subscription with this last frame and gives its claim up.
+    fn finish(&mut self, id: SubscriptionId, last: ServerFrame, out: &mut Outputs) {
+        out.flush_acked(id);
+        out.send(last);
+        let subscription = self.subscriptions.get(&id);
+        let has_claim = subscription.is_some_and(|subscription| match subscription.stage {
+            Stage::Behind(_) => false,
+            Stage::Claiming | Stage::Opening | Stage::Open(_) => subscription.request.durable,
+        });
+        if has_claim {
+            out.push(Output::Release { id });
+        }
+        self.remove(id, out);
+    }
+
+    fn remove(&mut self, id: SubscriptionId, out: &mut Outputs) {
+        let Some(gone) = self.subscriptions.remove(&id) else { return };
+        if let Some(reading) = self.reading.as_mut().filter(|reading| reading.id == id) {
+            reading.is_wanted = false;
+        }
+        self.queue.retain(|queued| *queued != id);
+        if !gone.request.durable {
+            return;
+        }
+        let topic = &gone.request.topic;
+        match self.durable_topics.get(topic).copied() {
+            Some(holder) if holder != id => {
+                if let Some(next) = self.subscriptions.get_mut(&holder) {
+                    next.stage = Stage::Claiming;
+                }
+                self.start(holder, out);
+            }
+            Some(_) | None => match gone.stage {
+                Stage::Behind(holder) => drop(self.durable_topics.insert(topic.clone(), holder)),
+                Stage::Claiming | Stage::Opening | Stage::Open(_) => drop(self.durable_topics.remove(topic)),
+            },
+        }
+    }
+
+    fn push_save(&self, id: SubscriptionId, save: Save, out: &mut Outputs) {
+        let Some((subscription, subscriber)) = self.subscriptions.get(&id).zip(self.subscriber.as_ref()) else {
+            return;
+        };
+        out.push(Output::SaveCursor {
+            id,
+            subscriber: subscriber.clone(),
+            topic: subscription.request.topic.clone(),
+            cursor: save.cursor,
+            urgent: save.urgent,
+        });
+    }
+
+    /// A frame for a subscription that is not there: late if it was there once, and else a mistake.
+    fn unknown(&self, id: SubscriptionId) -> Result<(), Close> {
+        if Some(id) <= self.highest {
+            return Ok(());
+        }
+        Err(fault::unexpected(format!("there is no subscription {id}")))
+    }
+}
+
+fn open(request: &Subscribe, subscriber: Option<&SubscriberName>) -> Output {
+    Output::Open {
+        id: request.id,
+        topic: request.topic.clone(),
+        start: request.start.clone(),
+        subscriber: subscriber.cloned(),
+    }
+}
+
+fn earlier_epochs(start: &Start) -> usize {
+    match start {
+        Start::Resume { at_least } => at_least.as_ref().map_or(0, |known| known.earlier.len()),
+        Start::After(known) => known.earlier.len(),
+        Start::Latest | Start::Earliest | Start::AfterSeq(_) | Start::Since(_) | Start::Within(_) | Start::Last(_) => 0,
+    }
+}

@@ -1,0 +1,230 @@
+//! How a durable subscription's cursor is kept: what is acknowledged, what of it is durable, and the mark of what may
+//! have been handed over.
+//!
+//! The mark must be durable before an event above it is sent: otherwise a crash would hand an event over again without
+//! saying so. The cursor never goes back.
+
+use std::collections::VecDeque;
+
+use super::flight::Flight;
+use crate::config::EARLIER_EPOCHS_MAX;
+use crate::frame::Subscribe;
+use crate::history::{Cursor, GapCause, Known, Opened, Start};
+use crate::seq::{Nth, Position, Seq};
+
+/// A durable subscription's cursor.
+#[derive(Clone, Debug)]
+pub(super) struct Keeper {
+    /// What the reader has acknowledged.
+    known: Known,
+    /// Whether `known` belongs to a history that this log does not know (a gap stands before it): then no seq compares
+    /// with it, and the first ack replaces it.
+    is_foreign: bool,
+    /// Where the subscription started, before its gap. Late acks lie at or before it.
+    start: Position,
+    /// Whether that is a place of another history.
+    start_is_foreign: bool,
+    /// What was marked as handed over before this subscription.
+    redelivered_through: Nth,
+    window_events: u64,
+    durable: Option<Saved>,
+    /// Saves on their way: at most one that may wait for company and one that may not.
+    saving: VecDeque<Saved>,
+}
+
+/// A save of the cursor for the shell.
+#[derive(Clone, Debug)]
+pub(super) struct Save {
+    pub(super) cursor: Cursor,
+    pub(super) urgent: bool,
+}
+
+/// How far the end of a subscription is.
+#[derive(Clone, Debug)]
+pub(super) enum Ending {
+    /// This is to be saved first.
+    Save(Save),
+    /// A save is under way.
+    Wait,
+    /// Everything is durable.
+    Done,
+}
+
+/// What a late ack, of something handed over on an earlier connection, comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LateAck {
+    /// It is durable already, or says nothing about this log.
+    Confirmed,
+    /// It will be confirmed with a save.
+    Taken,
+    /// It cannot be true.
+    Forged,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Saved {
+    position: Position,
+    mark: Nth,
+    urgent: bool,
+}
+
+impl Keeper {
+    /// The cursor of a subscription that was opened with this request.
+    pub(super) fn new(request: &Subscribe, opened: &Opened, window_events: u32) -> Keeper {
+        let start = opened.gap.as_ref().map_or(opened.after, |gap| gap.after);
+        let stored = opened.stored.clone();
+        let durable = stored.as_ref().map(|known| Saved {
+            position: known.position,
+            mark: opened.redelivered_through,
+            urgent: true,
+        });
+        let known = stored.unwrap_or_else(|| initial(request, opened));
+        let start_is_foreign = opened.gap.as_ref().is_some_and(|gap| gap.cause == GapCause::EpochChanged);
+        Keeper {
+            is_foreign: start_is_foreign && known.position == start,
+            known,
+            start,
+            start_is_foreign,
+            redelivered_through: opened.redelivered_through,
+            window_events: u64::from(window_events),
+            durable,
+            saving: VecDeque::new(),
+        }
+    }
+
+    /// The save without which nothing may be said to the reader: where a new name starts, and the mark of what its first
+    /// window may hand over. None if what is stored says it already.
+    pub(super) fn initial_save(&mut self, flight: &Flight) -> Option<Save> {
+        let mark = self.redelivered_through.max(flight.sent_nth().saturating_add(self.window_events));
+        if self.durable.is_some_and(|saved| saved.mark >= mark) {
+            return None;
+        }
+        Some(self.save(mark, true))
+    }
+
+    /// The nth up to which events may be sent now.
+    pub(super) fn sendable_through(&self) -> Nth {
+        self.durable.map_or(Nth::ZERO, |saved| saved.mark)
+    }
+
+    /// The reader has handled what this subscription sent up to here.
+    pub(super) fn acked(&mut self, position: Position, nth: Nth) {
+        if !self.is_foreign && position.seq <= self.known.position.seq {
+            return;
+        }
+        self.is_foreign = false;
+        if position.epoch != self.known.position.epoch {
+            self.known.earlier.insert(0, self.known.position);
+            self.known.earlier.truncate(EARLIER_EPOCHS_MAX);
+        }
+        (self.known.position, self.known.nth) = (position, nth);
+    }
+
+    /// The reader has handled what an earlier connection handed over. Only the seq is known; its epoch is, if the cursor
+    /// and this subscription's start share theirs. If not, the ack waits for one that reaches the start: nothing is lost
+    /// by that, and a crash until then hands at most those events over again, marked.
+    pub(super) fn acked_late(&mut self, seq: Seq, nth: Nth) -> LateAck {
+        if self.start_is_foreign || self.is_durable(seq) {
+            return LateAck::Confirmed;
+        }
+        if seq <= self.known.position.seq {
+            return LateAck::Taken;
+        }
+        // A cursor beyond an explicit start was handled above: from here on it lies before the start.
+        if nth < self.known.nth || seq.since(self.known.position.seq) < nth.since(self.known.nth) {
+            return LateAck::Forged;
+        }
+        if seq == self.start.seq || self.known.position.epoch == self.start.epoch {
+            self.acked(Position::new(self.start.epoch, seq), nth);
+        }
+        LateAck::Taken
+    }
+
+    /// Whether everything up to this seq is durably acknowledged.
+    pub(super) fn is_durable(&self, seq: Seq) -> bool {
+        !self.is_foreign && self.durable.is_some_and(|saved| seq <= saved.position.seq)
+    }
+
+    /// The next save, if one is due. At most two are under way: one without hurry, and one because the mark is about to
+    /// hold the reader up.
+    pub(super) fn next_save(&mut self, flight: &Flight) -> Option<Save> {
+        let newest = self.saving.back().copied().or(self.durable)?;
+        let mark = self.mark(flight);
+        let is_acked = newest.position != self.known.position;
+        let holds_up = newest.mark <= flight.sent_nth() && newest.mark < mark && flight.room().is_some();
+        if !is_acked && !holds_up {
+            return None;
+        }
+        let room = self.sendable_through().since(flight.sent_nth());
+        let urgent = room <= self.window_events / 2;
+        match (self.saving.len(), self.saving.front()) {
+            (0, _) => Some(self.save(mark, urgent)),
+            // Two saves of one seq could not be told apart when they are answered.
+            (1, Some(lazy)) if urgent && !lazy.urgent && lazy.position.seq != self.known.position.seq => {
+                Some(self.save(mark, urgent))
+            }
+            _ => None,
+        }
+    }
+
+    /// What is left to do before the subscription ends: the final cursor's mark is exactly what was handed over.
+    pub(super) fn end(&mut self, flight: &Flight) -> Ending {
+        let mark = self.redelivered_through.max(flight.sent_nth());
+        let is_last = |saved: &Saved| saved.position == self.known.position && saved.mark == mark;
+        if self.saving.is_empty() && self.durable.as_ref().is_some_and(is_last) {
+            return Ending::Done;
+        }
+        let is_waiting = self.saving.len() > 1
+            || self.saving.iter().any(|saved| is_last(saved) || saved.position.seq == self.known.position.seq);
+        if is_waiting { Ending::Wait } else { Ending::Save(self.save(mark, true)) }
+    }
+
+    /// A save is durable. Returns the seq that is confirmed by it, if it is a new one.
+    pub(super) fn saved(&mut self, seq: Seq) -> Option<Seq> {
+        let place = self.saving.iter().position(|saved| saved.position.seq == seq)?;
+        let saved = self.saving.drain(..=place).next_back()?;
+        let is_new = self.durable.is_some_and(|before| before.position != saved.position);
+        self.durable = Some(saved);
+        is_new.then_some(seq)
+    }
+
+    /// Whether an answer of the shell's is still to come.
+    pub(super) fn is_saving(&self) -> bool {
+        !self.saving.is_empty()
+    }
+
+    /// What may be handed over until the next save: a window beyond the one that is open, so that a reader at full speed
+    /// does not wait for the disk at each ack.
+    fn mark(&self, flight: &Flight) -> Nth {
+        let open = flight.acked_nth().saturating_add(self.window_events.saturating_mul(2));
+        let beyond_gaps = flight.sent_nth().saturating_add(self.window_events);
+        self.redelivered_through.max(open).max(beyond_gaps)
+    }
+
+    fn save(&mut self, mark: Nth, urgent: bool) -> Save {
+        self.saving.push_back(Saved { position: self.known.position, mark, urgent });
+        Save { cursor: Cursor { known: self.known.clone(), handed_through: mark }, urgent }
+    }
+}
+
+/// Where a cursor begins that is not stored yet. If the reader came out of another history, it is the reader's own place
+/// there: a later resume then is told the same gap.
+fn initial(request: &Subscribe, opened: &Opened) -> Known {
+    let Some(gap) = &opened.gap else {
+        return Known { position: opened.after, nth: opened.nth, earlier: Vec::new() };
+    };
+    let told = match &request.start {
+        Start::Resume { at_least } => at_least.as_ref(),
+        Start::After(known) => Some(known),
+        Start::Latest | Start::Earliest | Start::AfterSeq(_) | Start::Since(_) | Start::Within(_) | Start::Last(_) => {
+            None
+        }
+    };
+    match told {
+        Some(known) if known.position == gap.after => known.clone(),
+        Some(_) | None => {
+            let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
+            Known { position: gap.after, nth, earlier: Vec::new() }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What a server session wants done, in order. Answers that may be merged wait in slots of their own until the rest is
+//! taken, so that one drain of many inputs sends one frame of each kind.
+//!
+//! Nothing comes after a close. What waits here is bounded: a peer that provokes answers and does not read them is not
+//! read either.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Output;
+use crate::error::Close;
+use crate::frame::ServerFrame;
+use crate::history::{Batch, EmitFate, EmitRun};
+use crate::seq::{EmitNumber, Position, Seq, SubscriptionId};
+
+/// The outputs of one session.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outputs {
+    queue: VecDeque<Output>,
+    acked: BTreeMap<SubscriptionId, Seq>,
+    emitted: Vec<EmitRun>,
+    out_of_order: Option<EmitNumber>,
+    pong: Option<u64>,
+    undrained_frames: usize,
+    undrained_bytes: usize,
+    is_closed: bool,
+}
+
+impl Outputs {
+    /// The next thing to do.
+    pub(super) fn poll(&mut self) -> Option<Output> {
+        if self.queue.is_empty() {
+            self.flush();
+        }
+        self.queue.pop_front()
+    }
+
+    /// Something for the shell.
+    pub(super) fn push(&mut self, output: Output) {
+        if !self.is_closed {
+            self.queue.push_back(output);
+        }
+    }
+
+    /// A frame for the peer.
+    pub(super) fn send(&mut self, frame: ServerFrame) {
+        self.undrained_frames += 1;
+        self.push(Output::Send(frame));
+    }
+
+    /// A batch of events for the peer.
+    pub(super) fn send_events(&mut self, id: SubscriptionId, batch: Batch) {
+        self.undrained_bytes += crate::codec::EVENTS_HEAD_BYTES + batch.records.len();
+        let Batch { epoch, count, records, .. } = batch;
+        self.push(Output::SendEvents { id, epoch, count, records });
+    }
+
+    /// A confirmed ack; a later one covers it.
+    pub(super) fn acked(&mut self, id: SubscriptionId, seq: Seq) {
+        let confirmed = self.acked.entry(id).or_insert(seq);
+        *confirmed = seq.max(*confirmed);
+    }
+
+    /// Sends what of a subscription is confirmed, before its end is told.
+    pub(super) fn flush_acked(&mut self, id: SubscriptionId) {
+        if let Some(seq) = self.acked.remove(&id) {
+            self.send(ServerFrame::Acked { id, seq });
+        }
+    }
+
+    /// What became of emits.
+    pub(super) fn emitted(&mut self, run: EmitRun) {
+        match self.emitted.last_mut() {
+            Some(last) if continues(last, &run) => last.count += run.count,
+            Some(_) | None => self.emitted.push(run),
+        }
+    }
+
+    /// An emit came too early.
+    pub(super) fn out_of_order(&mut self, expected: EmitNumber) {
+        self.out_of_order = Some(expected);
+    }
+
+    /// The answer to a ping; a later one replaces it.
+    pub(super) fn pong(&mut self, token: u64) {
+        self.pong = Some(token);
+    }
+
+    /// The last output.
+    pub(super) fn close(&mut self, close: Close) {
+        self.flush();
+        self.push(Output::Close(close));
+        self.is_closed = true;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Everything that was given to be written has left.
+    pub(super) fn drained(&mut self) {
+        (self.undrained_frames, self.undrained_bytes) = (0, 0);
+    }
+
+    /// The bytes of events that were given to be written and have not all left.
+    pub(super) fn undrained_bytes(&self) -> usize {
+        self.undrained_bytes
+    }
+
+    /// Whether so many answers wait that nothing more should be asked.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.undrained_frames >= UNDRAINED_FRAMES_MAX
+    }
+
+    fn flush(&mut self) {
+        let emitted = std::mem::take(&mut self.emitted);
+        for runs in emitted.chunks(RUNS_PER_FRAME_MAX) {
+            self.send(ServerFrame::Emitted { runs: runs.to_vec() });
+        }
+        // After the refusals that it follows from.
+        if let Some(expected) = self.out_of_order.take() {
+            self.send(ServerFrame::OutOfOrder { expected });
+        }
+        for (id, seq) in std::mem::take(&mut self.acked) {
+            self.send(ServerFrame::Acked { id, seq });
+        }
+        if let Some(token) = self.pong.take() {
+            self.send(ServerFrame::Pong { token });
+        }
+    }
+}
+
+/// Whether `next` can be told as part of `run`.
+fn continues(run: &EmitRun, next: &EmitRun) -> bool {
+    let count = u64::from(run.count);
+    let numbers_follow = run.first.0.checked_add(count) == Some(next.first.0);
+    let follows = |at: &Position, next: &Position| at.epoch == next.epoch && at.seq.saturating_add(count) == next.seq;
+    let same_fate = match (&run.fate, &next.fate) {
+        (EmitFate::Stored(at), EmitFate::Stored(then)) | (EmitFate::Duplicate(at), EmitFate::Duplicate(then)) => {
+            follows(at, then)
+        }
+        (EmitFate::DuplicateForgotten, EmitFate::DuplicateForgotten) => true,
+        (EmitFate::Refused(code), EmitFate::Refused(other)) => code == other,
+        (
+            EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten | EmitFate::Refused(_),
+            EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten | EmitFate::Refused(_),
+        ) => false,
+    };
+    numbers_follow && same_fate && run.count.checked_add(next.count).is_some()
+}
+
+/// Most runs in one frame: it must stay far below the largest message.
+const RUNS_PER_FRAME_MAX: usize = 4096;
+
+/// Most frames (but events) that may wait for the socket before the peer is read no further.
+const UNDRAINED_FRAMES_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::RefusalCode;
+    use crate::seq::Epoch;
+
+    fn run(first: u64, count: u32, fate: EmitFate) -> EmitRun {
+        EmitRun { first: EmitNumber(first), count, fate }
+    }
+
+    fn stored(epoch: u8, seq: u64) -> EmitFate {
+        EmitFate::Stored(Position::new(Epoch([epoch; 16]), Seq(seq)))
+    }
+
+    fn emitted(runs: &[EmitRun]) -> Vec<EmitRun> {
+        let mut outputs = Outputs::default();
+        runs.iter().for_each(|run| outputs.emitted(*run));
+        match outputs.poll() {
+            Some(Output::Send(ServerFrame::Emitted { runs })) => runs,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn runs_are_told_together_only_if_nothing_is_lost_by_it() {
+        let refused = EmitFate::Refused(RefusalCode::TooLarge);
+        assert_eq!(emitted(&[run(1, 2, stored(1, 7)), run(3, 1, stored(1, 9))]), vec![run(1, 3, stored(1, 7))]);
+        assert_eq!(emitted(&[run(1, 2, refused), run(3, 4, refused)]), vec![run(1, 6, refused)]);
+        for apart in [
+            [run(1, 2, stored(1, 7)), run(3, 1, stored(1, 10))],
+            [run(1, 2, stored(1, 7)), run(3, 1, stored(2, 9))],
+            [run(1, 2, stored(1, 7)), run(4, 1, stored(1, 9))],
+            [run(1, 2, refused), run(3, 1, EmitFate::Refused(RefusalCode::Invalid))],
+            [run(1, 1, stored(1, 7)), run(2, 1, refused)],
+        ] {
+            assert_eq!(emitted(&apart), apart.to_vec());
+        }
+    }
+
+    #[test]
+    fn nothing_comes_after_a_close_and_what_was_to_be_said_comes_before() {
+        let mut outputs = Outputs::default();
+        outputs.acked(SubscriptionId(1), Seq(4));
+        outputs.close(super::super::fault::stuck());
+        outputs.pong(3);
+        outputs.send(ServerFrame::Ping { token: 1 });
+        assert!(matches!(outputs.poll(), Some(Output::Send(ServerFrame::Acked { seq: Seq(4), .. }))));
+        assert!(matches!(outputs.poll(), Some(Output::Close(_))));
+        assert!(outputs.poll().is_none());
+    }
+}

@@ -1,0 +1,138 @@
+//! Reading and sending, in rounds: whoever may have more stands in a queue, one read is under way at a time, and the
+//! socket's progress sets the pace.
+//!
+//! Nothing is ever sent but what a read after the subscription's place has found. A wake that comes while a read is under
+//! way causes another one.
+
+use super::deliveries::{Deliveries, Reading};
+use super::outputs::Outputs;
+use super::{Output, fault};
+use crate::config::ServerConfig;
+use crate::error::Close;
+use crate::frame::ServerFrame;
+use crate::history::{Batch, Gap, ReadOutcome};
+use crate::seq::SubscriptionId;
+
+impl Deliveries {
+    /// A topic may have grown.
+    pub(super) fn grew(&mut self, id: SubscriptionId) {
+        if let Some(place) = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced()) {
+            place.may_have_more = true;
+        }
+        self.queue_up(id);
+    }
+
+    /// Every subscription may have missed a wake.
+    pub(super) fn look_at_all(&mut self) {
+        let ids: Vec<_> = self.subscriptions.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.grew(id));
+    }
+
+    /// Begins the next read, if none is under way, somebody may have more and the socket keeps up.
+    pub(super) fn begin_read(&mut self, config: &ServerConfig, out: &mut Outputs) {
+        while self.reading.is_none() && out.undrained_bytes() < config.output_bytes_max.max(1) {
+            let Some(id) = self.queue.pop_front() else { return };
+            let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
+            let topic = subscription.request.topic.clone();
+            let is_ending = subscription.is_ending;
+            let Some(place) = subscription.announced() else { continue };
+            place.is_queued = false;
+            // Whoever has no room comes back with the ack (or the save) that makes it.
+            let Some((events_max, bytes)) = place.room().filter(|_| !is_ending) else { continue };
+            place.may_have_more = false;
+            self.reading = Some(Reading { id, events_max, is_wanted: true });
+            out.push(Output::Read {
+                id,
+                topic,
+                after: place.flight.sent().seq,
+                nth: place.flight.sent_nth(),
+                events_max,
+                bytes_max: bytes.min(config.batch_bytes_max).max(1),
+            });
+        }
+    }
+
+    /// Takes what a read found.
+    pub(super) fn read(&mut self, id: SubscriptionId, outcome: ReadOutcome, out: &mut Outputs) -> Result<(), Close> {
+        let Some(reading) = self.reading.take_if(|reading| reading.id == id) else {
+            return Err(fault::internal("a read was answered that is not under way"));
+        };
+        if !reading.is_wanted {
+            return Ok(());
+        }
+        match outcome {
+            ReadOutcome::Batch(batch) => self.send_batch(id, batch, reading.events_max, out)?,
+            ReadOutcome::Gap(gap) => self.send_gap(id, gap, out)?,
+            ReadOutcome::End => self.tell_caught_up(id, true, out),
+        }
+        self.save_if_due(id, out);
+        self.queue_up(id);
+        Ok(())
+    }
+
+    /// Puts a subscription into the queue if it may have more and there is room for it.
+    pub(super) fn queue_up(&mut self, id: SubscriptionId) {
+        let Some(subscription) = self.subscriptions.get_mut(&id).filter(|subscription| !subscription.is_ending) else {
+            return;
+        };
+        let is_reading = self.reading.as_ref().is_some_and(|reading| reading.id == id);
+        let Some(place) = subscription.announced() else { return };
+        if place.may_have_more && !place.is_queued && !is_reading && place.room().is_some() {
+            place.is_queued = true;
+            self.queue.push_back(id);
+        }
+    }
+
+    fn send_batch(
+        &mut self,
+        id: SubscriptionId,
+        batch: Batch,
+        events_max: u32,
+        out: &mut Outputs,
+    ) -> Result<(), Close> {
+        let Some(place) = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced()) else {
+            return Ok(());
+        };
+        if !place.is_next(&batch) || batch.count > events_max {
+            let words = format!(
+                "{} events from nth {} on were read after nth {} of subscription {id}",
+                batch.count,
+                batch.first_nth,
+                place.flight.sent_nth()
+            );
+            return Err(fault::internal(words));
+        }
+        place.may_have_more = true;
+        if !place.flight.fits(batch.records.len()) {
+            place.needs_bytes = batch.records.len();
+            return Ok(());
+        }
+        place.needs_bytes = 0;
+        place.flight.sent_batch(&batch);
+        out.send_events(id, batch);
+        self.tell_caught_up(id, false, out);
+        Ok(())
+    }
+
+    fn send_gap(&mut self, id: SubscriptionId, gap: Gap, out: &mut Outputs) -> Result<(), Close> {
+        let Some(place) = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced()) else {
+            return Ok(());
+        };
+        if !place.is_next_gap(&gap) {
+            return Err(fault::internal(format!("a gap of subscription {id} ends before it begins")));
+        }
+        place.may_have_more = true;
+        place.needs_bytes = 0;
+        place.flight.sent_gap(&gap);
+        out.send(ServerFrame::Gap { id, gap });
+        self.tell_caught_up(id, false, out);
+        Ok(())
+    }
+
+    pub(super) fn tell_caught_up(&mut self, id: SubscriptionId, at_end: bool, out: &mut Outputs) {
+        let place = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced());
+        if let Some(seq) = place.and_then(|place| place.take_caught_up(at_end)) {
+            out.send(ServerFrame::CaughtUp { id, seq });
+        }
+    }
+}

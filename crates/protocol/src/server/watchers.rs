@@ -1,0 +1,119 @@
+//! Who is to be woken when a topic has grown. A registry without IO.
+//!
+//! A wake is a hint: it may come too often, and losing one delays an event until the next heartbeat, never more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ConnectionId;
+use crate::name::TopicName;
+use crate::seq::SubscriptionId;
+
+/// All watches of all connections of a server.
+#[derive(Clone, Debug, Default)]
+pub struct Watchers {
+    by_topic: BTreeMap<TopicName, BTreeSet<(ConnectionId, SubscriptionId)>>,
+    by_connection: BTreeMap<ConnectionId, BTreeMap<SubscriptionId, TopicName>>,
+}
+
+impl Watchers {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Watchers {
+        Watchers::default()
+    }
+
+    /// From now on a subscription is woken when this topic grows. It watches one topic: an earlier watch ends.
+    pub fn watch(&mut self, connection: ConnectionId, subscription: SubscriptionId, topic: TopicName) {
+        self.unwatch(connection, subscription);
+        self.by_connection.entry(connection).or_default().insert(subscription, topic.clone());
+        self.by_topic.entry(topic).or_default().insert((connection, subscription));
+    }
+
+    /// A subscription is woken no longer.
+    pub fn unwatch(&mut self, connection: ConnectionId, subscription: SubscriptionId) {
+        let Some(watched) = self.by_connection.get_mut(&connection) else { return };
+        let topic = watched.remove(&subscription);
+        if watched.is_empty() {
+            self.by_connection.remove(&connection);
+        }
+        if let Some(topic) = topic {
+            self.remove(&topic, connection, subscription);
+        }
+    }
+
+    /// A connection has ended: none of its subscriptions is woken any more.
+    pub fn remove_connection(&mut self, connection: ConnectionId) {
+        for (subscription, topic) in self.by_connection.remove(&connection).unwrap_or_default() {
+            self.remove(&topic, connection, subscription);
+        }
+    }
+
+    /// The subscriptions that watch a topic, by connection.
+    pub fn watchers_of(&self, topic: &TopicName) -> impl Iterator<Item = (ConnectionId, SubscriptionId)> + '_ {
+        self.by_topic.get(topic).into_iter().flatten().copied()
+    }
+
+    /// Whether nobody watches anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_topic.is_empty()
+    }
+
+    fn remove(&mut self, topic: &TopicName, connection: ConnectionId, subscription: SubscriptionId) {
+        if let Some(watchers) = self.by_topic.get_mut(topic) {
+            watchers.remove(&(connection, subscription));
+            if watchers.is_empty() {
+                self.by_topic.remove(topic);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ConnectionId = ConnectionId(1);
+    const B: ConnectionId = ConnectionId(2);
+
+    fn topic(name: &str) -> TopicName {
+        TopicName::new(name).unwrap()
+    }
+
+    fn watching(watchers: &Watchers, name: &str) -> Vec<(u64, u32)> {
+        watchers.watchers_of(&topic(name)).map(|(connection, id)| (connection.0, id.0)).collect()
+    }
+
+    #[test]
+    fn a_topic_wakes_those_who_watch_it_and_nobody_else() {
+        let mut watchers = Watchers::new();
+        watchers.watch(B, SubscriptionId(1), topic("orders"));
+        watchers.watch(A, SubscriptionId(1), topic("orders"));
+        watchers.watch(A, SubscriptionId(2), topic("invoices"));
+        assert_eq!(watching(&watchers, "orders"), vec![(1, 1), (2, 1)]);
+        assert_eq!(watching(&watchers, "invoices"), vec![(1, 2)]);
+        assert_eq!(watching(&watchers, "nothing"), vec![]);
+    }
+
+    #[test]
+    fn a_connection_that_ends_leaves_nothing_behind() {
+        let mut watchers = Watchers::new();
+        watchers.watch(A, SubscriptionId(1), topic("orders"));
+        watchers.watch(A, SubscriptionId(2), topic("orders"));
+        watchers.watch(B, SubscriptionId(1), topic("orders"));
+        watchers.remove_connection(A);
+        assert_eq!(watching(&watchers, "orders"), vec![(2, 1)]);
+        watchers.unwatch(B, SubscriptionId(1));
+        watchers.unwatch(B, SubscriptionId(1));
+        assert!(watchers.is_empty());
+    }
+
+    #[test]
+    fn a_subscription_watches_one_topic() {
+        let mut watchers = Watchers::new();
+        watchers.watch(A, SubscriptionId(1), topic("orders"));
+        watchers.watch(A, SubscriptionId(1), topic("invoices"));
+        assert_eq!(watching(&watchers, "orders"), vec![]);
+        assert_eq!(watching(&watchers, "invoices"), vec![(1, 1)]);
+    }
+}
