@@ -4,9 +4,12 @@
 //! The shell calls `handle` with what happened, drains `poll_output`, and gives [`Input::Tick`] when `poll_timeout` is
 //! due. The session keeps the cursors, the inbox and the outbox, and decides when to connect.
 
+mod acks;
+mod connection;
 mod inbox;
 mod outbox;
 mod session;
+mod subscription;
 
 use bytes::Bytes;
 

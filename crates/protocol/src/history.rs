@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::config::EARLIER_EPOCHS_MAX;
 use crate::error::RefusalCode;
 use crate::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use crate::time::Timestamp;
@@ -46,6 +47,29 @@ pub struct Known {
     /// The reader's last position in each of the few epochs before that one, newest first, at most
     /// [`crate::config::EARLIER_EPOCHS_MAX`]. If the log has gone back, the newest that is valid is the last common one.
     pub earlier: Vec<Position>,
+}
+
+impl Known {
+    /// A place of which nothing earlier is known.
+    #[must_use]
+    pub fn new(position: Position, nth: Nth) -> Known {
+        Known { position, nth, earlier: Vec::new() }
+    }
+
+    /// Moves on to a later position. If it is of another epoch, the last position of the one that is left is kept.
+    pub fn advance(&mut self, position: Position, nth: Nth) {
+        let left = std::mem::replace(&mut self.position, position);
+        self.nth = nth;
+        if left.epoch == position.epoch {
+            return;
+        }
+        self.earlier.retain(|earlier| earlier.epoch != position.epoch && earlier.epoch != left.epoch);
+        // The default position is no place in any history: it stands for "before everything".
+        if left != Position::default() {
+            self.earlier.insert(0, left);
+        }
+        self.earlier.truncate(EARLIER_EPOCHS_MAX);
+    }
 }
 
 /// A durable cursor: how far a subscription has handled its topic. Kept by the server for a durable subscriber, or by a
@@ -195,4 +219,36 @@ pub enum PublisherState {
     Reached(EmitNumber),
     /// Nothing, although the publisher says that it has emitted before: the state expired, or the log was lost.
     Forgotten,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: u8, seq: u64) -> Position {
+        Position::new(Epoch([epoch; 16]), Seq(seq))
+    }
+
+    #[test]
+    fn a_place_remembers_where_it_left_the_few_epochs_before() {
+        let mut known = Known::default();
+        for (epoch, seq) in [(1, 5), (1, 9), (2, 10), (2, 14), (3, 20)] {
+            known.advance(at(epoch, seq), Nth(seq));
+        }
+        assert_eq!((known.position, known.nth), (at(3, 20), Nth(20)));
+        assert_eq!(known.earlier, [at(2, 14), at(1, 9)]);
+        for epoch in 4..20 {
+            known.advance(at(epoch, 20 + u64::from(epoch)), Nth(1));
+        }
+        assert_eq!(known.earlier.len(), EARLIER_EPOCHS_MAX);
+        assert_eq!(known.earlier[0], at(18, 38));
+    }
+
+    #[test]
+    fn a_place_that_goes_back_to_an_epoch_names_it_only_once() {
+        let mut known = Known::new(at(1, 100), Nth(100));
+        known.advance(at(2, 120), Nth(120));
+        known.advance(at(1, 80), Nth(80));
+        assert_eq!((known.position, &known.earlier[..]), (at(1, 80), &[at(2, 120)][..]));
+    }
 }

@@ -1,0 +1,470 @@
+//! One subscription of a client, across its connections: where it stands, what it hands over, how it ends.
+//!
+//! It resumes after what it has *handed over*, so nothing is handed over twice within one process; what was handed over
+//! and not acknowledged is the keeper's concern, and matters to the next process.
+//!
+//! `redelivered` follows from that. What an earlier process may have been handed is known when the first Subscribed of
+//! this process comes: from the server's mark, and from the cursor in the client's store. Up to that nth events are
+//! marked, on this connection and on later ones. Later Subscribeds of an unbroken history add nothing: what came after the first was
+//! handed over by this process alone, which never does so twice, and another owner cannot have come between unseen
+//! (it would show in a cursor that is ahead of ours, and then the server's mark counts). When the history breaks, nths
+//! start anew: the old marks mean nothing, and only the server's, made in the new history, counts.
+
+use std::collections::VecDeque;
+
+use super::acks::{Acks, UNBOUNDED};
+use super::inbox::{InHand, Inbox, Item, Misfit};
+use super::{CursorKeeper, Delivery, Output, SubscribeRequest, SubscriptionEnd};
+use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Window};
+use crate::history::{Gap, GapCause, Known, Start};
+use crate::name::TopicName;
+use crate::seq::{Nth, Position, Seq, SubscriptionId};
+
+#[derive(Debug)]
+pub(super) struct Subscription {
+    id: SubscriptionId,
+    topic: TopicName,
+    start: Start,
+    ownership: Ownership,
+    requested: Window,
+    window: Window,
+    kept_by_server: bool,
+    link: Link,
+    begun: bool,
+    /// Counts the histories seen: it goes up with each gap because of a changed epoch, where seqs and nths may go back.
+    history: u32,
+    handed_history: u32,
+    /// The place up to which everything is handed over.
+    handed: Option<Known>,
+    /// Events of the present history up to this nth may have been handed over by an earlier process.
+    marks_through: Nth,
+    /// What an earlier process left in the client's store.
+    stored_marks: Nth,
+    inbox: Inbox,
+    in_hand: InHand,
+    acks: Acks,
+    leaving: Leaving,
+    faults: u32,
+}
+
+/// The subscription on the present connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    Asked { wire: SubscriptionId },
+    Open { wire: SubscriptionId },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// The app wants it to end; its acks come first.
+    Wanted,
+    /// Unsubscribe is sent.
+    Sent,
+}
+
+/// How soon acks should be flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Urgency {
+    Nothing,
+    Later,
+    Now,
+}
+
+impl Subscription {
+    pub(super) fn new(id: SubscriptionId, request: SubscribeRequest) -> Subscription {
+        let stored = match &request.keeper {
+            CursorKeeper::Nobody | CursorKeeper::Server => None,
+            CursorKeeper::Client { stored } => stored.as_ref(),
+        };
+        Subscription {
+            id,
+            start: stored.map_or(request.start, |cursor| Start::After(cursor.known.clone())),
+            stored_marks: stored.map_or(Nth::ZERO, |cursor| cursor.handed_through),
+            acks: Acks::new(id, &request.keeper),
+            topic: request.topic,
+            ownership: request.ownership,
+            requested: request.window,
+            window: request.window,
+            kept_by_server: request.keeper == CursorKeeper::Server,
+            link: Link::Down,
+            begun: false,
+            history: 0,
+            handed_history: 0,
+            handed: None,
+            marks_through: Nth::ZERO,
+            inbox: Inbox::default(),
+            in_hand: InHand::default(),
+            leaving: Leaving::No,
+            faults: 0,
+        }
+    }
+
+    /// Begins anew under this wire number, where it stands.
+    pub(super) fn subscribe(&mut self, wire: SubscriptionId) -> Subscribe {
+        self.stop_stream();
+        self.link = Link::Asked { wire };
+        let resumed = self.handed.clone();
+        let is_newcomer = resumed.is_none();
+        Subscribe {
+            id: wire,
+            topic: self.topic.clone(),
+            start: match resumed {
+                None => self.start.clone(),
+                Some(known) if self.kept_by_server => Start::Resume { at_least: Some(known) },
+                Some(known) => Start::After(known),
+            },
+            window: self.requested,
+            // Who comes back is no newcomer: it must not take the topic back from one that came meanwhile.
+            ownership: if is_newcomer && !self.is_leaving() { self.ownership } else { Ownership::Standby },
+            durable: self.kept_by_server,
+        }
+    }
+
+    pub(super) fn wire(&self) -> Option<SubscriptionId> {
+        match self.link {
+            Link::Down => None,
+            Link::Asked { wire } | Link::Open { wire } => Some(wire),
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn disconnected(&mut self) {
+        self.put_off();
+        self.faults = 0;
+    }
+
+    /// The server does not take it now; it is to be asked again later.
+    pub(super) fn put_off(&mut self) {
+        self.stop_stream();
+        if self.leaving == Leaving::Sent {
+            self.leaving = Leaving::Wanted;
+        }
+    }
+
+    /// Counts a broken stream on this connection.
+    pub(super) fn fault(&mut self) -> u32 {
+        self.faults += 1;
+        self.faults
+    }
+
+    pub(super) fn inbox_events(&self) -> usize {
+        self.inbox.events()
+    }
+
+    /// The server's answer to Subscribe.
+    pub(super) fn subscribed(&mut self, answer: Subscribed, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
+        if self.leaving == Leaving::Sent {
+            return Ok(());
+        }
+        let Link::Asked { wire } = self.link else { return Err(Misfit::Hole("Subscribed came twice")) };
+        let breaks = answer.gap.as_ref().is_some_and(|gap| gap.cause == GapCause::EpochChanged);
+        let ahead = self.follows(&answer, breaks)?;
+        if breaks {
+            self.acks.history_gone(out);
+            self.history += 1;
+        }
+        self.mark(&answer, breaks, ahead);
+        self.begun = true;
+        self.window = Window {
+            events: answer.window.events.min(self.requested.events),
+            bytes: answer.window.bytes.min(self.requested.bytes),
+        };
+        self.link = Link::Open { wire };
+        self.inbox.begin(answer.after, answer.nth, answer.pending, self.window);
+        let mut no_ack_through = Some(answer.nth);
+        match answer.gap {
+            None => self.stand_at(answer.after, answer.nth, ahead, out),
+            Some(gap) => {
+                no_ack_through = answer.nth.0.checked_sub(1).map(Nth);
+                if !self.acks.has_begun() {
+                    let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
+                    self.acks.begin(Known::new(gap.after, nth), if breaks { self.history - 1 } else { self.history });
+                }
+                self.inbox.opening_gap(gap);
+            }
+        }
+        self.acks.opened(wire, self.history, no_ack_through);
+        if !self.is_leaving() {
+            if !self.acks.allows(self.history, answer.nth.saturating_add(1)) {
+                self.acks.save(self.history, self.hand_through(answer.nth), out);
+            }
+            self.pump(out);
+        }
+        self.flush_acks(out);
+        Ok(())
+    }
+
+    pub(super) fn events(&mut self, batch: &Events, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
+        self.arrived(out, |inbox| inbox.events_arrived(batch))
+    }
+
+    pub(super) fn skip(&mut self, through: Position, nth: Nth, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
+        self.arrived(out, |inbox| inbox.skip_arrived(through, nth))
+    }
+
+    pub(super) fn gap(&mut self, gap: Gap, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
+        self.arrived(out, |inbox| inbox.gap_arrived(gap))
+    }
+
+    pub(super) fn caught_up(&mut self, seq: Seq, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
+        self.arrived(out, |inbox| inbox.caught_up_arrived(seq))
+    }
+
+    pub(super) fn acked_by_server(&mut self, seq: Seq, out: &mut VecDeque<Output>) {
+        self.acks.acked_by_server(seq, out);
+    }
+
+    /// The app has handled everything up to here. What is not in its hands cannot be acknowledged and changes nothing.
+    pub(super) fn ack(&mut self, position: Position, nth: Nth, out: &mut VecDeque<Output>) -> Urgency {
+        if self.is_leaving() {
+            return Urgency::Nothing;
+        }
+        let acks = &mut self.acks;
+        let Some(released) =
+            self.in_hand.release(position, nth, |held| acks.advance(held.position, held.nth, held.history))
+        else {
+            return Urgency::Nothing;
+        };
+        self.acks.taken(released, self.history, out);
+        self.pump(out);
+        let (events, bytes) = self.acks.gathered();
+        let half_events = usize::try_from(self.window.events / 2).unwrap_or(usize::MAX);
+        let half_bytes = usize::try_from(self.window.bytes / 2).unwrap_or(usize::MAX);
+        if !self.acks.is_dirty() {
+            Urgency::Nothing
+        } else if events >= half_events.max(1) || bytes >= half_bytes.max(1) {
+            Urgency::Now
+        } else {
+            Urgency::Later
+        }
+    }
+
+    pub(super) fn flush_acks(&mut self, out: &mut VecDeque<Output>) {
+        let through = self.hand_through(Nth::ZERO);
+        self.acks.flush(self.history, through, out);
+    }
+
+    /// The client's store has a cursor of this subscription.
+    pub(super) fn cursor_saved(&mut self, seq: Seq, out: &mut VecDeque<Output>) -> Urgency {
+        self.acks.saved(seq, out);
+        self.pump(out);
+        if self.acks.is_dirty() { Urgency::Later } else { Urgency::Nothing }
+    }
+
+    /// The app is done with it: nothing more is handed over.
+    pub(super) fn leave(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Wanted;
+        }
+        self.inbox.drop_all();
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
+    /// Whether a connection is needed to go on: to follow, or to bring the last acks to the server that keeps them.
+    pub(super) fn needs_server(&self) -> bool {
+        !self.is_leaving() || self.acks.is_unconfirmed()
+    }
+
+    /// Takes a leaving subscription as far as it gets now. Returns how it ended, if it did.
+    pub(super) fn go(&mut self, out: &mut VecDeque<Output>) -> Option<SubscriptionEnd> {
+        if self.leaving != Leaving::Wanted {
+            return None;
+        }
+        if !self.acks.save_last(self.last_history(), self.handed_exactly(), out) {
+            return None;
+        }
+        let wire = match self.link {
+            Link::Open { wire } => wire,
+            Link::Asked { wire } if !self.acks.is_unconfirmed() => wire,
+            Link::Down if !self.acks.is_unconfirmed() => return Some(SubscriptionEnd::Asked),
+            Link::Asked { .. } | Link::Down => return None,
+        };
+        self.flush_acks(out);
+        out.push_back(Output::Send(ClientFrame::Unsubscribe { id: wire }));
+        self.leaving = Leaving::Sent;
+        None
+    }
+
+    /// The server has answered Unsubscribe.
+    pub(super) fn left(&mut self, out: &mut VecDeque<Output>) {
+        self.acks.all_acked_by_server(out);
+    }
+
+    /// The client ends at once: what the app has acknowledged still goes to the client's store.
+    pub(super) fn abandon(&mut self, out: &mut VecDeque<Output>) {
+        self.leave();
+        self.acks.save_last(self.last_history(), self.handed_exactly(), out);
+    }
+
+    /// Whether the answer follows on what was handed over. `Ok(true)` if it begins further on, which only a cursor on the
+    /// server may cause.
+    fn follows(&self, answer: &Subscribed, breaks: bool) -> Result<bool, Misfit> {
+        if let Some(gap) = &answer.gap
+            && gap.nth_through != answer.nth
+        {
+            return Err(Misfit::Hole("a subscription does not begin behind its gap"));
+        }
+        let stored = match &self.start {
+            Start::After(known) if !self.begun && self.acks.has_begun() => Some(known),
+            Start::After(_)
+            | Start::Resume { .. }
+            | Start::Latest
+            | Start::Earliest
+            | Start::AfterSeq(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | Start::Last(_) => None,
+        };
+        let Some(known) = self.handed.as_ref().or(stored).filter(|_| !breaks) else { return Ok(false) };
+        if answer.nth < known.nth {
+            return Err(Misfit::Hole("a subscription begins before what was handed over"));
+        }
+        if answer.nth == known.nth || answer.gap.is_some() {
+            return Ok(false);
+        }
+        if !self.kept_by_server {
+            return Err(Misfit::Hole("a subscription begins behind events that were not handed over"));
+        }
+        Ok(true)
+    }
+
+    fn mark(&mut self, answer: &Subscribed, breaks: bool, ahead: bool) {
+        if self.begun && !breaks {
+            if ahead {
+                self.marks_through = self.marks_through.max(answer.redelivered_through);
+            }
+            return;
+        }
+        let stored = std::mem::take(&mut self.stored_marks);
+        self.marks_through = answer.redelivered_through;
+        if stored == UNBOUNDED {
+            // What did not exist when we subscribed was handed to nobody before.
+            self.marks_through = self.marks_through.max(answer.nth.saturating_add(answer.pending));
+        } else if !breaks {
+            self.marks_through = self.marks_through.max(stored);
+        }
+    }
+
+    /// A stream without a gap begins here.
+    fn stand_at(&mut self, after: Position, nth: Nth, ahead: bool, out: &mut VecDeque<Output>) {
+        let mut known = self.handed.take().unwrap_or_else(|| match &self.start {
+            Start::After(known) | Start::Resume { at_least: Some(known) } => known.clone(),
+            Start::Resume { at_least: None }
+            | Start::Latest
+            | Start::Earliest
+            | Start::AfterSeq(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | Start::Last(_) => Known::default(),
+        });
+        known.advance(after, nth);
+        self.handed_history = self.history;
+        if ahead {
+            self.in_hand.drop_all();
+            self.acks.overtaken(known.clone(), self.history, out);
+        } else if !self.acks.has_begun() {
+            self.acks.begin(known.clone(), self.history);
+        }
+        self.handed = Some(known);
+    }
+
+    fn arrived(
+        &mut self,
+        out: &mut VecDeque<Output>,
+        take: impl FnOnce(&mut Inbox) -> Result<(), Misfit>,
+    ) -> Result<(), Misfit> {
+        if self.is_leaving() {
+            return Ok(());
+        }
+        let Link::Open { .. } = self.link else { return Err(Misfit::Hole("events came before Subscribed")) };
+        take(&mut self.inbox)?;
+        self.pump(out);
+        Ok(())
+    }
+
+    /// Hands over what the window and the keeper of the cursor allow.
+    fn pump(&mut self, out: &mut VecDeque<Output>) {
+        while let Some(item) = self.inbox.front() {
+            if !self.acks.allows_start() {
+                return;
+            }
+            if let Item::Event { record, .. } = item {
+                if !self.in_hand.has_room(record, self.window) {
+                    return;
+                }
+                let nth = record.nth;
+                if !self.acks.allows(self.history, nth) {
+                    self.acks.save(self.history, self.hand_through(nth), out);
+                    return;
+                }
+            }
+            let Some(item) = self.inbox.pop() else { return };
+            self.hand_over(item, out);
+        }
+    }
+
+    fn hand_over(&mut self, item: Item, out: &mut VecDeque<Output>) {
+        let delivery = match item {
+            Item::Subscribed { after, nth, pending } => Delivery::Subscribed { after, nth, pending },
+            Item::CaughtUp { seq } => Delivery::CaughtUp { seq },
+            Item::Skip { through, nth_through } => {
+                self.move_to(through, nth_through);
+                return;
+            }
+            Item::Gap { gap } => {
+                self.in_hand.hold_gap(&gap, self.history);
+                self.move_to(gap.through, gap.nth_through);
+                Delivery::Gap(gap)
+            }
+            Item::Event { epoch, record } => {
+                let position = Position::new(epoch, record.seq);
+                self.in_hand.hold_event(position, &record, self.history);
+                self.move_to(position, record.nth);
+                let redelivered = record.nth <= self.marks_through;
+                Delivery::Event { epoch, record, redelivered }
+            }
+        };
+        out.push_back(Output::Deliver { id: self.id, delivery });
+    }
+
+    fn move_to(&mut self, position: Position, nth: Nth) {
+        self.handed_history = self.history;
+        match &mut self.handed {
+            Some(known) => known.advance(position, nth),
+            None => {
+                let mut known = self.acks.place().cloned().unwrap_or_default();
+                known.advance(position, nth);
+                self.handed = Some(known);
+            }
+        }
+    }
+
+    /// How far a cursor saved now allows to hand over: a window beyond what is handed over and what comes next. Marks of
+    /// earlier processes stay.
+    fn hand_through(&self, next: Nth) -> Nth {
+        let handed = self.handed.as_ref().filter(|_| self.handed_history == self.history);
+        let reached = handed.map_or(Nth::ZERO, |known| known.nth).max(next);
+        reached.saturating_add(u64::from(self.window.events.max(1))).max(self.marks_through)
+    }
+
+    fn handed_exactly(&self) -> Nth {
+        let handed = self.handed.as_ref().map_or(Nth::ZERO, |known| known.nth);
+        handed.max(self.marks_through).max(self.stored_marks)
+    }
+
+    /// The history in whose nths `handed_exactly` speaks.
+    fn last_history(&self) -> u32 {
+        if self.handed_history == self.history { self.history } else { u32::MAX }
+    }
+
+    fn stop_stream(&mut self) {
+        self.link = Link::Down;
+        self.inbox.drop_all();
+        self.acks.closed();
+    }
+}
