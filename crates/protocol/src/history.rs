@@ -102,6 +102,9 @@ pub struct Opened {
     /// client that comes back starts after what was handed over, and acknowledges the rest of it later. A cursor of
     /// another history than this log's is named only if it is what `gap` begins with.
     pub stored: Option<Known>,
+    /// The epochs that began between `stored` and `after` (or the gap's beginning), oldest first, each with the head with
+    /// which it began: what tells in which epoch an event between the two was written, when only its seq is known.
+    pub epochs: Vec<Position>,
 }
 
 /// A range of a topic's history that is no longer there.

@@ -198,9 +198,9 @@ impl Acks {
     pub(super) fn allows(&self, history: u32, nth: Nth) -> bool {
         match &self.keeper {
             Keeper::Nobody | Keeper::Server { .. } => true,
-            Keeper::Client(saver) => saver.marked.is_some_and(|(in_history, through)| {
-                through == UNBOUNDED || in_history == history && nth <= through
-            }),
+            Keeper::Client(saver) => saver
+                .marked
+                .is_some_and(|(in_history, through)| through == UNBOUNDED || in_history == history && nth <= through),
         }
     }
 

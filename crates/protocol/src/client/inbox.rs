@@ -166,8 +166,7 @@ impl InHand {
     /// Whether the window has room for this event. One event always fits.
     pub(super) fn has_room(&self, record: &Record, window: Window) -> bool {
         let events_max = to_usize(window.events).max(1);
-        self.events == 0
-            || self.events < events_max && self.bytes + size_bytes(record) <= to_usize(window.bytes)
+        self.events == 0 || self.events < events_max && self.bytes + size_bytes(record) <= to_usize(window.bytes)
     }
 
     pub(super) fn hold_event(&mut self, position: Position, record: &Record, history: u32) {
@@ -185,7 +184,12 @@ impl InHand {
 
     /// Takes everything up to this position out, if it is in hand: each entry to `each`, in order. Returns how many
     /// events and bytes that were.
-    pub(super) fn release(&mut self, position: Position, nth: Nth, mut each: impl FnMut(Held)) -> Option<(usize, usize)> {
+    pub(super) fn release(
+        &mut self,
+        position: Position,
+        nth: Nth,
+        mut each: impl FnMut(Held),
+    ) -> Option<(usize, usize)> {
         let at = self.entries.iter().position(|held| held.position == position && held.nth == nth)?;
         let mut released = (0, 0);
         for held in self.entries.drain(..=at) {

@@ -75,8 +75,7 @@ impl ClientSession {
     /// A client that wants to connect.
     #[must_use]
     pub fn new(config: ClientConfig, identity: Identity, mut jitter: Jitter, now: Instant) -> ClientSession {
-        let mut backoff =
-            || Backoff::new(config.backoff_first, config.backoff_max, Jitter::new(jitter.next_u64()));
+        let mut backoff = || Backoff::new(config.backoff_first, config.backoff_max, Jitter::new(jitter.next_u64()));
         let mut session = ClientSession {
             reconnects: backoff(),
             emit_retries: backoff(),

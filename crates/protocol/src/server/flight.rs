@@ -222,7 +222,16 @@ mod tests {
 
     fn opened(seq: u64, nth: u64) -> Opened {
         let after = Position::new(EPOCH, Seq(seq));
-        Opened { after, nth: Nth(nth), head: after, pending: 0, gap: None, redelivered_through: Nth(0), stored: None }
+        Opened {
+            after,
+            nth: Nth(nth),
+            head: after,
+            pending: 0,
+            gap: None,
+            redelivered_through: Nth(0),
+            stored: None,
+            epochs: vec![],
+        }
     }
 
     fn flight(events: u32, bytes: u32) -> Flight {

@@ -24,6 +24,8 @@ pub(super) struct Keeper {
     start: Position,
     /// Whether that is a place of another history.
     start_is_foreign: bool,
+    /// The epochs that began between the stored cursor and the start.
+    epochs: Vec<Position>,
     /// What was marked as handed over before this subscription.
     redelivered_through: Nth,
     window_events: u64,
@@ -85,6 +87,7 @@ impl Keeper {
             known,
             start,
             start_is_foreign,
+            epochs: opened.epochs.clone(),
             redelivered_through: opened.redelivered_through,
             window_events: u64::from(window_events),
             durable,
@@ -120,9 +123,7 @@ impl Keeper {
         (self.known.position, self.known.nth) = (position, nth);
     }
 
-    /// The reader has handled what an earlier connection handed over. Only the seq is known; its epoch is, if the cursor
-    /// and this subscription's start share theirs. If not, the ack waits for one that reaches the start: nothing is lost
-    /// by that, and a crash until then hands at most those events over again, marked.
+    /// The reader has handled what an earlier connection handed over.
     pub(super) fn acked_late(&mut self, seq: Seq, nth: Nth) -> LateAck {
         if self.start_is_foreign || self.is_durable(seq) {
             return LateAck::Confirmed;
@@ -134,9 +135,8 @@ impl Keeper {
         if nth < self.known.nth || seq.since(self.known.position.seq) < nth.since(self.known.nth) {
             return LateAck::Forged;
         }
-        if seq == self.start.seq || self.known.position.epoch == self.start.epoch {
-            self.acked(Position::new(self.start.epoch, seq), nth);
-        }
+        let written_in = self.epochs.iter().rev().find(|began| began.seq < seq).map(|began| began.epoch);
+        self.acked(Position::new(written_in.unwrap_or(self.known.position.epoch), seq), nth);
         LateAck::Taken
     }
 

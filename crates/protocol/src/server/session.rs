@@ -71,7 +71,7 @@ impl ServerSession {
             Input::Message(bytes) => self.message(&bytes, now),
             Input::NotBinary(what) => Err(fault::not_binary(what)),
             Input::Authenticated(Ok(admitted)) => {
-                self.admit(admitted, now);
+                self.admit(&admitted, now);
                 Ok(())
             }
             Input::Tick => self.tick(now),
@@ -177,7 +177,7 @@ impl ServerSession {
         self.out.push(Output::Authenticate(hello));
     }
 
-    fn admit(&mut self, admitted: Admitted, now: Instant) {
+    fn admit(&mut self, admitted: &Admitted, now: Instant) {
         let Phase::Authenticating(guest) = &mut self.phase else { return };
         let deliveries = Deliveries::new(guest.instance, guest.subscriber.take());
         let publisher = if guest.publisher.is_some() { admitted.publisher } else { PublisherState::New };
