@@ -1,0 +1,195 @@
+//! Judges a history: does it keep the promise? Pure: it looks at the entries and at nothing else, and it is tested itself
+//! by damaging good histories (see `meta`).
+
+mod durable;
+mod emits;
+mod readers;
+mod truth;
+
+use std::fmt;
+
+use redeliver_protocol::time::Instant;
+
+use self::emits::Emits;
+use self::readers::Readers;
+use self::truth::Truth;
+use crate::history::{Entry, History};
+
+/// What a history must keep. The numbers are those of the design's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rule {
+    /// 1: every acknowledged emit is in the log at exactly its position.
+    AcknowledgedIsStored,
+    /// 2: nothing is in the log or delivered that was not emitted, and an emit appears at most once.
+    NothingInvented,
+    /// 4: one content per epoch and seq, over all time.
+    OneContent,
+    /// 5: no holes in the log, nor in any topic's nth.
+    NoHoles,
+    /// 6: real-time order and each publisher's order.
+    Order,
+    /// 7: the head never goes back, and times do not either.
+    NothingTakenBack,
+    /// 8: a reader sees rising seqs.
+    RisingSeqs,
+    /// 9: each event after the start is delivered, or covered by exactly one gap.
+    Complete,
+    /// 10: a gap counts exactly, and never covers what is still there.
+    TrueGaps,
+    /// 11: no event is handed over twice in one run; across runs only what was not confirmed, at most a window, marked.
+    OnceOrMarked,
+    /// 12: acks only after handlers; cursors never regress.
+    AckAfterHandler,
+    /// 13: after the faults everyone reaches the head, and every emit is decided.
+    Settles,
+    /// Durable before visible: nothing is delivered that a crash could take back (14).
+    DurableFirst,
+    /// One owner: only the owner's acks count.
+    OneOwner,
+    /// Trims are due: nothing goes that retention keeps.
+    TrimsAreDue,
+    /// Whoever loses something is told.
+    Told,
+}
+
+/// A history that does not keep the promise.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// What was broken.
+    pub rule: Rule,
+    /// Which entry shows it.
+    pub entry: usize,
+    /// When, in virtual time.
+    pub at: Instant,
+    /// How, in words.
+    pub words: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {:?} (entry {}): {}", self.rule, self.at.since_origin(), self.entry, self.words)
+    }
+}
+
+/// What was judged, to show that it was not nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Emits that were acknowledged.
+    pub acknowledged: u64,
+    /// Events handed to apps.
+    pub delivered: u64,
+    /// Of these, marked as redelivered.
+    pub redelivered: u64,
+    /// Gaps told.
+    pub gaps: u64,
+    /// Of these, because of another epoch.
+    pub epoch_gaps: u64,
+    /// Openings of the log.
+    pub openings: u64,
+    /// Subscriptions that were made.
+    pub runs: u64,
+    /// Takeovers that a displaced reader was told of.
+    pub takeovers: u64,
+    /// Acknowledgements that were confirmed.
+    pub confirmed: u64,
+}
+
+/// Judges a history.
+///
+/// # Errors
+///
+/// Its first violations.
+pub fn check(history: &History) -> Result<Figures, Vec<Violation>> {
+    let mut judge = Judge::default();
+    for (index, (at, entry)) in history.entries.iter().enumerate() {
+        judge.case = Case { entry: index, at: *at, violations: std::mem::take(&mut judge.case.violations) };
+        judge.entry(entry);
+        if judge.case.violations.len() >= VIOLATIONS_MAX {
+            break;
+        }
+    }
+    if judge.case.violations.is_empty() { Ok(judge.figures) } else { Err(judge.case.violations) }
+}
+
+/// The entry that is being judged, and what was found so far.
+#[derive(Debug, Default)]
+struct Case {
+    entry: usize,
+    at: Instant,
+    violations: Vec<Violation>,
+}
+
+impl Case {
+    fn must(&mut self, holds: bool, rule: Rule, words: impl FnOnce() -> String) {
+        if !holds {
+            self.violations.push(Violation { rule, entry: self.entry, at: self.at, words: words() });
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Judge {
+    case: Case,
+    truth: Truth,
+    emits: Emits,
+    readers: Readers,
+    figures: Figures,
+}
+
+impl Judge {
+    fn entry(&mut self, entry: &Entry) {
+        let Judge { case, truth, emits, readers, figures } = self;
+        match entry {
+            Entry::Configured(kept) => truth.kept = *kept,
+            Entry::Fault(_) | Entry::Started(_) | Entry::Calm | Entry::Shutdown => {}
+            Entry::Opened { opening, origin, epoch, head, dump } => {
+                figures.openings += 1;
+                truth.opened(case, emits, (*opening, *origin, *epoch, *head), dump);
+                readers.durable.opened(*origin);
+            }
+            Entry::SnapshotTaken(snapshot) => {
+                truth.snapshot(*snapshot);
+                readers.durable.snapshot(*snapshot);
+            }
+            Entry::Dumped { head, dump } => truth.dumped(case, *head, dump),
+            Entry::Committed(events) => truth.committed(case, emits, events),
+            Entry::Floor { topic, nth } => truth.floor(case, topic, *nth),
+            Entry::Owned { subscriber, topic, connection } => readers.durable.owned(subscriber, topic, *connection),
+            Entry::CursorWritten { subscriber, topic, connection, cursor } => {
+                readers.durable.cursor_written(case, truth, (subscriber, topic), *connection, cursor);
+            }
+            Entry::Crashed(process) => emits.crashed(*process),
+            Entry::Connected { process, opening } => truth.connected(*process, *opening),
+            Entry::Emitting { process, key, event } => emits.emitting(case, truth, (*process, *key), event),
+            Entry::EmitDone { process, key, outcome } => {
+                figures.acknowledged += u64::from(emits.done(case, truth, *process, *key, *outcome));
+            }
+            Entry::EmitsLost { process, publisher, from, through } => {
+                emits.lost(*process, *publisher, *from, *through);
+            }
+            Entry::Subscribing { .. } => {
+                figures.runs += 1;
+                readers.subscribing(truth, entry);
+            }
+            Entry::Delivered { run, delivery } => readers.delivered(case, truth, emits, figures, *run, delivery),
+            Entry::Handled { run, position } => readers.handled(case, *run, *position),
+            Entry::Acked { run, position } => readers.acked(case, *run, *position),
+            Entry::Confirmed { run, seq } => {
+                figures.confirmed += 1;
+                readers.confirmed(case, *run, *seq);
+            }
+            Entry::Ended { run, why } => readers.ended(case, figures, *run, why),
+            Entry::Settled { runs, processes } => {
+                readers.settled(case, truth, runs);
+                emits.settled(case, truth, processes);
+            }
+            Entry::Leftover(names) => {
+                case.must(names.is_empty(), Rule::Settles, || format!("these did not end after a shutdown: {names:?}"));
+                readers.shut_down(case);
+            }
+        }
+    }
+}
+
+/// More of them say no more.
+const VIOLATIONS_MAX: usize = 8;

@@ -1,0 +1,171 @@
+//! Subscribers whose cursor outlives a run: nothing is skipped between runs, and repeated only if it was not confirmed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redeliver_protocol::frame::Window;
+use redeliver_protocol::history::{Cursor, Gap};
+use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
+
+use super::truth::{Branch, Truth};
+use super::{Case, Rule};
+use crate::history::{Keeper, Origin, Run, Snapshot};
+
+/// Who keeps it, and which topic it is of.
+pub(super) type DurableKey = (Owner, TopicName);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
+    Server(SubscriberName),
+    Client(u32),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Durables {
+    all: BTreeMap<DurableKey, Durable>,
+    snapshots: BTreeMap<Snapshot, BTreeMap<DurableKey, Durable>>,
+    owners: BTreeMap<(SubscriberName, TopicName), u64>,
+    written: BTreeMap<(SubscriberName, TopicName), Cursor>,
+}
+
+/// What is known of one cursor over all runs.
+#[derive(Clone, Debug, Default)]
+struct Durable {
+    begun: bool,
+    window: u32,
+    /// Handled, told as gone, or before its first start: what a run need not give.
+    done: BTreeSet<(Epoch, Seq)>,
+    handed: BTreeMap<(Epoch, Seq), Run>,
+    confirmed: BTreeSet<(Epoch, Seq)>,
+}
+
+impl Durables {
+    pub(super) fn begin(&mut self, keeper: &Keeper, topic: &TopicName, window: Window) -> Option<DurableKey> {
+        let owner = match keeper {
+            Keeper::Nobody => return None,
+            Keeper::Server(subscriber) => Owner::Server(subscriber.clone()),
+            Keeper::Client(client) => Owner::Client(*client),
+        };
+        let key = (owner, topic.clone());
+        let durable = self.all.entry(key.clone()).or_default();
+        durable.window = durable.window.max(window.events);
+        Some(key)
+    }
+
+    pub(super) fn window(&self, key: &DurableKey) -> u32 {
+        self.all.get(key).map_or(0, |durable| durable.window)
+    }
+
+    /// Judges where a run starts: nothing before it may be owed, nothing after it confirmed.
+    pub(super) fn started(
+        &mut self,
+        case: &mut Case,
+        branch: &Branch,
+        key: &DurableKey,
+        (run, nth): (Run, Nth),
+        gap: Option<&Gap>,
+    ) {
+        let Some(durable) = self.all.get_mut(key) else { return };
+        let topic = &key.1;
+        let before = branch.keys_between(topic, Nth::ZERO, nth);
+        if durable.begun {
+            let told = gap.map_or(0, |gap| gap.count);
+            let owed: Vec<_> = before.iter().filter(|key| !durable.done.contains(key)).collect();
+            case.must(owed.len() as u64 <= told, Rule::Complete, || {
+                format!("{run:?} of {key:?} starts after nth {nth}: {owed:?} were never handled")
+            });
+        }
+        durable.begun = true;
+        durable.done.extend(before);
+        let after = branch.keys_between(topic, nth, Nth(u64::MAX));
+        let again = after.iter().find(|key| durable.confirmed.contains(key));
+        case.must(again.is_none(), Rule::AckAfterHandler, || {
+            format!("{run:?} of {key:?} starts after nth {nth}, though {again:?} is confirmed: the cursor went back")
+        });
+    }
+
+    /// Judges an event handed to a run; says whether it is a repeat of another run's.
+    pub(super) fn handed(
+        &mut self,
+        case: &mut Case,
+        key: &DurableKey,
+        (run, position): (Run, Position),
+        redelivered: bool,
+    ) -> bool {
+        let Some(durable) = self.all.get_mut(key) else { return false };
+        let event = (position.epoch, position.seq);
+        let earlier = durable.handed.insert(event, run).filter(|earlier| *earlier != run);
+        case.must(redelivered || earlier.is_none(), Rule::OnceOrMarked, || {
+            format!("{run:?} of {key:?} is given {position} again after {earlier:?}, not marked")
+        });
+        case.must(!durable.confirmed.contains(&event) || earlier.is_none(), Rule::OnceOrMarked, || {
+            format!("{run:?} of {key:?} is given {position} again after {earlier:?}, though it was confirmed")
+        });
+        earlier.is_some()
+    }
+
+    pub(super) fn handled(&mut self, key: &DurableKey, event: (Epoch, Seq)) {
+        if let Some(durable) = self.all.get_mut(key) {
+            durable.done.insert(event);
+        }
+    }
+
+    pub(super) fn covered(&mut self, key: &DurableKey, events: Vec<(Epoch, Seq)>) {
+        if let Some(durable) = self.all.get_mut(key) {
+            durable.done.extend(events);
+        }
+    }
+
+    pub(super) fn confirmed(&mut self, key: &DurableKey, event: (Epoch, Seq)) {
+        if let Some(durable) = self.all.get_mut(key) {
+            durable.confirmed.insert(event);
+        }
+    }
+
+    pub(super) fn owned(&mut self, subscriber: &SubscriberName, topic: &TopicName, connection: u64) {
+        self.owners.insert((subscriber.clone(), topic.clone()), connection);
+    }
+
+    pub(super) fn cursor_written(
+        &mut self,
+        case: &mut Case,
+        truth: &Truth,
+        (subscriber, topic): (&SubscriberName, &TopicName),
+        connection: u64,
+        cursor: &Cursor,
+    ) {
+        let key = (subscriber.clone(), topic.clone());
+        let owner = self.owners.get(&key).copied();
+        case.must(owner == Some(connection), Rule::OneOwner, || {
+            format!("connection {connection} wrote the cursor of {subscriber} in {topic}, which belongs to {owner:?}")
+        });
+        let Some(branch) = truth.current() else { return };
+        let earlier = self.written.insert(key, cursor.clone());
+        let (Some(earlier), true) = (earlier, branch.has(cursor.known.position)) else { return };
+        let fell = branch.has(earlier.known.position) && earlier.known.position.seq > cursor.known.position.seq;
+        case.must(!fell, Rule::AckAfterHandler, || {
+            format!("the cursor of {subscriber} in {topic} went back from {earlier:?} to {cursor:?}")
+        });
+    }
+
+    pub(super) fn snapshot(&mut self, snapshot: Snapshot) {
+        self.snapshots.insert(snapshot, self.all.clone());
+    }
+
+    /// A server that opened anew has no owners; one on another store has that store's cursors.
+    pub(super) fn opened(&mut self, origin: Origin) {
+        self.owners.clear();
+        self.written.clear();
+        let before = match origin {
+            Origin::Continued => return,
+            Origin::Wiped => BTreeMap::new(),
+            Origin::Restored(snapshot) => self.snapshots.get(&snapshot).cloned().unwrap_or_default(),
+        };
+        for (key, durable) in self.all.iter_mut().filter(|((owner, _), _)| matches!(owner, Owner::Server(_))) {
+            let old = before.get(key).cloned().unwrap_or_default();
+            durable.begun = old.begun;
+            durable.handed = old.handed;
+            durable.confirmed = old.confirmed;
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Emits: what was asked for, what became of it, and who must be told when acknowledged ones are gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use redeliver_protocol::client::EmitOutcome;
+use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::seq::{Position, Seq};
+
+use super::truth::Truth;
+use super::{Case, Rule};
+use crate::history::{EmitKey, Process};
+
+#[derive(Debug, Default)]
+pub(super) struct Emits {
+    emits: BTreeMap<EmitKey, Emit>,
+    payloads: BTreeMap<Bytes, EmitKey>,
+    pending: BTreeSet<(Process, EmitKey)>,
+    acked: BTreeMap<(Process, EmitKey), Position>,
+    lost: BTreeMap<(Process, u32), Vec<(u64, u64)>>,
+}
+
+/// One emit, whichever processes tried it.
+#[derive(Debug)]
+pub(super) struct Emit {
+    pub(super) event: NewEvent,
+    pub(super) refused: bool,
+    /// The line of history, and the highest seq in it that was acknowledged to anybody before this was first emitted.
+    pub(super) acked_before: (usize, Seq),
+    tries: u32,
+}
+
+impl Emits {
+    pub(super) fn known(&self, key: EmitKey) -> Option<&Emit> {
+        self.emits.get(&key)
+    }
+
+    /// Payloads are unlike one another: each names its emit.
+    pub(super) fn key_of(&self, payload: &Bytes) -> Option<EmitKey> {
+        self.payloads.get(payload).copied()
+    }
+
+    pub(super) fn emitting(&mut self, case: &mut Case, truth: &Truth, (process, key): (Process, EmitKey), event: &NewEvent) {
+        self.pending.insert((process, key));
+        self.payloads.insert(event.payload.clone(), key);
+        let bound = truth.current().map_or((usize::MAX, Seq::ZERO), |branch| (branch.line, branch.acked_through));
+        let emit = self.emits.entry(key).or_insert_with(|| Emit {
+            event: event.clone(),
+            refused: false,
+            acked_before: bound,
+            tries: 0,
+        });
+        emit.tries += 1;
+        case.must(emit.event == *event, Rule::NothingInvented, || format!("{key:?} was emitted with two contents"));
+    }
+
+    pub(super) fn crashed(&mut self, process: Process) {
+        self.pending.retain(|(owner, _)| *owner != process);
+        self.acked.retain(|(owner, _), _| *owner != process);
+    }
+
+    /// Judges an outcome; says whether it is an acknowledgement.
+    pub(super) fn done(
+        &mut self,
+        case: &mut Case,
+        truth: &mut Truth,
+        process: Process,
+        key: EmitKey,
+        outcome: EmitOutcome,
+    ) -> bool {
+        case.must(self.pending.remove(&(process, key)), Rule::NothingInvented, || {
+            format!("{key:?} was decided twice, or was never emitted by {process:?}: {outcome:?}")
+        });
+        let Some(emit) = self.emits.get_mut(&key) else { return false };
+        let stored_at = truth.of(process).and_then(|branch| branch.keys.get(&key).copied());
+        match outcome {
+            EmitOutcome::Stored { position, .. } => {
+                case.must(truth.at(position) == Some(key), Rule::AcknowledgedIsStored, || {
+                    format!("{key:?} was acknowledged at {position}, where {:?} is", truth.at(position))
+                });
+                let there = truth.of(process).is_some_and(|branch| branch.has(position));
+                case.must(there && stored_at == Some(position.seq), Rule::AcknowledgedIsStored, || {
+                    format!("{key:?} was acknowledged at {position}, the log has it at {stored_at:?}")
+                });
+                truth.acknowledged(process, position.seq);
+                self.acked.insert((process, key), position);
+                true
+            }
+            EmitOutcome::StoredLongAgo => {
+                case.must(stored_at.is_some(), Rule::AcknowledgedIsStored, || {
+                    format!("{key:?} was acknowledged as stored long ago and is not in the log")
+                });
+                true
+            }
+            EmitOutcome::Refused(code) => {
+                case.must(stored_at.is_none(), Rule::AcknowledgedIsStored, || format!("{key:?} was refused and is stored"));
+                emit.refused |= code.is_final();
+                false
+            }
+            EmitOutcome::NotSent => {
+                case.must(stored_at.is_none() || emit.tries > 1, Rule::AcknowledgedIsStored, || {
+                    format!("{key:?} is said not to have been sent, and is stored")
+                });
+                false
+            }
+            EmitOutcome::Unknown => false,
+        }
+    }
+
+    pub(super) fn lost(&mut self, process: Process, publisher: u32, from: u64, through: u64) {
+        self.lost.entry((process, publisher)).or_default().push((from, through));
+    }
+
+    /// Everything is decided; and whoever had an acknowledged emit that is gone from the log knows it, unless the log
+    /// has no memory of that publisher at all.
+    pub(super) fn settled(&mut self, case: &mut Case, truth: &Truth, processes: &[Process]) {
+        for (process, key) in self.pending.iter().filter(|(process, _)| processes.contains(process)) {
+            case.must(false, Rule::Settles, || format!("{key:?} of {process:?} is still not decided"));
+        }
+        let Some(branch) = truth.current() else { return };
+        for ((process, key), position) in self.acked.iter().filter(|((process, _), _)| processes.contains(process)) {
+            if branch.has(*position) || !branch.remembered.contains(&key.publisher) {
+                continue;
+            }
+            let told = self.lost.get(&(*process, key.publisher));
+            let told = told.is_some_and(|ranges| ranges.iter().any(|(from, to)| *from <= key.index && key.index <= *to));
+            case.must(told, Rule::Told, || format!("{key:?} was acknowledged at {position}, is gone, and {process:?} was not told"));
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! One reader's run: does it see everything after its start, once, in order, and every gap as it is?
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use redeliver_protocol::client::{Delivery, SubscriptionEnd};
+use redeliver_protocol::event::Record;
+use redeliver_protocol::frame::Window;
+use redeliver_protocol::history::{Gap, GapCause, Known, Start};
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
+use redeliver_protocol::time::Instant;
+
+use super::durable::{Durables, DurableKey};
+use super::emits::Emits;
+use super::truth::{Branch, Truth};
+use super::{Case, Figures, Rule};
+use crate::history::{Entry, Process, Run};
+
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    runs: BTreeMap<Run, Reader>,
+    pub(super) durable: Durables,
+    settled: BTreeSet<Run>,
+}
+
+/// A run so far.
+#[derive(Debug)]
+struct Reader {
+    process: Process,
+    topic: TopicName,
+    start: Start,
+    window: Window,
+    durable: Option<DurableKey>,
+    /// What the log looked like when the app subscribed.
+    asked: Asked,
+    place: Option<Place>,
+    /// From which place the client's own store or the app's position makes it begin.
+    known: Option<Known>,
+    told: Option<(Position, Nth)>,
+    items: VecDeque<Item>,
+    acked: VecDeque<Item>,
+    handed: BTreeSet<(Epoch, Seq)>,
+    /// The last place in each epoch that the run has been to.
+    been: BTreeMap<Epoch, (Seq, Nth)>,
+    repeats: u32,
+    over: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    position: Position,
+    nth: Nth,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    line: usize,
+    head: Seq,
+    last: Nth,
+    floor: Nth,
+    at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    position: Position,
+    is_event: bool,
+    handled: bool,
+}
+
+impl Readers {
+    pub(super) fn subscribing(&mut self, truth: &Truth, entry: &Entry) {
+        let Entry::Subscribing { process, run, topic, start, window, keeper, stored } = entry else { return };
+        let asked = truth.current().map_or(
+            Asked { line: usize::MAX, head: Seq::ZERO, last: Nth::ZERO, floor: Nth::ZERO, at: Instant::ORIGIN },
+            |branch| Asked {
+                line: branch.line,
+                head: branch.head(),
+                last: branch.last_nth(topic),
+                floor: branch.floor(topic),
+                at: Instant::ORIGIN,
+            },
+        );
+        let durable = self.durable.begin(keeper, topic, *window);
+        let known = match (stored, start) {
+            (Some(cursor), _) => Some(cursor.known.clone()),
+            (None, Start::After(known)) => Some(known.clone()),
+            (None, _) => None,
+        };
+        let been = known.iter().flat_map(|known| {
+            let last = (known.position.epoch, (known.position.seq, known.nth));
+            known.earlier.iter().rev().map(|p| (p.epoch, (p.seq, Nth::ZERO))).chain([last])
+        });
+        let reader = Reader {
+            process: *process,
+            topic: topic.clone(),
+            start: start.clone(),
+            window: *window,
+            durable,
+            asked,
+            place: None,
+            been: been.collect(),
+            known,
+            told: None,
+            items: VecDeque::new(),
+            acked: VecDeque::new(),
+            handed: BTreeSet::new(),
+            repeats: 0,
+            over: false,
+        };
+        self.runs.insert(*run, reader);
+    }
+
+    pub(super) fn delivered(
+        &mut self,
+        case: &mut Case,
+        truth: &mut Truth,
+        emits: &Emits,
+        figures: &mut Figures,
+        run: Run,
+        delivery: &Delivery,
+    ) {
+        let Some(reader) = self.runs.get_mut(&run) else { return };
+        case.must(!reader.over, Rule::OneOwner, || format!("{run:?} has ended and is given {delivery:?}"));
+        let Some(branch) = truth.of(reader.process) else {
+            case.must(false, Rule::NothingInvented, || format!("{run:?} is given {delivery:?} without a connection"));
+            return;
+        };
+        let mut ctx = Ctx { case, branch, durable: &mut self.durable, run };
+        match delivery {
+            Delivery::Subscribed { after, nth, .. } => {
+                reader.settle_subscribed(&mut ctx, None);
+                reader.told = Some((*after, *nth));
+            }
+            Delivery::Event { epoch, record, redelivered } => {
+                reader.settle_subscribed(&mut ctx, None);
+                figures.delivered += 1;
+                figures.redelivered += u64::from(*redelivered);
+                reader.event(&mut ctx, *epoch, record, *redelivered);
+                let position = Position::new(*epoch, record.seq);
+                check_content(case, truth, emits, &reader.topic, position, record);
+            }
+            Delivery::Gap(gap) => {
+                figures.gaps += 1;
+                figures.epoch_gaps += u64::from(gap.cause == GapCause::EpochChanged);
+                if !reader.settle_subscribed(&mut ctx, Some(gap)) {
+                    reader.gap(&mut ctx, gap);
+                }
+            }
+            Delivery::CaughtUp { seq } => {
+                reader.settle_subscribed(&mut ctx, None);
+                let owed = branch.nth_at(&reader.topic, *seq);
+                let place = reader.place.map_or(Nth::ZERO, |place| place.nth);
+                case.must(place >= owed, Rule::Complete, || format!("{run:?} caught up at nth {place} instead of {owed}"));
+            }
+        }
+    }
+
+    pub(super) fn handled(&mut self, case: &mut Case, run: Run, position: Position) {
+        let Some(reader) = self.runs.get_mut(&run) else { return };
+        let item = reader.items.iter_mut().find(|item| item.position == position && !item.handled);
+        let Some(item) = item else {
+            case.must(false, Rule::NothingInvented, || format!("{run:?} handled {position}, which it was not given"));
+            return;
+        };
+        item.handled = true;
+        if let (Some(key), true) = (&reader.durable, item.is_event) {
+            self.durable.handled(key, (position.epoch, position.seq));
+        }
+    }
+
+    pub(super) fn acked(&mut self, case: &mut Case, run: Run, position: Position) {
+        let Some(reader) = self.runs.get_mut(&run) else { return };
+        let Some(at) = reader.items.iter().position(|item| item.position == position) else {
+            case.must(false, Rule::AckAfterHandler, || format!("{run:?} acknowledged {position}, which it was not given"));
+            return;
+        };
+        let acked: Vec<Item> = reader.items.drain(..=at).collect();
+        let handled = acked.iter().all(|item| item.handled);
+        case.must(handled, Rule::AckAfterHandler, || format!("{run:?} acknowledged {position} before its handler was done"));
+        reader.acked.extend(acked);
+    }
+
+    pub(super) fn confirmed(&mut self, case: &mut Case, run: Run, seq: Seq) {
+        let Some(reader) = self.runs.get_mut(&run) else { return };
+        let Some(at) = reader.acked.iter().position(|item| item.position.seq == seq) else { return };
+        let done: Vec<Item> = reader.acked.drain(..=at).collect();
+        if let Some(key) = &reader.durable {
+            for item in done.iter().filter(|item| item.is_event) {
+                self.durable.confirmed(key, (item.position.epoch, item.position.seq));
+            }
+        }
+        let waiting = reader.items.iter().chain(&reader.acked).filter(|item| item.position.seq <= seq).count();
+        let _ = (case, waiting);
+    }
+
+    pub(super) fn ended(&mut self, case: &mut Case, figures: &mut Figures, run: Run, why: &SubscriptionEnd) {
+        let Some(reader) = self.runs.get_mut(&run) else { return };
+        case.must(!reader.over, Rule::OneOwner, || format!("{run:?} ended twice"));
+        reader.over = true;
+        figures.takeovers += u64::from(*why == SubscriptionEnd::TakenOver);
+    }
+
+    pub(super) fn settled(&mut self, case: &mut Case, truth: &Truth, runs: &[Run]) {
+        let Some(branch) = truth.current() else { return };
+        for run in runs {
+            let Some(reader) = self.runs.get_mut(run) else { continue };
+            let mut ctx = Ctx { case, branch, durable: &mut self.durable, run: *run };
+            reader.settle_subscribed(&mut ctx, None);
+            let last = branch.last_nth(&reader.topic);
+            let place = reader.place;
+            case.must(place.is_some_and(|place| place.nth == last), Rule::Settles, || {
+                format!("{run:?} stands at {place:?}, {} has {last} events", reader.topic)
+            });
+            let waiting = reader.items.iter().filter(|item| !item.handled).count();
+            case.must(waiting == 0, Rule::Settles, || format!("{run:?} has still {waiting} events to handle"));
+            self.settled.insert(*run);
+        }
+    }
+
+    pub(super) fn shut_down(&mut self, case: &mut Case) {
+        for run in &self.settled {
+            let Some(reader) = self.runs.get(run) else { continue };
+            let open = reader.acked.len();
+            case.must(open == 0 || reader.durable.is_none(), Rule::Settles, || {
+                format!("{run:?} said goodbye with {open} acks that were not confirmed")
+            });
+        }
+    }
+}
+
+/// What a reader is judged against.
+struct Ctx<'a> {
+    case: &'a mut Case,
+    branch: &'a Branch,
+    durable: &'a mut Durables,
+    run: Run,
+}
+
+impl Reader {
+    /// Judges what `Subscribed` said, now that it is known whether a gap follows it. Says whether it took the gap.
+    fn settle_subscribed(&mut self, ctx: &mut Ctx<'_>, gap: Option<&Gap>) -> bool {
+        let Some((after, nth)) = self.told.take() else { return false };
+        let (run, topic) = (ctx.run, self.topic.clone());
+        let right = ctx.branch.has(after) && ctx.branch.nth_at(&topic, after.seq) == nth;
+        ctx.case.must(right, Rule::Complete, || format!("{run:?} was told to start after {after}, nth {nth}, which is wrong"));
+        let first = self.place.is_none();
+        if first {
+            self.place = self.known.as_ref().map(|known| Place { position: known.position, nth: known.nth });
+        }
+        let mut took = false;
+        if let Some(gap) = gap.filter(|gap| gap.through == after) {
+            self.gap(ctx, gap);
+            took = true;
+        }
+        match self.place {
+            Some(place) => {
+                let same = place.nth == nth && (place.position.seq == after.seq || ctx.branch.has(place.position));
+                ctx.case.must(same, Rule::Complete, || {
+                    format!("{run:?} stood at {place:?} and was told to go on after {after}, nth {nth}, without a gap")
+                });
+            }
+            None => self.judge_start(ctx, after, nth),
+        }
+        if let (true, Some(key)) = (first, &self.durable) {
+            let told_lost = took.then_some(gap).flatten();
+            ctx.durable.started(ctx.case, ctx.branch, key, (run, nth), told_lost);
+        }
+        self.be(Place { position: after, nth });
+        took
+    }
+
+    /// Whether a run without a known place begins where it was asked to.
+    fn judge_start(&mut self, ctx: &mut Ctx<'_>, after: Position, nth: Nth) {
+        let (run, start, branch) = (ctx.run, &self.start, ctx.branch);
+        let same_line = self.asked.line == branch.line;
+        let asked = if same_line {
+            self.asked
+        } else {
+            Asked { line: branch.line, head: Seq::ZERO, last: Nth::ZERO, floor: Nth::ZERO, at: Instant::ORIGIN }
+        };
+        let (last, floor) = (branch.last_nth(&self.topic), branch.floor(&self.topic));
+        let right = match start {
+            Start::Latest => asked.head <= after.seq && asked.last <= nth,
+            Start::Earliest => asked.floor <= nth && nth <= floor,
+            Start::Last(n) => {
+                let from = |last: Nth, floor: Nth| Nth(last.0.saturating_sub(*n)).max(floor);
+                from(asked.last, asked.floor) <= nth && nth <= from(last, floor)
+            }
+            Start::AfterSeq(seq) => nth <= branch.nth_at(&self.topic, *seq).max(floor),
+            // Judged by the subscriber's earlier runs, or by the events' times where they are seen.
+            Start::Resume { .. } | Start::After(_) | Start::Since(_) | Start::Within(_) => true,
+        };
+        let words = || format!("{run:?} asked for {start:?} and starts after {after}, nth {nth} (floor {floor}, last {last})");
+        ctx.case.must(right, Rule::Complete, words);
+    }
+
+    fn event(&mut self, ctx: &mut Ctx<'_>, epoch: Epoch, record: &Record, redelivered: bool) {
+        let (run, position) = (ctx.run, Position::new(epoch, record.seq));
+        let Some(place) = self.place else {
+            ctx.case.must(false, Rule::Complete, || format!("{run:?} is given {position} before a position"));
+            return;
+        };
+        ctx.case.must(record.nth == place.nth.next(), Rule::Complete, || {
+            format!("{run:?} is given nth {} ({position}) after nth {}", record.nth, place.nth)
+        });
+        ctx.case.must(record.seq > place.position.seq, Rule::RisingSeqs, || {
+            format!("{run:?} is given {position} after {}", place.position)
+        });
+        ctx.case.must(ctx.branch.has(position), Rule::DurableFirst, || {
+            format!("{run:?} is given {position}, which the log does not have")
+        });
+        ctx.case.must(self.handed.insert((epoch, record.seq)), Rule::OnceOrMarked, || {
+            format!("{run:?} is given {position} twice")
+        });
+        if let Some(key) = &self.durable {
+            let repeat = ctx.durable.handed(ctx.case, key, (run, position), redelivered);
+            self.repeats += u32::from(repeat);
+            let bound = ctx.durable.window(key);
+            ctx.case.must(self.repeats <= bound, Rule::OnceOrMarked, || {
+                format!("{run:?} is given {} events again, the window was {bound}", self.repeats)
+            });
+        } else {
+            ctx.case.must(!redelivered, Rule::OnceOrMarked, || format!("{run:?} is the only one, {position} is marked"));
+        }
+        self.items.push_back(Item { position, is_event: true, handled: false });
+        let open = self.items.iter().filter(|item| item.is_event).count();
+        ctx.case.must(open <= self.window.events as usize, Rule::OnceOrMarked, || {
+            format!("{run:?} has {open} events unacknowledged, its window is {}", self.window.events)
+        });
+        self.be(Place { position, nth: record.nth });
+    }
+
+    fn gap(&mut self, ctx: &mut Ctx<'_>, gap: &Gap) {
+        let (run, branch, topic) = (ctx.run, ctx.branch, self.topic.clone());
+        let Some(place) = self.place else {
+            // A resume of a durable subscriber by a new process: where it stood is judged by the subscriber's runs.
+            self.items.push_back(Item { position: gap.through, is_event: false, handled: false });
+            self.be(Place { position: gap.through, nth: gap.nth_through });
+            return;
+        };
+        let floor = branch.floor(&topic);
+        let right = branch.has(gap.through) && branch.nth_at(&topic, gap.through.seq) == gap.nth_through;
+        ctx.case.must(right, Rule::TrueGaps, || format!("{run:?}: the gap's end is wrong: {gap:?}"));
+        let moved = !branch.has(place.position);
+        ctx.case.must(moved == (gap.cause == GapCause::EpochChanged), Rule::TrueGaps, || {
+            format!("{run:?} stood at {place:?} and was told {gap:?}")
+        });
+        let from = if moved { self.common_nth(branch) } else { place.nth };
+        ctx.case.must(gap.nth_through <= floor.max(from), Rule::TrueGaps, || {
+            format!("{run:?}: {gap:?} covers what is there: the floor is {floor}, the reader had {from} of this history")
+        });
+        if gap.count_is_exact {
+            let count = gap.nth_through.since(from);
+            ctx.case.must(gap.count == count, Rule::TrueGaps, || {
+                format!("{run:?} stood at {place:?} (nth {from} of this history), misses {count}: {gap:?}")
+            });
+        }
+        if let Some(key) = &self.durable {
+            ctx.durable.covered(key, branch.keys_between(&topic, from, gap.nth_through));
+        }
+        self.items.push_back(Item { position: gap.through, is_event: false, handled: false });
+        self.be(Place { position: gap.through, nth: gap.nth_through });
+    }
+
+    /// The nth of the last place that this run has been to and that this line has, too.
+    fn common_nth(&self, branch: &Branch) -> Nth {
+        let common = self.been.iter().filter_map(|(epoch, (seq, _))| {
+            let (after, last) = branch.reach(*epoch)?;
+            (*seq >= after).then_some(last.min(*seq))
+        });
+        common.max().map_or(Nth::ZERO, |seq| branch.nth_at(&self.topic, seq))
+    }
+
+    fn be(&mut self, place: Place) {
+        self.place = Some(place);
+        self.been.insert(place.position.epoch, (place.position.seq, place.nth));
+    }
+}
+
+fn check_content(case: &mut Case, truth: &mut Truth, emits: &Emits, topic: &TopicName, position: Position, record: &Record) {
+    let key = truth.at(position);
+    let emit = key.and_then(|key| emits.known(key));
+    case.must(emit.is_some(), Rule::DurableFirst, || format!("{position} was handed over and is not published"));
+    let Some(emit) = emit else { return };
+    let event = &emit.event;
+    let same = event.payload == record.payload && event.name == record.name && event.kind == record.kind;
+    case.must(same, Rule::OneContent, || format!("{position} is {key:?} and was handed over with other content"));
+    case.must(event.topics.contains(topic), Rule::NothingInvented, || format!("{key:?} leaked into {topic}"));
+    truth.time_seen(case, position, record.time);
+}
