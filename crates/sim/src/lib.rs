@@ -1,6 +1,17 @@
-//! sim
+//! redeliver's deterministic simulation: many clients, one server that may die at any moment, links that behave as TCP
+//! does, and the real sessions, hub and log between them, in virtual time and from one seed.
+//!
+//! Everything that happens is written into a [`history::History`]; [`checker::check`] judges it. Nothing here has a
+//! protocol decision in it, and nothing here is used by the product.
 
 pub mod checker;
+mod client;
+mod faults;
 pub mod history;
+pub mod link;
+pub mod mutants;
+pub mod plan;
 pub mod queue;
 pub mod rng;
+mod server;
+pub mod world;

@@ -38,6 +38,12 @@ impl<E> Queue<E> {
         self.planned.insert((when.max(self.now), self.order), event);
     }
 
+    /// Moves the clock on to this time, at which nothing is due.
+    pub fn advance(&mut self, to: Instant) {
+        debug_assert!(self.planned.first_key_value().is_none_or(|((when, _), _)| *when > to), "something is due");
+        self.now = self.now.max(to);
+    }
+
     /// Moves the clock to the next thing that is due not after `end`, and takes it.
     pub fn pop_until(&mut self, end: Instant) -> Option<E> {
         let (&(when, order), _) = self.planned.first_key_value()?;

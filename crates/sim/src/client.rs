@@ -1,0 +1,407 @@
+//! A simulated client: an app with its own disk, and its processes one after another, each with one client session. It
+//! handles events one at a time per subscription, acknowledges what it has handled, and writes everything down.
+
+mod app;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use redeliver_protocol::backoff::Jitter;
+use redeliver_protocol::client::{
+    ClientSession, CursorKeeper, Delivery, EmitTicket, Identity, Input, Output, SubscribeRequest, SubscriptionEnd,
+};
+use redeliver_protocol::codec;
+use redeliver_protocol::frame::Ownership;
+use redeliver_protocol::history::Cursor;
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{InstanceId, Nth, Position, PublisherId, SubscriptionId};
+use redeliver_protocol::server::ConnectionId;
+use redeliver_protocol::time::Instant;
+
+use crate::history::{EmitKey, Entry, Keeper, Process, Run};
+use crate::link::{Link, Way};
+use crate::mutants::Mutant;
+use crate::plan::{ClientPlan, FollowPlan, KeeperPlan};
+use crate::world::{Due, World};
+
+/// A client: what outlives its processes, and the one that runs.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) plan: ClientPlan,
+    disk: BTreeMap<TopicName, Cursor>,
+    publisher: Option<u32>,
+    pub(crate) process: Option<Running>,
+}
+
+/// A process that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) id: Process,
+    session: ClientSession,
+    pub(crate) connection: Option<ConnectionId>,
+    attempt: u64,
+    ticks: BTreeSet<Instant>,
+    pub(crate) readers: BTreeMap<SubscriptionId, Reader>,
+    next_subscription: u32,
+    publisher: u32,
+    emitted: u64,
+    tickets: BTreeMap<EmitTicket, EmitKey>,
+    saves: VecDeque<(SubscriptionId, Cursor)>,
+    ending: bool,
+}
+
+/// An app's side of a subscription.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) run: Run,
+    pub(crate) follow: FollowPlan,
+    waiting: VecDeque<(Position, Nth)>,
+    busy: bool,
+    unacked: Option<(Position, Nth)>,
+    unacked_count: usize,
+    pub(crate) over: bool,
+    asked_to_end: bool,
+}
+
+impl Client {
+    pub(crate) fn new(plan: ClientPlan) -> Client {
+        Client { plan, disk: BTreeMap::new(), publisher: None, process: None }
+    }
+}
+
+impl World {
+    /// Starts a client's next process.
+    pub(crate) fn start_process(&mut self, client: usize) {
+        if self.clients[client].process.is_some() {
+            return;
+        }
+        let id = Process(self.processes);
+        self.processes += 1;
+        self.record(Entry::Started(id));
+        let replays = self.clients[client].plan.replays;
+        let publisher = match self.clients[client].publisher.filter(|_| replays) {
+            Some(publisher) => publisher,
+            None => {
+                self.publishers += 1;
+                self.clients[client].publisher = Some(self.publishers);
+                self.publishers
+            }
+        };
+        let identity = Identity {
+            instance: InstanceId(self.rng.identity()),
+            publisher: PublisherId(publisher_bytes(publisher)),
+            subscriber: self.clients[client].plan.subscriber.clone(),
+            auth: None,
+            client_name: format!("{id:?}"),
+        };
+        let jitter = Jitter::new(self.rng.draw());
+        let session = ClientSession::new(self.plan.client.clone(), identity, jitter, self.queue.now());
+        self.clients[client].process = Some(Running {
+            id,
+            session,
+            connection: None,
+            attempt: 0,
+            ticks: BTreeSet::new(),
+            readers: BTreeMap::new(),
+            next_subscription: 1,
+            publisher,
+            emitted: 0,
+            tickets: BTreeMap::new(),
+            saves: VecDeque::new(),
+            ending: false,
+        });
+        for follow in self.clients[client].plan.follows.clone() {
+            self.follow(id, follow);
+        }
+        self.carry_out_client(id);
+        self.plan_emit(id);
+        self.queue.after(Duration::from_millis(500), Due::Whim(id));
+    }
+
+    /// A process ends at once, without a goodbye.
+    pub(crate) fn crash_process(&mut self, id: Process) {
+        let Some(client) = self.client_of(id) else { return };
+        let Some(gone) = self.clients[client].process.take() else { return };
+        self.record(Entry::Crashed(id));
+        if let Some(connection) = gone.connection {
+            let noticed = self.rng.chance(700).then(|| Duration::from_micros(self.rng.between(0, 50_000)));
+            self.cut_link(connection, None, noticed);
+        }
+        let pause = Duration::from_millis(self.rng.between(0, 4_000));
+        self.queue.after(pause, Due::StartProcess(client));
+    }
+
+    /// A subscription begins: a reader's run.
+    pub(crate) fn follow(&mut self, id: Process, follow: FollowPlan) {
+        let Some(client) = self.client_of(id) else { return };
+        let run = Run(self.runs);
+        self.runs += 1;
+        let found = &mut self.clients[client];
+        let stored = found.disk.get(&follow.topic).cloned();
+        let number = u32::try_from(client).unwrap_or(u32::MAX);
+        let (keeper, session_keeper, stored) = match (follow.keeper, &found.plan.subscriber) {
+            (KeeperPlan::Server, Some(name)) => (Keeper::Server(name.clone()), CursorKeeper::Server, None),
+            (KeeperPlan::Client, _) => (Keeper::Client(number), CursorKeeper::Client { stored: stored.clone() }, stored),
+            (KeeperPlan::Server | KeeperPlan::Nobody, _) => (Keeper::Nobody, CursorKeeper::Nobody, None),
+        };
+        let Some(running) = &mut found.process else { return };
+        let subscription = SubscriptionId(running.next_subscription);
+        running.next_subscription += 1;
+        let request = SubscribeRequest {
+            topic: follow.topic.clone(),
+            start: follow.start.clone(),
+            window: follow.window,
+            ownership: follow.ownership,
+            keeper: session_keeper,
+        };
+        let entry = Entry::Subscribing {
+            process: id,
+            run,
+            topic: follow.topic.clone(),
+            start: follow.start.clone(),
+            window: follow.window,
+            keeper,
+            stored,
+        };
+        let reader = Reader {
+            run,
+            follow,
+            waiting: VecDeque::new(),
+            busy: false,
+            unacked: None,
+            unacked_count: 0,
+            over: false,
+            asked_to_end: false,
+        };
+        running.readers.insert(subscription, reader);
+        self.record(entry);
+        self.tell(id, Input::Subscribe { id: subscription, request });
+    }
+
+    /// Gives a session an input, and carries out what it wants.
+    pub(crate) fn tell(&mut self, id: Process, input: Input) {
+        let now = self.queue.now();
+        let Some(running) = self.running(id) else { return };
+        running.ending |= matches!(input, Input::Shutdown);
+        running.session.handle(input, now);
+        self.carry_out_client(id);
+    }
+
+    /// A session's timeout may be due.
+    pub(crate) fn client_tick(&mut self, id: Process) {
+        let now = self.queue.now();
+        let Some(running) = self.running(id) else { return };
+        running.ticks.retain(|at| *at > now);
+        if running.session.poll_timeout().is_some_and(|due| due <= now) {
+            running.session.handle(Input::Tick, now);
+        }
+        self.carry_out_client(id);
+    }
+
+    /// A try to connect comes to its end.
+    pub(crate) fn connecting(&mut self, id: Process, attempt: u64) {
+        let Some(client) = self.client_of(id) else { return };
+        let is_current = self.running(id).is_some_and(|running| running.attempt == attempt);
+        if !is_current {
+            return;
+        }
+        if self.parted.contains(&client) || (!self.calm && self.rng.chance(100)) {
+            if self.rng.chance(500) {
+                self.tell(id, Input::Disconnected("the connection could not be made".to_owned()));
+            }
+            // Otherwise nobody ever answers, and the session gives up by itself.
+            return;
+        }
+        self.connections += 1;
+        let connection = ConnectionId(self.connections);
+        let link = Link::new(&mut self.rng, self.queue.now());
+        self.links.insert(connection, link);
+        self.ends.insert(connection, id);
+        let Some(opening) = self.accept(connection) else {
+            self.links.remove(&connection);
+            return self.tell(id, Input::Disconnected("nobody listens".to_owned()));
+        };
+        if let Some(running) = self.running(id) {
+            running.connection = Some(connection);
+        }
+        self.record(Entry::Connected { process: id, opening });
+        self.tell(id, Input::Connected);
+    }
+
+    pub(crate) fn client_sees_end(&mut self, connection: ConnectionId) {
+        if let Some(id) = self.reader_of(connection) {
+            if let Some(running) = self.running(id) {
+                running.connection = None;
+            }
+            self.end_way(connection, Way::Up);
+            self.tell(id, Input::Disconnected("the connection has ended".to_owned()));
+        }
+    }
+
+    /// The next cursor is on the disk now; the session hears of it a moment later, if the process lives.
+    pub(crate) fn store_written(&mut self, id: Process) {
+        let Some(client) = self.client_of(id) else { return };
+        let saved = self.running(id).and_then(|running| running.saves.pop_front());
+        let Some((subscription, cursor)) = saved else { return };
+        let topic = self.running(id).and_then(|running| running.readers.get(&subscription)).map(|r| r.follow.topic.clone());
+        let seq = cursor.known.position.seq;
+        if let Some(topic) = topic {
+            self.clients[client].disk.insert(topic, cursor);
+        }
+        self.queue.after(Duration::from_micros(200), Due::Tell(id, Input::CursorSaved { id: subscription, seq }));
+        self.plan_save(id);
+    }
+
+    fn plan_save(&mut self, id: Process) {
+        let delay = Duration::from_micros(self.rng.between(10, self.plan.sync_micros_max));
+        if self.running(id).is_some_and(|running| !running.saves.is_empty()) {
+            self.queue.after(delay, Due::StoreWritten(id));
+        }
+    }
+
+    fn carry_out_client(&mut self, id: Process) {
+        while let Some(output) = self.running(id).and_then(|running| running.session.poll_output()) {
+            self.carry_out_one(id, output);
+        }
+        let Some(running) = self.running(id) else { return };
+        let due = running.session.poll_timeout();
+        if let Some(at) = due.filter(|due| running.ticks.insert(*due)) {
+            self.queue.at(at, Due::ClientTick(id));
+        }
+    }
+
+    fn carry_out_one(&mut self, id: Process, output: Output) {
+        match output {
+            Output::Connect => {
+                let delay = Duration::from_micros(self.rng.between(200, 60_000));
+                let Some(running) = self.running(id) else { return };
+                running.attempt += 1;
+                let attempt = running.attempt;
+                self.queue.after(delay, Due::Connecting(id, attempt));
+            }
+            Output::SendHello(hello) => self.write_up(id, codec::encode_hello(&hello)),
+            Output::Send(frame) => self.write_up(id, codec::encode_client(&frame)),
+            Output::Disconnect(close) => self.disconnect(id, &close),
+            Output::Deliver { id: subscription, delivery } => self.deliver(id, subscription, delivery),
+            Output::SaveCursor { id: subscription, cursor } => {
+                let Some(running) = self.running(id) else { return };
+                running.saves.push_back((subscription, cursor));
+                if running.saves.len() == 1 {
+                    self.plan_save(id);
+                }
+            }
+            Output::AckConfirmed { id: subscription, seq } => {
+                if let Some(run) = self.run_of(id, subscription) {
+                    self.record(Entry::Confirmed { run, seq });
+                }
+            }
+            Output::Unsubscribed { id: subscription, why } => self.run_over(id, subscription, why),
+            Output::EmitDone { ticket, fate } => {
+                if let Some(key) = self.running(id).and_then(|running| running.tickets.remove(&ticket)) {
+                    self.record(Entry::EmitDone { process: id, key, outcome: fate });
+                }
+            }
+            Output::EmitsLost { from, through } => {
+                if let Some(publisher) = self.running(id).map(|running| running.publisher) {
+                    self.record(Entry::EmitsLost { process: id, publisher, from: from.0, through: through.0 });
+                }
+            }
+            Output::State(state) => self.fault(format!("{id:?} is {state:?}")),
+            Output::Ended => self.process_ended(id),
+        }
+    }
+
+    fn write_up(&mut self, id: Process, message: bytes::Bytes) {
+        if let Some(connection) = self.running(id).and_then(|running| running.connection) {
+            self.send(connection, Way::Up, message);
+        }
+    }
+
+    fn disconnect(&mut self, id: Process, close: &redeliver_protocol::error::Close) {
+        let Some(running) = self.running(id) else { return };
+        running.attempt += 1;
+        if let Some(connection) = running.connection.take() {
+            self.send(connection, Way::Up, codec::encode_close(close));
+            self.end_way(connection, Way::Up);
+        }
+    }
+
+    fn deliver(&mut self, id: Process, subscription: SubscriptionId, delivery: Delivery) {
+        let item = match &delivery {
+            Delivery::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth)),
+            Delivery::Gap(gap) => Some((gap.through, gap.nth_through)),
+            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => None,
+        };
+        let hasty = self.plan.mutant == Some(Mutant::CursorBeforeHandler);
+        let Some(reader) = self.running(id).and_then(|running| running.readers.get_mut(&subscription)) else { return };
+        let run = reader.run;
+        if let Some(item) = item {
+            reader.waiting.push_back(item);
+        }
+        self.record(Entry::Delivered { run, delivery });
+        if let (true, Some((position, nth))) = (hasty, item) {
+            self.record(Entry::Acked { run, position });
+            self.queue.after(Duration::ZERO, Due::Tell(id, Input::Ack { id: subscription, position, nth }));
+        }
+        self.handle_next(id, subscription);
+    }
+
+    fn run_over(&mut self, id: Process, subscription: SubscriptionId, why: SubscriptionEnd) {
+        let Some(reader) = self.running(id).and_then(|running| running.readers.get_mut(&subscription)) else { return };
+        reader.over = true;
+        reader.waiting.clear();
+        let (run, mut follow) = (reader.run, reader.follow.clone());
+        let again = match why {
+            SubscriptionEnd::Asked => true,
+            // A person may decide to take it back, some time later.
+            SubscriptionEnd::TakenOver => self.rng.chance(500),
+            SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded => false,
+        };
+        self.record(Entry::Ended { run, why });
+        let ending = self.running(id).is_none_or(|running| running.ending);
+        if again && !ending && !self.calm {
+            if self.rng.chance(500) {
+                follow.ownership = Ownership::Standby;
+            }
+            self.follow(id, follow);
+        }
+    }
+
+    fn process_ended(&mut self, id: Process) {
+        let Some(client) = self.client_of(id) else { return };
+        if let Some(connection) = self.clients[client].process.take().and_then(|gone| gone.connection) {
+            self.end_way(connection, Way::Up);
+        }
+        self.fault(format!("{id:?} has ended"));
+        if !self.calm {
+            let pause = Duration::from_millis(self.rng.between(0, 2_000));
+            self.queue.after(pause, Due::StartProcess(client));
+        }
+    }
+
+    fn run_of(&mut self, id: Process, subscription: SubscriptionId) -> Option<Run> {
+        Some(self.running(id)?.readers.get(&subscription)?.run)
+    }
+
+    pub(crate) fn client_of(&self, id: Process) -> Option<usize> {
+        self.clients.iter().position(|client| client.process.as_ref().is_some_and(|process| process.id == id))
+    }
+
+    pub(crate) fn process(&self, id: Process) -> Option<&Running> {
+        self.clients.iter().filter_map(|client| client.process.as_ref()).find(|process| process.id == id)
+    }
+
+    fn running(&mut self, id: Process) -> Option<&mut Running> {
+        self.clients.iter_mut().filter_map(|client| client.process.as_mut()).find(|process| process.id == id)
+    }
+
+    pub(crate) fn living(&self) -> Vec<Process> {
+        self.clients.iter().filter_map(|client| client.process.as_ref().map(|process| process.id)).collect()
+    }
+}
+
+fn publisher_bytes(publisher: u32) -> [u8; 16] {
+    let mut bytes = [0xAB; 16];
+    bytes[..4].copy_from_slice(&publisher.to_be_bytes());
+    bytes
+}

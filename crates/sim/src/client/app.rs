@@ -1,0 +1,143 @@
+//! What a simulated app does by itself: it emits, handles events, acknowledges, and changes its mind now and then.
+
+use std::time::Duration;
+
+use redeliver_protocol::client::{EmitTicket, Input};
+use redeliver_protocol::seq::SubscriptionId;
+
+use crate::history::{EmitKey, Entry, Process, Run};
+use crate::mutants::Mutant;
+use crate::plan::KeeperPlan;
+use crate::world::{Due, World};
+
+impl World {
+    pub(crate) fn plan_emit(&mut self, id: Process) {
+        let Some(client) = self.client_of(id) else { return };
+        let Some(mean) = self.clients[client].plan.emit_pause else { return };
+        let micros = u64::try_from(mean.as_micros()).unwrap_or(0);
+        let pause = Duration::from_micros(self.rng.between(0, micros * 2));
+        self.queue.after(pause, Due::Emit(id));
+    }
+
+    /// A burst of emits.
+    pub(crate) fn emit(&mut self, id: Process) {
+        let Some(client) = self.client_of(id) else { return };
+        if self.calm || self.running(id).is_none_or(|running| running.ending) {
+            return;
+        }
+        let burst = self.rng.between(1, self.clients[client].plan.burst_max);
+        for _ in 0..burst {
+            let Some(running) = self.running(id) else { return };
+            if running.tickets.len() >= OUTSTANDING_MAX || running.emitted >= EMITS_MAX {
+                break;
+            }
+            running.emitted += 1;
+            let key = EmitKey { publisher: running.publisher, index: running.emitted };
+            let ticket = EmitTicket(running.emitted);
+            running.tickets.insert(ticket, key);
+            let event = self.plan.event(key);
+            self.record(Entry::Emitting { process: id, key, event: event.clone() });
+            self.tell(id, Input::Emit { ticket, event });
+        }
+        self.plan_emit(id);
+    }
+
+    /// Handlers take one event at a time.
+    pub(super) fn handle_next(&mut self, id: Process, subscription: SubscriptionId) {
+        let Some(client) = self.client_of(id) else { return };
+        let most = self.clients[client].plan.handler_micros_max;
+        let time = Duration::from_micros(self.rng.between(0, if self.calm { most.min(10_000) } else { most }));
+        let Some(reader) = self.running(id).and_then(|running| running.readers.get_mut(&subscription)) else { return };
+        if !reader.busy && !reader.waiting.is_empty() {
+            reader.busy = true;
+            self.queue.after(time, Due::HandlerDone(id, subscription));
+        }
+    }
+
+    pub(crate) fn handler_done(&mut self, id: Process, subscription: SubscriptionId) {
+        let hasty = self.plan.mutant == Some(Mutant::CursorBeforeHandler);
+        let Some(reader) = self.running(id).and_then(|running| running.readers.get_mut(&subscription)) else { return };
+        reader.busy = false;
+        let Some((position, nth)) = reader.waiting.pop_front() else { return };
+        let run = reader.run;
+        reader.unacked = Some((position, nth));
+        reader.unacked_count += 1;
+        let ack_now = reader.unacked_count >= reader.follow.ack_every || reader.waiting.is_empty();
+        let ack = reader.unacked.filter(|_| ack_now && !hasty);
+        if ack.is_some() {
+            reader.unacked_count = 0;
+        }
+        self.record(Entry::Handled { run, position });
+        if let Some((position, nth)) = ack {
+            self.record(Entry::Acked { run, position });
+            self.tell(id, Input::Ack { id: subscription, position, nth });
+        }
+        self.handle_next(id, subscription);
+    }
+
+    /// Now and then an app gives a subscription up; it takes another one in its place when that has ended.
+    pub(crate) fn whim(&mut self, id: Process) {
+        let again = Duration::from_millis(self.rng.between(200, 4_000));
+        let (lucky, pick) = (self.rng.chance(150), self.rng.draw());
+        let calm = self.calm;
+        let Some(running) = self.running(id) else { return };
+        if !calm && lucky && !running.ending {
+            let ready: Vec<SubscriptionId> =
+                running.readers.iter().filter(|(_, r)| !r.over && !r.asked_to_end).map(|(id, _)| *id).collect();
+            if let Some(chosen) = ready.get(usize::try_from(pick).unwrap_or(0) % ready.len().max(1)).copied() {
+                if let Some(reader) = running.readers.get_mut(&chosen) {
+                    reader.asked_to_end = true;
+                }
+                self.tell(id, Input::Unsubscribe { id: chosen });
+            }
+        }
+        self.queue.after(again, Due::Whim(id));
+    }
+
+    /// The runs that must reach the head: those that live, and of a durable subscriber's topic its owner. If nobody owns
+    /// a topic that somebody wants, then whoever wants it, so that it is noticed.
+    pub(crate) fn live_runs(&self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for client in &self.clients {
+            let Some(running) = &client.process else { continue };
+            for (subscription, reader) in running.readers.iter().filter(|(_, reader)| !reader.over) {
+                let subscriber = client.plan.subscriber.as_ref().filter(|_| reader.follow.keeper == KeeperPlan::Server);
+                let owner = subscriber.map(|subscriber| {
+                    let server = self.server.as_ref()?;
+                    server.owners.owner_of(subscriber, &reader.follow.topic)
+                });
+                let is_live = match owner {
+                    None | Some(None) => true,
+                    Some(Some((connection, id))) => running.connection == Some(connection) && id == *subscription,
+                };
+                if is_live {
+                    runs.push(reader.run);
+                }
+            }
+        }
+        runs
+    }
+
+    /// Whether everything that is alive has come to rest: a cheap look, the checker judges.
+    pub(crate) fn is_settled(&self) -> bool {
+        let Some(server) = &self.server else { return false };
+        let head = server.log.head();
+        let _ = head;
+        let quiet = self.clients.iter().filter_map(|client| client.process.as_ref()).all(|running| {
+            running.connection.is_some()
+                && running.tickets.is_empty()
+                && running.saves.is_empty()
+                && running.readers.values().all(|reader| reader.over || reader.waiting.is_empty())
+        });
+        quiet && self.history.entries.iter().rev().take_while(|(at, _)| self.queue.now().since(*at) < QUIET).next().is_none()
+    }
+}
+
+/// Emits that an app leaves open at once.
+const OUTSTANDING_MAX: usize = 100;
+
+/// Emits of one process.
+const EMITS_MAX: u64 = 150;
+
+/// When nothing has been written down for so long, nothing more will come.
+const QUIET: Duration = Duration::from_millis(4_500);

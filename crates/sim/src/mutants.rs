@@ -1,0 +1,36 @@
+//! Servers and apps that are broken on purpose. They are broken in the simulation's own shell, never in the product, and
+//! each must be convicted: that is how the checker earns its trust.
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// Emits are acknowledged before their commit is synced.
+    AckBeforeSync,
+    /// Events are delivered before their commit is synced.
+    DeliverBeforeSync,
+    /// An app's events are acknowledged before its handler is done.
+    CursorBeforeHandler,
+    /// Displaced owners are not told, and their acks count.
+    NoFencing,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 4] =
+        [Mutant::AckBeforeSync, Mutant::DeliverBeforeSync, Mutant::CursorBeforeHandler, Mutant::NoFencing];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mutant::AckBeforeSync => "ack-before-sync",
+            Mutant::DeliverBeforeSync => "deliver-before-sync",
+            Mutant::CursorBeforeHandler => "cursor-before-handler",
+            Mutant::NoFencing => "no-fencing",
+        }
+    }
+
+    pub(crate) fn skips_sync(self) -> bool {
+        matches!(self, Mutant::AckBeforeSync | Mutant::DeliverBeforeSync)
+    }
+}

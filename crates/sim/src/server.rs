@@ -1,0 +1,559 @@
+//! The simulated server: a small deterministic counterpart of the real shell. It carries out what the sessions ask for,
+//! over the real hub modules and the real log, with delays wherever the real one may be delayed. No decision of the
+//! protocol is taken here.
+
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redeliver_log::kv::memory::{MemoryKv, Unsynced};
+use redeliver_log::{Log, Tended};
+use redeliver_protocol::codec;
+use redeliver_protocol::config::ServerConfig;
+use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
+use redeliver_protocol::frame::Hello;
+use redeliver_protocol::history::{ReadOutcome, Start};
+use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
+use redeliver_protocol::server::publishers::Publishers;
+use redeliver_protocol::server::watchers::Watchers;
+use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, ServerSession};
+use redeliver_protocol::time::{Instant, Timestamp};
+
+pub(crate) use self::writer::Work;
+use self::writer::Writer;
+use crate::history::{Dumped, DumpedTopic, Entry, Opening};
+use crate::link::Way;
+use crate::mutants::Mutant;
+use crate::world::{Due, World};
+
+/// A server process that runs.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) opening: Opening,
+    pub(crate) log: Log,
+    pub(crate) kv: Arc<MemoryKv>,
+    config: Arc<ServerConfig>,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    pub(crate) owners: Owners,
+    publishers: Publishers,
+    watchers: Watchers,
+    writer: Writer,
+    pub(crate) draining: bool,
+    floors: BTreeMap<TopicName, Nth>,
+}
+
+/// One connection, as the shell has it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    session: ServerSession,
+    ticks: BTreeSet<Instant>,
+    publisher: Option<(PublisherId, EmitNumber)>,
+    claims: BTreeMap<SubscriptionId, (SubscriberName, TopicName)>,
+    /// Something was written since the session was last told that all has left.
+    wrote: bool,
+    drain_planned: bool,
+    stuck_planned: bool,
+    peer_ended: bool,
+}
+
+/// What a session waits for.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Authenticate(Hello),
+    Open { id: SubscriptionId, topic: TopicName, start: Start, subscriber: Option<SubscriberName> },
+    Read { id: SubscriptionId, topic: TopicName, after: Seq, nth: Nth, events_max: u32, bytes_max: usize },
+}
+
+impl World {
+    /// Starts a server process on the store as it is.
+    pub(crate) fn start_server(&mut self) {
+        if self.server.is_some() {
+            return;
+        }
+        let kv = Arc::new(MemoryKv::from_image(&self.store));
+        let opening = Opening(self.openings);
+        self.openings += 1;
+        let epoch = Epoch(self.rng.identity());
+        let (wall, now) = (self.wall(), self.queue.now());
+        let log = match Log::open(kv.clone(), self.plan.log.clone(), epoch, wall, now) {
+            Ok(log) => log,
+            Err(error) => return self.fail(format!("the log does not open: {error}")),
+        };
+        let config = Arc::new(self.plan.server.clone());
+        let server = Server {
+            opening,
+            log,
+            kv,
+            config,
+            connections: BTreeMap::new(),
+            owners: Owners::new(),
+            publishers: Publishers::new(),
+            watchers: Watchers::new(),
+            writer: Writer::default(),
+            draining: false,
+            floors: BTreeMap::new(),
+        };
+        self.server = Some(server);
+        let (head, dump) = self.dump();
+        let origin = std::mem::replace(&mut self.origin, crate::history::Origin::Continued);
+        self.record(Entry::Opened { opening, origin, epoch, head, dump });
+        self.queue.after(Duration::from_millis(50), Due::Tend(opening));
+    }
+
+    /// Kills the server's process: what was not synced is lost, or not, batch by batch.
+    pub(crate) fn crash_server(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        let unsynced = match self.rng.below(3) {
+            0 => Unsynced::Kept,
+            1 => Unsynced::First(self.rng.index(3)),
+            _ => Unsynced::Lost,
+        };
+        let unsynced = if self.plan.mutant.is_some() { Unsynced::Lost } else { unsynced };
+        self.store = server.kv.crash(unsynced).durable();
+        self.fault(format!("{:?} is killed, unsynced batches: {unsynced:?}", server.opening));
+        for connection in server.connections.keys() {
+            // The system of a killed process ends its connections; that of a machine without power does not.
+            let noticed = self.rng.chance(700).then(|| Duration::from_micros(self.rng.between(0, 50_000)));
+            self.cut_link(*connection, noticed, None);
+        }
+    }
+
+    /// Asks every session to end, as a graceful shutdown does. The process ends a little later.
+    pub(crate) fn drain_server(&mut self) {
+        let retry = Duration::from_millis(self.rng.between(0, 500));
+        let Some(server) = &mut self.server else { return };
+        server.draining = true;
+        let opening = server.opening;
+        let connections: Vec<ConnectionId> = server.connections.keys().copied().collect();
+        self.fault(format!("{opening:?} is asked to end"));
+        let close = Close { code: CloseCode::Draining, reason: String::new(), retry: RetryAdvice::After(retry) };
+        for connection in connections {
+            self.serve(connection, Input::End(close.clone()));
+        }
+        let grace = Duration::from_millis(self.rng.between(0, 1000));
+        self.queue.after(grace, Due::ServerGone(opening));
+    }
+
+    /// The end of a graceful shutdown.
+    pub(crate) fn server_gone(&mut self, opening: Opening) {
+        if self.server.as_ref().is_some_and(|server| server.opening == opening) {
+            self.crash_server();
+        }
+    }
+
+    /// A connection arrives. Says whether somebody takes it.
+    pub(crate) fn accept(&mut self, connection: ConnectionId) -> Option<Opening> {
+        let now = self.queue.now();
+        let server = self.server.as_mut().filter(|server| !server.draining)?;
+        let session = ServerSession::new(Arc::clone(&server.config), now);
+        let accepted = Connection {
+            session,
+            ticks: BTreeSet::new(),
+            publisher: None,
+            claims: BTreeMap::new(),
+            wrote: false,
+            drain_planned: false,
+            stuck_planned: false,
+            peer_ended: false,
+        };
+        server.connections.insert(connection, accepted);
+        let opening = server.opening;
+        self.pump(connection);
+        Some(opening)
+    }
+
+    /// Gives a session an input, and carries out what it wants.
+    pub(crate) fn serve(&mut self, connection: ConnectionId, input: Input) {
+        let now = self.queue.now();
+        let Some(found) = self.connection(connection) else { return };
+        found.session.handle(input, now);
+        self.pump(connection);
+    }
+
+    /// A session's timeout may be due.
+    pub(crate) fn server_tick(&mut self, connection: ConnectionId) {
+        let now = self.queue.now();
+        let Some(found) = self.connection(connection) else { return };
+        found.ticks.retain(|at| *at > now);
+        if found.session.poll_timeout().is_some_and(|due| due <= now) {
+            found.session.handle(Input::Tick, now);
+        }
+        self.pump(connection);
+    }
+
+    /// The peer's direction has ended, or the connection is known to be dead.
+    pub(crate) fn server_sees_end(&mut self, connection: ConnectionId) {
+        let Some(found) = self.connection(connection) else { return };
+        found.peer_ended = true;
+        self.pump(connection);
+    }
+
+    /// Everything written has left.
+    pub(crate) fn drained(&mut self, connection: ConnectionId) {
+        let Some(found) = self.connection(connection) else { return };
+        found.drain_planned = false;
+        if self.links.get(&connection).is_none_or(|link| link.down.is_drained()) {
+            if let Some(found) = self.connection(connection) {
+                found.wrote = false;
+            }
+            self.serve(connection, Input::Drained);
+        }
+    }
+
+    /// The network has taken something: perhaps it was the last of what was written.
+    pub(crate) fn room_again(&mut self, connection: ConnectionId) {
+        if self.connection(connection).is_some() {
+            self.after_pump(connection);
+        }
+    }
+
+    /// Looks whether a reader takes nothing at all.
+    pub(crate) fn stuck_check(&mut self, connection: ConnectionId) {
+        let (timeout, now) = (self.plan.server.write_timeout, self.queue.now());
+        let Some(found) = self.connection(connection) else { return };
+        found.stuck_planned = false;
+        let is_stuck = self.links.get(&connection).is_some_and(|link| link.down.is_stuck(timeout, now));
+        if is_stuck {
+            self.serve(connection, Input::Stuck);
+        } else {
+            self.after_pump(connection);
+        }
+    }
+
+    /// Answers what a session waits for, as the log and the hub are now; the answer arrives a little later.
+    pub(crate) fn answer(&mut self, connection: ConnectionId, ask: Ask) {
+        if self.plan.mutant == Some(Mutant::AckBeforeSync) && matches!(ask, Ask::Read { .. }) && self.is_unsynced() {
+            // Only acks are to be early in this broken server.
+            return self.queue.after(Duration::from_millis(1), Due::Answer(connection, ask));
+        }
+        let input = match ask {
+            Ask::Authenticate(hello) => self.admit(connection, &hello),
+            Ask::Open { id, topic, start, subscriber } => self.open(id, &topic, &start, subscriber.as_ref()),
+            Ask::Read { id, topic, after, nth, events_max, bytes_max } => {
+                self.read(id, &topic, (after, nth), (events_max, bytes_max))
+            }
+        };
+        let delay = self.small_delay();
+        if let Some(input) = input {
+            self.queue.after(delay, Due::Serve(connection, input));
+        }
+    }
+
+    fn admit(&mut self, connection: ConnectionId, hello: &Hello) -> Option<Input> {
+        let server = self.server.as_mut()?;
+        let found = server.connections.get_mut(&connection)?;
+        found.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));
+        let fenced = hello.publisher.and_then(|publisher| server.publishers.claim(publisher, connection));
+        let publisher = match hello.publisher.map(|publisher| server.log.publisher(publisher, hello.settled)) {
+            None => redeliver_protocol::history::PublisherState::New,
+            Some(Ok(state)) => state,
+            Some(Err(error)) => {
+                self.fail(format!("a publisher cannot be read: {error}"));
+                return None;
+            }
+        };
+        let head = server.log.head();
+        if let Some(fenced) = fenced {
+            let reason = CloseCode::PublisherFenced.words().to_owned();
+            let close = Close { code: CloseCode::PublisherFenced, reason, retry: RetryAdvice::Never };
+            self.queue.after(Duration::ZERO, Due::Serve(fenced, Input::Displaced(close)));
+        }
+        Some(Input::Authenticated(Ok(Admitted { epoch: head.epoch, head: head.seq, publisher })))
+    }
+
+    fn open(
+        &mut self,
+        id: SubscriptionId,
+        topic: &TopicName,
+        start: &Start,
+        subscriber: Option<&SubscriberName>,
+    ) -> Option<Input> {
+        let wall = self.wall();
+        let server = self.server.as_ref()?;
+        let stored = subscriber.map(|subscriber| server.log.cursor(subscriber, topic)).transpose();
+        let opened = stored.and_then(|stored| {
+            server.log.open_subscription(topic, start, stored.flatten().as_ref(), wall)
+        });
+        match opened {
+            Ok(opened) => Some(Input::Opened { id, result: Ok(opened) }),
+            Err(error) => {
+                self.fail(format!("a subscription to {topic} from {start:?} cannot be opened: {error}"));
+                None
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        id: SubscriptionId,
+        topic: &TopicName,
+        (after, nth): (Seq, Nth),
+        (events_max, bytes_max): (u32, usize),
+    ) -> Option<Input> {
+        let try_recent = self.rng.chance(700);
+        let server = self.server.as_ref()?;
+        let recent = try_recent.then(|| server.log.read_recent(topic, after, nth, events_max, bytes_max)).flatten();
+        let outcome = match recent {
+            Some(outcome) => Ok(outcome),
+            None => server.log.read(topic, after, nth, events_max, bytes_max),
+        };
+        match outcome {
+            Ok(outcome) => Some(Input::Read { id, outcome }),
+            Err(error) => {
+                self.fail(format!("{topic} cannot be read after {after}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Gives a session what has arrived for it, carries out its outputs, and plans its next tick.
+    pub(crate) fn pump(&mut self, connection: ConnectionId) {
+        loop {
+            while let Some(output) = self.connection(connection).and_then(|found| found.session.poll_output()) {
+                self.carry_out(connection, output);
+            }
+            let now = self.queue.now();
+            let Some(found) = self.connection(connection) else { return };
+            let wants = found.session.wants_message();
+            let peer_ended = found.peer_ended;
+            let taken = if wants { self.take_message(connection, Way::Up) } else { None };
+            let Some(found) = self.connection(connection) else { return };
+            match taken {
+                Some(message) => found.session.handle(Input::Message(message), now),
+                None if peer_ended => return self.end_connection(connection),
+                None => break,
+            }
+        }
+        self.after_pump(connection);
+    }
+
+    fn after_pump(&mut self, connection: ConnectionId) {
+        let (now, timeout) = (self.queue.now(), self.plan.server.write_timeout);
+        let delay = Duration::from_micros(self.rng.between(0, 500));
+        let drained = self.links.get(&connection).is_none_or(|link| link.down.is_drained());
+        let Some(found) = self.connection(connection) else { return };
+        let due = found.session.poll_timeout();
+        let tick = due.filter(|due| found.ticks.insert(*due));
+        let plan_drain = found.wrote && drained && !found.drain_planned;
+        found.drain_planned |= plan_drain;
+        let plan_stuck = !drained && !found.stuck_planned;
+        found.stuck_planned |= plan_stuck;
+        if let Some(at) = tick {
+            self.queue.at(at.max(now), Due::ServerTick(connection));
+        }
+        if plan_drain {
+            self.queue.after(delay, Due::Drained(connection));
+        }
+        if plan_stuck {
+            self.queue.after(timeout, Due::StuckCheck(connection));
+        }
+    }
+
+    fn carry_out(&mut self, connection: ConnectionId, output: Output) {
+        match output {
+            Output::Send(frame) => self.write_down(connection, codec::encode_server(&frame)),
+            Output::SendEvents { id, epoch, count, records } => {
+                let mut message = codec::events_head(id, epoch, count, records.len()).to_vec();
+                message.extend_from_slice(&records);
+                self.write_down(connection, message.into());
+            }
+            Output::Authenticate(hello) => self.ask(connection, Ask::Authenticate(hello)),
+            Output::Claim { id, subscriber, topic, instance, ownership } => {
+                let claim = Claim { connection, subscription: id, subscriber, topic, instance, ownership };
+                self.claim(claim);
+            }
+            Output::Release { id } => {
+                let promoted = self.server.as_mut().and_then(|server| server.owners.release(connection, id));
+                self.promote(promoted);
+            }
+            Output::Open { id, topic, start, subscriber } => {
+                self.ask(connection, Ask::Open { id, topic, start, subscriber });
+            }
+            Output::Watch { id, topic } => {
+                if let Some(server) = &mut self.server {
+                    server.watchers.watch(connection, id, topic);
+                }
+            }
+            Output::Unwatch { id } => {
+                if let Some(server) = &mut self.server {
+                    server.watchers.unwatch(connection, id);
+                }
+            }
+            Output::Read { id, topic, after, nth, events_max, bytes_max } => {
+                self.ask(connection, Ask::Read { id, topic, after, nth, events_max, bytes_max });
+            }
+            Output::Append { first, events } => self.queue_work(Work::Append { connection, first, events }),
+            Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
+                self.queue_work(Work::Save { connection, id, subscriber, topic, cursor, urgent });
+            }
+            Output::Close(close) => {
+                self.write_down(connection, codec::encode_close(&close));
+                self.end_connection(connection);
+            }
+        }
+    }
+
+    fn ask(&mut self, connection: ConnectionId, ask: Ask) {
+        let delay = self.small_delay();
+        self.queue.after(delay, Due::Answer(connection, ask));
+    }
+
+    fn write_down(&mut self, connection: ConnectionId, message: bytes::Bytes) {
+        if let Some(found) = self.connection(connection) {
+            found.wrote = true;
+        }
+        self.send(connection, Way::Down, message);
+    }
+
+    fn claim(&mut self, claim: Claim) {
+        let (connection, id) = (claim.connection, claim.subscription);
+        let Some(server) = &mut self.server else { return };
+        if let Some(found) = server.connections.get_mut(&connection) {
+            found.claims.insert(id, (claim.subscriber.clone(), claim.topic.clone()));
+        }
+        let (granted, displaced) = match server.owners.claim(claim) {
+            ClaimOutcome::Granted { displaced } => (true, displaced),
+            ClaimOutcome::Waiting { displaced } => (false, displaced),
+        };
+        if granted {
+            self.grant(connection, id);
+        }
+        for gone in displaced {
+            self.displace(gone);
+        }
+    }
+
+    fn displace(&mut self, gone: Displaced) {
+        if self.plan.mutant == Some(Mutant::NoFencing) {
+            return;
+        }
+        let input = match gone.how {
+            Displacement::TakenOver => Input::TakenOver { id: gone.subscription },
+            Displacement::SameInstance => {
+                let reason = CloseCode::Superseded.words().to_owned();
+                Input::Displaced(Close { code: CloseCode::Superseded, reason, retry: RetryAdvice::Never })
+            }
+        };
+        let delay = self.small_delay();
+        self.queue.after(delay, Due::Serve(gone.connection, input));
+    }
+
+    fn promote(&mut self, promoted: impl IntoIterator<Item = Promoted>) {
+        for next in promoted {
+            self.grant(next.connection, next.subscription);
+        }
+    }
+
+    fn grant(&mut self, connection: ConnectionId, id: SubscriptionId) {
+        let claim = self.connection(connection).and_then(|found| found.claims.get(&id).cloned());
+        if let Some((subscriber, topic)) = claim {
+            self.record(Entry::Owned { subscriber, topic, connection: connection.0 });
+        }
+        let delay = self.small_delay();
+        self.queue.after(delay, Due::Serve(connection, Input::Claimed { id }));
+    }
+
+    /// The server is done with a connection: nothing of it stays.
+    fn end_connection(&mut self, connection: ConnectionId) {
+        let Some(server) = &mut self.server else { return };
+        server.connections.remove(&connection);
+        server.publishers.release(connection);
+        server.watchers.remove_connection(connection);
+        let promoted = server.owners.release_all(connection);
+        self.promote(promoted);
+        self.end_way(connection, Way::Down);
+    }
+
+    /// The log is tended, at odd times.
+    pub(crate) fn tend(&mut self, opening: Opening) {
+        let (wall, now) = (self.wall(), self.queue.now());
+        let pause = Duration::from_millis(self.rng.between(5, 200));
+        let unsynced = self.is_unsynced();
+        let Some(server) = self.server.as_ref().filter(|server| server.opening == opening) else { return };
+        let mut pause = pause;
+        if !unsynced {
+            match server.log.tend(wall, now) {
+                Ok(Tended::Idle) => {}
+                Ok(Tended::More) => pause /= 20,
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return self.fail(format!("tending failed: {error}")),
+            }
+        }
+        self.record_floors();
+        self.queue.after(pause, Due::Tend(opening));
+    }
+
+    /// Whether nothing of any connection is left in the hub.
+    pub(crate) fn hub_is_empty(&self) -> bool {
+        self.server.as_ref().is_none_or(|server| {
+            server.owners.is_empty() && server.publishers.is_empty() && server.watchers.is_empty()
+        })
+    }
+
+    /// Writes down what has been trimmed since the last time.
+    pub(crate) fn record_floors(&mut self) {
+        let wall = self.wall();
+        for topic in self.plan.topics.clone() {
+            let Some(server) = &mut self.server else { return };
+            let Ok(opened) = server.log.open_subscription(&topic, &Start::Earliest, None, wall) else { return };
+            let floor = server.floors.entry(topic.clone()).or_default();
+            if *floor < opened.nth {
+                *floor = opened.nth;
+                self.record(Entry::Floor { topic, nth: opened.nth });
+            }
+        }
+    }
+
+    /// Reads the whole log as a separate reader would.
+    pub(crate) fn dump(&mut self) -> (Seq, Vec<DumpedTopic>) {
+        let wall = self.wall();
+        let Some(server) = &self.server else { return (Seq::ZERO, Vec::new()) };
+        let dump = self.plan.topics.iter().map(|topic| dump_topic(&server.log, topic, wall)).collect();
+        (server.log.head().seq, dump)
+    }
+
+    fn connection(&mut self, connection: ConnectionId) -> Option<&mut Connection> {
+        self.server.as_mut()?.connections.get_mut(&connection)
+    }
+
+    fn small_delay(&mut self) -> Duration {
+        if self.rng.chance(300) {
+            return Duration::ZERO;
+        }
+        let most = *self.rng.pick(&[200, 2_000, 20_000]);
+        Duration::from_micros(self.rng.between(0, most))
+    }
+}
+
+fn dump_topic(log: &Log, topic: &TopicName, wall: Timestamp) -> DumpedTopic {
+    let mut dumped = DumpedTopic { topic: topic.clone(), floor: Nth::ZERO, events: Vec::new() };
+    let Ok(opened) = log.open_subscription(topic, &Start::Earliest, None, wall) else { return dumped };
+    dumped.floor = opened.nth;
+    let (mut after, mut nth) = (opened.after.seq, opened.nth);
+    while let Ok(ReadOutcome::Batch(batch)) = log.read(topic, after, nth, 64, 16 * 1024) {
+        for record in codec::Records::new(batch.records.clone()).flatten() {
+            dumped.events.push(Dumped {
+                position: redeliver_protocol::seq::Position::new(batch.epoch, record.seq),
+                nth: record.nth,
+                time: record.time,
+                name: record.name,
+                payload: record.payload,
+            });
+        }
+        (after, nth) = (batch.last_seq, batch.last_nth());
+    }
+    dumped
+}
+
+/// The server's configuration needs no more than this of a log.
+pub(crate) fn refused(first: EmitNumber, count: usize, code: RefusalCode) -> redeliver_protocol::history::EmitRun {
+    redeliver_protocol::history::EmitRun {
+        first,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        fate: redeliver_protocol::history::EmitFate::Refused(code),
+    }
+}
