@@ -13,5 +13,6 @@ pub mod mutants;
 pub mod plan;
 pub mod queue;
 pub mod rng;
+pub mod seeds;
 mod server;
 pub mod world;

@@ -8,7 +8,6 @@ use redeliver_protocol::frame::Window;
 use redeliver_protocol::history::{Gap, GapCause, Known, Start};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
-use redeliver_protocol::time::Instant;
 
 use super::durable::{Durables, DurableKey};
 use super::emits::Emits;
@@ -58,7 +57,6 @@ struct Asked {
     head: Seq,
     last: Nth,
     floor: Nth,
-    at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,13 +70,12 @@ impl Readers {
     pub(super) fn subscribing(&mut self, truth: &Truth, entry: &Entry) {
         let Entry::Subscribing { process, run, topic, start, window, keeper, stored } = entry else { return };
         let asked = truth.current().map_or(
-            Asked { line: usize::MAX, head: Seq::ZERO, last: Nth::ZERO, floor: Nth::ZERO, at: Instant::ORIGIN },
+            Asked { line: usize::MAX, head: Seq::ZERO, last: Nth::ZERO, floor: Nth::ZERO },
             |branch| Asked {
                 line: branch.line,
                 head: branch.head(),
                 last: branch.last_nth(topic),
                 floor: branch.floor(topic),
-                at: Instant::ORIGIN,
             },
         );
         let durable = self.durable.begin(keeper, topic, *window);
@@ -277,7 +274,7 @@ impl Reader {
         let asked = if same_line {
             self.asked
         } else {
-            Asked { line: branch.line, head: Seq::ZERO, last: Nth::ZERO, floor: Nth::ZERO, at: Instant::ORIGIN }
+            Asked { line: branch.line, head: Seq::ZERO, last: Nth::ZERO, floor: Nth::ZERO }
         };
         let (last, floor) = (branch.last_nth(&self.topic), branch.floor(&self.topic));
         let right = match start {

@@ -48,7 +48,6 @@ struct Era {
 #[derive(Clone, Debug)]
 pub(super) struct Logged {
     pub(super) epoch: Epoch,
-    pub(super) key: EmitKey,
     bytes: u64,
     at: Instant,
 }
@@ -124,7 +123,7 @@ impl Branch {
             self.topics.entry(topic.clone()).or_default().push(position.seq);
         }
         let bytes = emit.event.size_bytes() as u64;
-        self.events.push(Logged { epoch: position.epoch, key, bytes, at: case.at });
+        self.events.push(Logged { epoch: position.epoch, bytes, at: case.at });
     }
 
 }
@@ -266,10 +265,6 @@ impl Truth {
         case.must(earlier.is_none_or(|earlier| earlier == time), Rule::OneContent, || {
             format!("the time of {position} was {earlier:?} and is now {time}")
         });
-    }
-
-    pub(super) fn time_at(&self, epoch: Epoch, seq: Seq) -> Option<Timestamp> {
-        self.times.get(&(epoch, seq)).copied()
     }
 
     pub(super) fn floor(&mut self, case: &mut Case, topic: &TopicName, nth: Nth) {

@@ -153,12 +153,12 @@ impl World {
         let Some(server) = self.server.as_mut().filter(|server| server.opening == opening) else { return };
         if let Some((committed, asked)) = server.writer.unsynced.take() {
             self.lie(false);
-            self.tell(&committed, asked, Told::Rest);
+            self.announce(&committed, asked, Told::Rest);
         } else if let Some((staged, asked)) = server.writer.staged.take() {
             match server.log.publish(staged) {
                 Ok(committed) => {
                     self.record_commit(&committed, &asked);
-                    self.tell(&committed, asked, Told::All);
+                    self.announce(&committed, asked, Told::All);
                 }
                 Err(error) => return self.fail(format!("publishing failed: {error}")),
             }
@@ -174,7 +174,7 @@ impl World {
         match server.log.publish(staged) {
             Ok(committed) => {
                 self.record_commit(&committed, &asked);
-                let kept = self.tell(&committed, asked, Told::Early);
+                let kept = self.announce(&committed, asked, Told::Early);
                 if let Some(server) = &mut self.server {
                     server.writer.unsynced = Some((committed, kept));
                 }
@@ -218,7 +218,7 @@ impl World {
     }
 
     /// Tells who waited, and wakes who watches. Gives back who is not told yet.
-    fn tell(&mut self, committed: &Committed, asked: Vec<Asked>, told: Told) -> Vec<Asked> {
+    fn announce(&mut self, committed: &Committed, asked: Vec<Asked>, told: Told) -> Vec<Asked> {
         let (acks, wakes) = match (told, self.plan.mutant) {
             (Told::All, _) => (true, true),
             (Told::Early, mutant) => (mutant == Some(Mutant::AckBeforeSync), mutant == Some(Mutant::DeliverBeforeSync)),

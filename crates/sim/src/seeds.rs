@@ -1,0 +1,54 @@
+//! Seeds: one is run and judged here, and those that once found a bug are kept.
+
+use std::fmt::Write;
+
+use crate::checker::{self, Figures, Violation};
+use crate::history::History;
+use crate::mutants::Mutant;
+use crate::plan::Plan;
+use crate::world;
+
+/// What came of a seed.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The seed.
+    pub seed: u64,
+    /// All that happened.
+    pub history: History,
+    /// How many things that were.
+    pub steps: u64,
+    /// What is wrong with it, or what was judged.
+    pub result: Result<Figures, Vec<String>>,
+}
+
+/// Runs and judges a seed.
+#[must_use]
+pub fn run(seed: u64, mutant: Option<Mutant>) -> Verdict {
+    let outcome = world::run(Plan::new(seed, mutant));
+    let result = match (outcome.failure, checker::check(&outcome.history)) {
+        (None, Ok(figures)) => Ok(figures),
+        (Some(failure), Ok(_)) => Err(vec![failure]),
+        (failure, Err(violations)) => {
+            Err(violations.iter().map(Violation::to_string).chain(failure).collect())
+        }
+    };
+    Verdict { seed, history: outcome.history, steps: outcome.steps, result }
+}
+
+impl Verdict {
+    /// The last entries of the history, in words; all of them if `tail` is none.
+    #[must_use]
+    pub fn trace(&self, tail: Option<usize>) -> String {
+        let entries = &self.history.entries;
+        let skip = tail.map_or(0, |tail| entries.len().saturating_sub(tail));
+        let mut words = String::new();
+        for (index, (at, entry)) in entries.iter().enumerate().skip(skip) {
+            // Writing into a string cannot fail.
+            let _ = writeln!(words, "{index:5} {:>12?} {entry:?}", at.since_origin());
+        }
+        words
+    }
+}
+
+/// Seeds that once failed. Each tells what it found; none may fail again.
+pub const REGRESSIONS: &[u64] = &[];
