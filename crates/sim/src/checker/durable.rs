@@ -20,6 +20,12 @@ pub(super) enum Owner {
     Client(u32),
 }
 
+impl Owner {
+    pub(super) fn is_server(&self) -> bool {
+        matches!(self, Owner::Server(_))
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Durables {
     all: BTreeMap<DurableKey, Durable>,
@@ -81,6 +87,21 @@ impl Durables {
         let again = after.iter().find(|key| durable.confirmed.contains(key));
         case.must(again.is_none(), Rule::AckAfterHandler, || {
             format!("{run:?} of {key:?} starts after nth {nth}, though {again:?} is confirmed: the cursor went back")
+        });
+    }
+
+    /// Judges a run that goes on behind events that it was not given.
+    pub(super) fn overtaken(
+        &mut self,
+        case: &mut Case,
+        branch: &Branch,
+        key: &DurableKey,
+        (run, from, to): (Run, Nth, Nth),
+    ) {
+        let Some(durable) = self.all.get(key) else { return };
+        let owed = branch.keys_between(&key.1, from, to).into_iter().find(|event| !durable.done.contains(event));
+        case.must(owed.is_none(), Rule::Complete, || {
+            format!("{run:?} of {key:?} goes on after nth {to} instead of {from}: {owed:?} was never handled")
         });
     }
 

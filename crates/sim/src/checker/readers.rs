@@ -251,6 +251,12 @@ impl Reader {
             took = true;
         }
         match self.place {
+            Some(place) if nth > place.nth && self.durable.as_ref().is_some_and(|key| key.0.is_server()) => {
+                // Another reader under the same name went on meanwhile: what lies between must have been handled.
+                if let Some(key) = &self.durable {
+                    ctx.durable.overtaken(ctx.case, ctx.branch, key, (run, place.nth, nth));
+                }
+            }
             Some(place) => {
                 let same = place.nth == nth && (place.position.seq == after.seq || ctx.branch.has(place.position));
                 ctx.case.must(same, Rule::Complete, || {
