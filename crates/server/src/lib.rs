@@ -1,1 +1,78 @@
-//! server
+//! redeliver's server as a library.
+//!
+//! A [`Server`] owns a log of events and serves it to its readers: over WebSockets, on a listener of its own or attached to
+//! the app's HTTP server, and within the process. An event is fsynced before anybody is told of it, a reader that missed
+//! events gets them in order when it comes back, and what cannot be delivered any more is told as a gap.
+//!
+//! ```
+//! use redeliver_server::{Delivery, LocalSubscribe, Server, Start, TopicName};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // `data_dir("./redeliver-data")` instead makes it durable.
+//! let server = Server::builder().in_memory().open().await?;
+//! server.emit_json("orders", "created", &"a book").await?;
+//!
+//! let orders = LocalSubscribe::new(TopicName::new("orders")?).start(Start::Earliest);
+//! let mut subscription = server.subscribe(orders);
+//! while let Some(delivery) = subscription.next().await {
+//!     if let Delivery::Event { record, .. } = &delivery {
+//!         assert_eq!(&record.payload[..], br#""a book""#);
+//!         subscription.ack(&delivery);
+//!         break;
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! To serve it to others, give it a listener:
+//!
+//! ```no_run
+//! # use redeliver_server::Server;
+//! # async fn serve(server: Server) -> std::io::Result<()> {
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:7400").await?;
+//! tokio::spawn(server.serve(listener));
+//! let reason = server.failed().await;
+//! eprintln!("the log has failed: {reason}");
+//! std::process::exit(1);
+//! # }
+//! ```
+//!
+//! or let it answer the WebSocket handshakes of an HTTP server that is there already: [`Server::handle_upgrade`], and
+//! `examples/axum_app.rs`.
+
+mod access;
+mod builder;
+mod clock;
+mod connection;
+mod desk;
+mod emit;
+mod errands;
+mod http;
+mod hub;
+mod listener;
+mod local;
+mod mailbox;
+mod queue;
+mod server;
+mod shared;
+mod stats;
+mod wire;
+mod writer;
+
+pub use redeliver_log::{Log, LogConfig, LogError, Retention};
+pub use redeliver_protocol::client::{Delivery, SubscriptionEnd};
+pub use redeliver_protocol::config::{Limits, ServerConfig};
+pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record};
+pub use redeliver_protocol::frame::{Ownership, Window};
+pub use redeliver_protocol::history::{Gap, GapCause, Known, Start};
+pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
+pub use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
+
+pub use crate::access::{Access, Action, ConnectRequest, Denied, Identity, OpenAccess};
+pub use crate::builder::{OpenError, ServerBuilder};
+pub use crate::emit::{EmitError, Receipt};
+pub use crate::local::{LocalSubscribe, LocalSubscription};
+pub use crate::server::Server;
+pub use crate::stats::ServerStats;

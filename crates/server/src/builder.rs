@@ -1,0 +1,187 @@
+//! How a server is put together and opened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use redeliver_log::kv::Kv;
+use redeliver_log::kv::memory::MemoryKv;
+use redeliver_log::{Log, LogConfig, LogError};
+use redeliver_protocol::config::{Limits, ServerConfig};
+use redeliver_protocol::seq::Epoch;
+use redeliver_protocol::time::Instant;
+use uuid::Uuid;
+
+use crate::access::{Access, AnyAccess, OpenAccess};
+use crate::clock::wall_clock;
+use crate::server::Server;
+use crate::shared::{Settings, Shared};
+
+/// Settles what a [`Server`] is made of. Made by [`Server::builder`]; a log must be chosen, everything else has a default.
+#[derive(Default)]
+pub struct ServerBuilder {
+    source: Source,
+    config: ServerConfig,
+    log_config: LogConfig,
+    access: Option<Arc<dyn AnyAccess>>,
+    allowed_origins: Vec<String>,
+    connections_max: Option<usize>,
+    queue_bytes_max: Option<usize>,
+}
+
+#[derive(Default)]
+enum Source {
+    #[default]
+    Unset,
+    DataDir(PathBuf),
+    InMemory,
+    Opened(Box<Log>),
+}
+
+impl ServerBuilder {
+    /// Keeps the log in this directory, which is made if it does not exist. One process at a time may have it.
+    #[must_use]
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> ServerBuilder {
+        self.source = Source::DataDir(path.into());
+        self
+    }
+
+    /// Keeps the log in memory. **It is not durable**: all is lost with the process, whatever receipts say. For tests and
+    /// demonstrations.
+    #[must_use]
+    pub fn in_memory(mut self) -> ServerBuilder {
+        self.source = Source::InMemory;
+        self
+    }
+
+    /// Takes a log that is open already. `log_config` is not looked at then.
+    #[must_use]
+    pub fn log(mut self, log: Log) -> ServerBuilder {
+        self.source = Source::Opened(Box::new(log));
+        self
+    }
+
+    /// What clients are told and held to; also what in-process emits are held to.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> ServerBuilder {
+        self.config.limits = limits;
+        self
+    }
+
+    /// How sessions behave: heartbeat, timeouts, batches. Includes the limits, so call [`ServerBuilder::limits`] after it.
+    #[must_use]
+    pub fn session_config(mut self, config: ServerConfig) -> ServerBuilder {
+        self.config = config;
+        self
+    }
+
+    /// How the log behaves: retention above all.
+    #[must_use]
+    pub fn log_config(mut self, config: LogConfig) -> ServerBuilder {
+        self.log_config = config;
+        self
+    }
+
+    /// Who may connect and do what. [`OpenAccess`] unless set. Does not judge the process itself: in-process emits and
+    /// subscriptions may do everything.
+    #[must_use]
+    pub fn access(mut self, access: impl Access) -> ServerBuilder {
+        self.access = Some(Arc::new(access));
+        self
+    }
+
+    /// Origins (`https://app.example.com`) whose pages may connect from a browser, besides pages of the very host that
+    /// they connect to. `*` stands for all. Clients that are no browsers send no origin, and are not asked for one.
+    #[must_use]
+    pub fn allowed_origins<I>(mut self, origins: I) -> ServerBuilder
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.allowed_origins = origins.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Most connections at once; more are answered 503. 65,536 unless set.
+    #[must_use]
+    pub fn connections_max(mut self, connections: usize) -> ServerBuilder {
+        self.connections_max = Some(connections);
+        self
+    }
+
+    /// Most bytes of events that may wait for the disk; more emits are refused as `Overloaded`, which clients try again.
+    /// 64 MiB unless set.
+    #[must_use]
+    pub fn queue_bytes_max(mut self, bytes: usize) -> ServerBuilder {
+        self.queue_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Opens the log and starts its writer. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] if no log was chosen or it cannot be opened.
+    ///
+    /// # Cancel safety
+    ///
+    /// An open that is under way when the future is dropped goes on and is undone when it ends: the data directory is free
+    /// again a little later.
+    pub async fn open(self) -> Result<Server, OpenError> {
+        let opened = std::time::Instant::now();
+        let log = match self.source {
+            Source::Unset => return Err(OpenError::NoLog),
+            Source::Opened(log) => *log,
+            Source::InMemory => open_log(Arc::new(MemoryKv::new()), self.log_config)?,
+            Source::DataDir(path) => {
+                let log_config = self.log_config;
+                let opening = tokio::task::spawn_blocking(move || open_data_dir(&path, log_config));
+                opening.await.unwrap_or_else(|panic| Err(LogError::Failed(format!("opening it panicked: {panic}"))))?
+            }
+        };
+        let shared = Shared::new(
+            log,
+            Settings {
+                config: self.config,
+                access: self.access.unwrap_or_else(|| Arc::new(OpenAccess)),
+                allowed_origins: self.allowed_origins,
+                connections_max: self.connections_max.unwrap_or(CONNECTIONS_MAX),
+                queue_bytes_max: self.queue_bytes_max.unwrap_or(QUEUE_BYTES_MAX),
+            },
+        );
+        Server::start(shared, opened).map_err(|error| OpenError::NoThread(error.to_string()))
+    }
+}
+
+impl std::fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Why a server cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The builder was not told where the log is.
+    #[error("no log was chosen: name a data directory, or say in_memory")]
+    NoLog,
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The writer's thread cannot be started.
+    #[error("the writer's thread cannot be started: {0}")]
+    NoThread(String),
+}
+
+fn open_data_dir(path: &std::path::Path, config: LogConfig) -> Result<Log, LogError> {
+    let _ = (path, config);
+    Err(LogError::Failed("data directories are not there yet".to_owned()))
+}
+
+fn open_log(kv: Arc<dyn Kv>, config: LogConfig) -> Result<Log, LogError> {
+    Log::open(kv, config, Epoch::from(Uuid::new_v4()), wall_clock(), Instant::ORIGIN)
+}
+
+const CONNECTIONS_MAX: usize = 65_536;
+
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;

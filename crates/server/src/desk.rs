@@ -1,0 +1,255 @@
+//! One session and its dealings with the rest of the server: an exhaustive match on what the session wants done, and the
+//! answers that come back. Whatever carries the peer's bytes stands behind [`Peer`]. No decision of the protocol is taken
+//! here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Uri};
+use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
+use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::frame::{Hello, ServerFrame};
+use redeliver_protocol::seq::{EmitNumber, Epoch, PublisherId, SubscriptionId};
+use redeliver_protocol::server::owners::Claim;
+use redeliver_protocol::server::{ConnectionId, Input, Output, ServerSession};
+use redeliver_protocol::time::Instant;
+use tracing::{Span, debug, info};
+
+use crate::access::{Action, AnyAccess, ConnectRequest, Denied, Identity, Judgement};
+use crate::errands::{Errand, Errands};
+use crate::mailbox::Mailbox;
+use crate::queue::Events;
+use crate::shared::Shared;
+use crate::stats::{add, subtract};
+
+/// Where a session's frames go.
+pub(crate) trait Peer {
+    /// Takes a frame.
+    fn send(&mut self, frame: &ServerFrame);
+    /// Takes a batch of events.
+    fn send_events(&mut self, id: SubscriptionId, epoch: Epoch, count: u32, records: Bytes);
+}
+
+/// Where a connection came from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+}
+
+/// A session with its place in the server. Dropping it gives up everything that it holds.
+pub(crate) struct Desk {
+    session: ServerSession,
+    connection: ConnectionId,
+    mailbox: Arc<Mailbox>,
+    access: Arc<dyn AnyAccess>,
+    origin: Origin,
+    identity: Option<Identity>,
+    publisher: Option<(PublisherId, EmitNumber)>,
+    judging: Option<(Hello, Judgement<'static>)>,
+    errands: Errands,
+    watches: u64,
+    shared: Arc<Shared>,
+}
+
+impl Desk {
+    pub(crate) fn new(shared: &Arc<Shared>, access: Arc<dyn AnyAccess>, origin: Origin) -> Desk {
+        let (connection, mailbox) = shared.hub.join();
+        Desk {
+            session: ServerSession::new(Arc::clone(&shared.config), shared.clock.now()),
+            connection,
+            mailbox,
+            access,
+            origin,
+            identity: None,
+            publisher: None,
+            judging: None,
+            errands: Errands::new(Arc::clone(shared)),
+            watches: 0,
+            shared: Arc::clone(shared),
+        }
+    }
+
+    pub(crate) fn connection(&self) -> ConnectionId {
+        self.connection
+    }
+
+    /// Tells the session what happened.
+    pub(crate) fn handle(&mut self, input: Input) {
+        self.session.handle(input, self.shared.clock.now());
+    }
+
+    pub(crate) fn wants_message(&self) -> bool {
+        self.session.wants_message()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.session.poll_timeout()
+    }
+
+    /// Does all that the session wants done. Returns its last word, if this was it.
+    pub(crate) fn work(&mut self, peer: &mut impl Peer) -> Option<Close> {
+        while let Some(output) = self.session.poll_output() {
+            if let Some(close) = self.perform(output, peer) {
+                return Some(close);
+            }
+        }
+        None
+    }
+
+    /// Waits until the rest of the server has something for the session, and tells it.
+    ///
+    /// Cancel safe: nothing is taken before the last await.
+    pub(crate) async fn listen(&mut self) {
+        tokio::select! {
+            () = self.mailbox.waiting() => {
+                for input in self.mailbox.take() {
+                    self.handle(input);
+                }
+            }
+            judged = judged(&mut self.judging) => self.admit(judged),
+            answers = self.errands.next() => {
+                for input in answers {
+                    self.handle(input);
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, output: Output, peer: &mut impl Peer) -> Option<Close> {
+        match output {
+            Output::Send(frame) => peer.send(&frame),
+            Output::SendEvents { id, epoch, count, records } => {
+                add(&self.shared.counters.deliveries, u64::from(count));
+                peer.send_events(id, epoch, count, records);
+            }
+            Output::Authenticate(hello) => self.judge(hello),
+            Output::Claim { id: subscription, subscriber, topic, instance, ownership } => {
+                let connection = self.connection;
+                self.shared.hub.claim(Claim { connection, subscription, subscriber, topic, instance, ownership });
+            }
+            Output::Release { id } => self.shared.hub.release(self.connection, id),
+            Output::Open { id, topic, start, subscriber } => {
+                if self.may(Action::Subscribe { topic: &topic }) {
+                    self.errands.push(Errand::Open { id, topic, start, subscriber });
+                } else {
+                    let code = RefusalCode::Forbidden;
+                    self.handle(Input::Opened { id, result: Err((code, code.words().to_owned())) });
+                }
+            }
+            Output::Watch { id, topic } => {
+                self.watches += 1;
+                add(&self.shared.counters.subscriptions, 1);
+                self.shared.hub.watch(self.connection, id, topic);
+            }
+            Output::Unwatch { id } => {
+                self.watches = self.watches.saturating_sub(1);
+                subtract(&self.shared.counters.subscriptions, 1);
+                self.shared.hub.unwatch(self.connection, id);
+            }
+            Output::Read { id, topic, after, nth, events_max, bytes_max } => {
+                match self.shared.log.read_recent(&topic, after, nth, events_max, bytes_max) {
+                    Some(outcome) => self.handle(Input::Read { id, outcome }),
+                    None => self.errands.push(Errand::Read { id, topic, after, nth, events_max, bytes_max }),
+                }
+            }
+            Output::Append { first, events } => self.append(first, events),
+            Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
+                let me = (self.connection, &self.mailbox);
+                self.shared.hub.save_cursor(&self.shared.queue, me, id, (subscriber, topic), cursor, urgent);
+            }
+            Output::Close(close) => {
+                info!(code = ?close.code, reason = ?close.reason, "closing");
+                return Some(close);
+            }
+        }
+        None
+    }
+
+    fn judge(&mut self, hello: Hello) {
+        let request = ConnectRequest {
+            peer: self.origin.peer,
+            uri: std::mem::take(&mut self.origin.uri),
+            headers: std::mem::take(&mut self.origin.headers),
+            auth: hello.auth.clone(),
+            instance: hello.instance,
+            publisher: hello.publisher,
+            subscriber: hello.subscriber.clone(),
+            client_name: hello.client_name.clone(),
+        };
+        self.judging = Some((hello, Arc::clone(&self.access).authenticate(request)));
+    }
+
+    fn admit(&mut self, (hello, judgement): (Hello, Result<Identity, Denied>)) {
+        let identity = match judgement {
+            Ok(identity) => identity,
+            Err(denied) => {
+                let retry = if denied.is_retryable() { RetryAdvice::After(DENIED_RETRY) } else { RetryAdvice::Never };
+                return self.deny(denied.to_string(), retry);
+            }
+        };
+        if let Some(subscriber) = &hello.subscriber
+            && !self.access.allow(&identity, Action::UseSubscriber { subscriber })
+        {
+            return self.deny("this identity may not use this subscriber's name".to_owned(), RetryAdvice::Never);
+        }
+        // Names of peers go through Debug: they must not forge log lines.
+        Span::current().record("identity", tracing::field::debug(identity.name()));
+        debug!(client = ?hello.client_name, subscriber = ?hello.subscriber, "authenticated");
+        self.identity = Some(identity);
+        self.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));
+        // The older connection of the publisher is fenced before its state is read, so that nothing is added behind it.
+        self.shared.hub.enter(self.connection, hello.instance, hello.publisher);
+        self.errands.push(Errand::Admit(self.publisher));
+    }
+
+    fn deny(&mut self, reason: String, retry: RetryAdvice) {
+        self.handle(Input::Authenticated(Err(Close { code: CloseCode::Unauthenticated, reason, retry })));
+    }
+
+    fn append(&mut self, first: EmitNumber, events: Events) {
+        let events = events.into_iter().map(|event| event.and_then(|event| self.permitted(event))).collect();
+        let me = (self.connection, &self.mailbox);
+        if !self.shared.hub.append(&self.shared.queue, me, self.publisher, first, events) {
+            add(&self.shared.counters.overloads, 1);
+        }
+    }
+
+    fn permitted(&self, event: NewEvent) -> Result<NewEvent, RefusalCode> {
+        let allowed = event.topics.iter().all(|topic| self.may(Action::Emit { topic }));
+        if allowed { Ok(event) } else { Err(RefusalCode::Forbidden) }
+    }
+
+    fn may(&self, action: Action<'_>) -> bool {
+        self.identity.as_ref().is_some_and(|identity| self.access.allow(identity, action))
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.shared.hub.leave(self.connection);
+        subtract(&self.shared.counters.subscriptions, self.watches);
+    }
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").field("connection", &self.connection).field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// What the authenticator says. Waits for ever while nobody is judged. Cancel safe.
+async fn judged(judging: &mut Option<(Hello, Judgement<'static>)>) -> (Hello, Result<Identity, Denied>) {
+    let Some((_, judgement)) = judging else { return std::future::pending().await };
+    let judgement = judgement.await;
+    match judging.take() {
+        Some((hello, _)) => (hello, judgement),
+        None => std::future::pending().await,
+    }
+}
+
+/// When a client comes back that could not be judged.
+const DENIED_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+

@@ -1,0 +1,84 @@
+//! Emits from within the process: held to the same limits as a client's, durable when they return.
+
+use redeliver_protocol::config::Limits;
+use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::history::{EmitFate, EmitRun};
+use redeliver_protocol::seq::Position;
+
+use crate::shared::Shared;
+use crate::stats::add;
+
+/// The log's word that an event is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// Where it is.
+    pub position: Position,
+}
+
+/// Why an emit has no receipt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmitError {
+    /// The event is not one that could be stored. It is not stored.
+    #[error("the event is not valid: {0}")]
+    Invalid(String),
+    /// The event was refused. It is not stored.
+    #[error("the event was refused: {0}")]
+    NotApplied(RefusalCode),
+    /// The log failed with the event in its hands. Whether it is stored shows when the log is opened again.
+    #[error("the log failed before it said whether the event is stored")]
+    Unknown,
+}
+
+impl EmitError {
+    /// Whether the same emit may succeed later, without the danger of storing it twice.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            EmitError::NotApplied(code) => !code.is_final(),
+            EmitError::Invalid(_) | EmitError::Unknown => false,
+        }
+    }
+}
+
+pub(crate) async fn emit(shared: &Shared, event: NewEvent) -> Result<Receipt, EmitError> {
+    check(&event, &shared.config.limits)?;
+    let receipt = shared.queue.append_one(event).map_err(|code| {
+        if code == RefusalCode::Overloaded {
+            add(&shared.counters.overloads, 1);
+        }
+        EmitError::NotApplied(code)
+    })?;
+    let runs = receipt.await.map_err(|_| EmitError::Unknown)?;
+    match runs.first() {
+        Some(EmitRun { fate: EmitFate::Stored(position) | EmitFate::Duplicate(position), .. }) => {
+            Ok(Receipt { position: *position })
+        }
+        Some(EmitRun { fate: EmitFate::Refused(code), .. }) => Err(EmitError::NotApplied(*code)),
+        // Neither can be: there is no publisher whose duplicate this could be, and every emit has an outcome.
+        Some(EmitRun { fate: EmitFate::DuplicateForgotten, .. }) | None => Err(EmitError::Unknown),
+    }
+}
+
+/// What a session checks for a client.
+fn check(event: &NewEvent, limits: &Limits) -> Result<(), EmitError> {
+    let topics_max = usize::try_from(limits.event_topics_max).unwrap_or(usize::MAX);
+    let bytes_max = usize::try_from(limits.event_bytes_max).unwrap_or(usize::MAX);
+    if event.topics.is_empty() || event.topics.len() > topics_max {
+        return Err(EmitError::Invalid(format!("it must have 1 to {topics_max} topics, and has {}", event.topics.len())));
+    }
+    let mut topics: Vec<_> = event.topics.iter().collect();
+    topics.sort_unstable();
+    if let Some(twice) = topics.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(EmitError::Invalid(format!("it names the topic {} twice", twice[0])));
+    }
+    if !event.options.is_known() {
+        return Err(EmitError::Invalid("it has options that this version does not know".to_owned()));
+    }
+    if event.size_bytes() > bytes_max {
+        return Err(EmitError::Invalid(format!("it has {} bytes, at most {bytes_max} are allowed", event.size_bytes())));
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! What the server answers to HTTP: the WebSocket handshake, health, readiness. Reads no body and keeps no connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use redeliver_protocol::frame::SUBPROTOCOL;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::{Instrument, debug, info_span};
+
+use crate::connection;
+use crate::desk::{Desk, Origin};
+use crate::shared::{Phase, Presence, Shared};
+
+/// The answer to any request.
+pub(crate) fn respond<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
+    let is_get = request.method() == Method::GET;
+    match request.uri().path() {
+        "/" if is_get && request.headers().contains_key(header::UPGRADE) => upgrade(shared, request, peer),
+        "/" if is_get => text(StatusCode::OK, FRONT_PAGE),
+        "/healthz" if is_get => text(StatusCode::OK, "ok\n"),
+        "/readyz" if is_get => match &*shared.phase().borrow() {
+            Phase::Ready => text(StatusCode::OK, "ready\n"),
+            Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+            // The reason may name paths: it is in the log.
+            Phase::Failed(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the log has failed\n"),
+        },
+        "/" | "/healthz" | "/readyz" => {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
+    }
+}
+
+/// The answer to a WebSocket handshake, which it also carries on with in a task of its own.
+pub(crate) fn upgrade<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
+    let Handshake { accept, subprotocol, presence } = match Handshake::check(shared, &request) {
+        Ok(handshake) => handshake,
+        Err(response) => return *response,
+    };
+    let (mut parts, _) = request.into_parts();
+    let origin = Origin {
+        peer,
+        uri: std::mem::take(&mut parts.uri),
+        headers: std::mem::take(&mut parts.headers),
+    };
+    let upgrade = hyper::upgrade::on(Request::from_parts(parts, ()));
+    // Made before the answer goes out, so that the connection counts from here on.
+    let desk = Desk::new(shared, Arc::clone(&shared.access), origin);
+    let span = info_span!("connection", id = %desk.connection(), peer = peer.map(tracing::field::display), identity = tracing::field::Empty);
+    let (clock, config) = (shared.clock, Arc::clone(&shared.config));
+    let serving = async move {
+        match tokio::time::timeout(config.hello_timeout, upgrade).await {
+            Ok(Ok(io)) => connection::serve(desk, TokioIo::new(io), clock, config.write_timeout).await,
+            Ok(Err(error)) => debug!(%error, "the handshake did not end in a connection"),
+            Err(_) => debug!("the handshake took too long"),
+        }
+        // Last, when the connection holds nothing of the server any more.
+        drop(presence);
+    };
+    tokio::spawn(serving.instrument(span));
+    switching(accept, subprotocol)
+}
+
+/// A handshake that was found good.
+struct Handshake {
+    accept: HeaderValue,
+    subprotocol: bool,
+    presence: Presence,
+}
+
+impl Handshake {
+    fn check<B>(shared: &Shared, request: &Request<B>) -> Result<Handshake, Box<Response<Full<Bytes>>>> {
+        let headers = request.headers();
+        let refuse = |status, words: &str| Err(Box::new(text(status, words)));
+        if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+            return refuse(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET of HTTP/1.1\n");
+        }
+        if !names(headers, &header::CONNECTION, "upgrade") || !names(headers, &header::UPGRADE, "websocket") {
+            return refuse(StatusCode::BAD_REQUEST, "this is not a WebSocket handshake\n");
+        }
+        if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+            let mut response = text(StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken here\n");
+            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            return Err(Box::new(response));
+        }
+        let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == WEBSOCKET_KEY_BYTES);
+        let accept = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok());
+        let Some(accept) = accept else {
+            return refuse(StatusCode::BAD_REQUEST, "the handshake has no valid key\n");
+        };
+        if !origin_is_allowed(shared, headers) {
+            return refuse(StatusCode::FORBIDDEN, "pages of this origin may not connect\n");
+        }
+        let offers = headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+        let subprotocol = names(headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+        if offers && !subprotocol {
+            return refuse(StatusCode::BAD_REQUEST, "this server speaks the subprotocol redeliver.v1 and no other\n");
+        }
+        if request.extensions().get::<hyper::upgrade::OnUpgrade>().is_none() {
+            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "this connection cannot be upgraded\n");
+        }
+        let presence = if shared.is_ready() { shared.enter_if_room() } else { None };
+        let Some(presence) = presence else {
+            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "no connection is taken now\n");
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            return Err(Box::new(response));
+        };
+        Ok(Handshake { accept, subprotocol, presence })
+    }
+}
+
+fn switching(accept: HeaderValue, subprotocol: bool) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    response
+}
+
+/// Browsers name the page's origin; whoever does not is no browser. Without this check any page in the world could use
+/// its visitors' access.
+fn origin_is_allowed(shared: &Shared, headers: &HeaderMap) -> bool {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let origin = match (origins.next(), origins.next()) {
+        (None, _) => return true,
+        (Some(origin), None) => origin.to_str().unwrap_or_default(),
+        (Some(_), Some(_)) => return false,
+    };
+    if shared.allowed_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
+        return true;
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let page = origin.split_once("://").map(|(_, authority)| authority);
+    page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
+}
+
+/// Whether a header's comma-separated list names this, in any case.
+fn names(headers: &HeaderMap, header: &HeaderName, name: &str) -> bool {
+    let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(name))
+}
+
+fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::copy_from_slice(words.as_bytes())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+const FRONT_PAGE: &str = "This is a redeliver server. Connect to it with a WebSocket, subprotocol redeliver.v1.\n";
+
+/// 16 bytes in base64.
+const WEBSOCKET_KEY_BYTES: usize = 24;

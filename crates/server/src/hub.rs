@@ -1,0 +1,199 @@
+//! Where connections meet: who is here, who owns what, who is woken. Thin locks around the protocol's registries; nobody
+//! ever waits here for another connection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
+use redeliver_protocol::history::Cursor;
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
+use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
+use redeliver_protocol::server::publishers::Publishers;
+use redeliver_protocol::server::watchers::Watchers;
+use redeliver_protocol::server::{ConnectionId, Input};
+
+use crate::mailbox::Mailbox;
+use crate::queue::{CursorKey, Events, Queue};
+
+/// The meeting place of a server's connections. Lock order: claims, then members, then a mailbox or the queue.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    claims: Mutex<Claims>,
+    members: Mutex<Members>,
+}
+
+#[derive(Debug, Default)]
+struct Claims {
+    owners: Owners,
+    publishers: Publishers,
+    instances: BTreeMap<ConnectionId, InstanceId>,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    mailboxes: BTreeMap<ConnectionId, Arc<Mailbox>>,
+    watchers: Watchers,
+    last: ConnectionId,
+    /// Set once everybody is sent away: newcomers are too.
+    ending: Option<Close>,
+}
+
+impl Hub {
+    /// Takes a connection in.
+    pub(crate) fn join(&self) -> (ConnectionId, Arc<Mailbox>) {
+        let mut members = self.members.lock();
+        members.last = ConnectionId(members.last.0 + 1);
+        let (connection, mailbox) = (members.last, Arc::new(Mailbox::default()));
+        members.mailboxes.insert(connection, Arc::clone(&mailbox));
+        if let Some(close) = &members.ending {
+            mailbox.answer(Input::End(close.clone()));
+        }
+        (connection, mailbox)
+    }
+
+    /// Forgets a connection; whoever stood by for its topics is next.
+    pub(crate) fn leave(&self, connection: ConnectionId) {
+        let mut claims = self.claims.lock();
+        claims.publishers.release(connection);
+        claims.instances.remove(&connection);
+        let promoted = claims.owners.release_all(connection);
+        self.promote(promoted);
+        let mut members = self.members.lock();
+        members.watchers.remove_connection(connection);
+        members.mailboxes.remove(&connection);
+    }
+
+    /// A connection is authenticated: it speaks for its publisher from now on, and an older one does no longer.
+    pub(crate) fn enter(&self, connection: ConnectionId, instance: InstanceId, publisher: Option<PublisherId>) {
+        let mut claims = self.claims.lock();
+        claims.instances.insert(connection, instance);
+        let fenced = publisher.and_then(|publisher| claims.publishers.claim(publisher, connection));
+        if let Some(fenced) = fenced {
+            let same_client = claims.instances.get(&fenced) == Some(&instance);
+            let code = if same_client { CloseCode::Superseded } else { CloseCode::PublisherFenced };
+            self.answer(fenced, Input::Displaced(displaced(code)));
+        }
+    }
+
+    /// Claims a durable subscriber's topic; the answers go into the mailboxes.
+    pub(crate) fn claim(&self, claim: Claim) {
+        let (connection, id) = (claim.connection, claim.subscription);
+        // Under the lock until everybody is told, so that each mailbox sees grants and losses in their order.
+        let mut claims = self.claims.lock();
+        let (granted, displaced) = match claims.owners.claim(claim) {
+            ClaimOutcome::Granted { displaced } => (true, displaced),
+            ClaimOutcome::Waiting { displaced } => (false, displaced),
+        };
+        for displaced in displaced {
+            self.displace(displaced);
+        }
+        if granted {
+            self.answer(connection, Input::Claimed { id });
+        }
+    }
+
+    /// Gives a claim up.
+    pub(crate) fn release(&self, connection: ConnectionId, id: SubscriptionId) {
+        let mut claims = self.claims.lock();
+        let promoted = claims.owners.release(connection, id);
+        self.promote(promoted);
+    }
+
+    /// Queues a cursor, if its connection still owns the topic. A displaced one is not answered: it has been told.
+    pub(crate) fn save_cursor(
+        &self,
+        queue: &Queue,
+        (connection, mailbox): (ConnectionId, &Arc<Mailbox>),
+        id: SubscriptionId,
+        key: CursorKey,
+        cursor: Cursor,
+        urgent: bool,
+    ) {
+        // Fencing: the lock is held until the cursor is queued, so none of a displaced reader comes after one of its
+        // successor.
+        let claims = self.claims.lock();
+        if claims.owners.is_owner(connection, id) {
+            queue.save_cursor(key, cursor, (Arc::clone(mailbox), id), urgent);
+        }
+    }
+
+    /// Queues events, if the connection still speaks for its publisher; otherwise they are refused in their place.
+    /// Returns whether there was room.
+    pub(crate) fn append(
+        &self,
+        queue: &Queue,
+        (connection, mailbox): (ConnectionId, &Arc<Mailbox>),
+        publisher: Option<(PublisherId, EmitNumber)>,
+        first: EmitNumber,
+        events: Events,
+    ) -> bool {
+        let claims = self.claims.lock();
+        let fenced = publisher.is_some_and(|(publisher, _)| !claims.publishers.is_current(publisher, connection));
+        if fenced {
+            let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+            queue.refuse_for(mailbox, first, count, RefusalCode::Fenced);
+            return true;
+        }
+        queue.append_for(mailbox, publisher, first, events)
+    }
+
+    /// Wakes a subscription whenever this topic grows.
+    pub(crate) fn watch(&self, connection: ConnectionId, id: SubscriptionId, topic: TopicName) {
+        self.members.lock().watchers.watch(connection, id, topic);
+    }
+
+    /// Wakes it no longer.
+    pub(crate) fn unwatch(&self, connection: ConnectionId, id: SubscriptionId) {
+        self.members.lock().watchers.unwatch(connection, id);
+    }
+
+    /// These topics have grown durably.
+    pub(crate) fn wake(&self, topics: &[TopicName]) {
+        let members = self.members.lock();
+        for topic in topics {
+            for (connection, id) in members.watchers.watchers_of(topic) {
+                if let Some(mailbox) = members.mailboxes.get(&connection) {
+                    mailbox.grew(id);
+                }
+            }
+        }
+    }
+
+    /// Sends everybody away, and whoever comes later.
+    pub(crate) fn end_all(&self, mut close: impl FnMut() -> Close) {
+        let mut members = self.members.lock();
+        for mailbox in members.mailboxes.values() {
+            mailbox.answer(Input::End(close()));
+        }
+        members.ending = Some(close());
+    }
+
+    fn displace(&self, displaced: Displaced) {
+        let Displaced { connection, subscription: id, how } = displaced;
+        match how {
+            Displacement::TakenOver => self.answer(connection, Input::TakenOver { id }),
+            Displacement::SameInstance => {
+                self.answer(connection, Input::Displaced(self::displaced(CloseCode::Superseded)));
+            }
+        }
+    }
+
+    fn promote(&self, promoted: impl IntoIterator<Item = Promoted>) {
+        for Promoted { connection, subscription: id } in promoted {
+            self.answer(connection, Input::Claimed { id });
+        }
+    }
+
+    fn answer(&self, connection: ConnectionId, input: Input) {
+        if let Some(mailbox) = self.members.lock().mailboxes.get(&connection) {
+            mailbox.answer(input);
+        }
+    }
+}
+
+/// The end of a connection whose place a newer one has taken. It must not fight for it.
+fn displaced(code: CloseCode) -> Close {
+    Close { code, reason: code.words().to_owned(), retry: RetryAdvice::Never }
+}

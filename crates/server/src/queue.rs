@@ -1,0 +1,445 @@
+//! What waits for the writer: appends in order, and at most one cursor per subscriber and topic. Bounded in bytes: what
+//! comes beyond is refused, in its place in the order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
+use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::server::Input;
+use tokio::sync::oneshot;
+
+use crate::mailbox::Mailbox;
+
+/// The queue between the connections and the writer.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    content: Mutex<Content>,
+    work: Condvar,
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    appends: VecDeque<Append>,
+    append_bytes: usize,
+    cursors: BTreeMap<CursorKey, CursorSave>,
+    /// When the cursors go without company.
+    cursors_due: Option<Instant>,
+    /// Cursors that the writer has taken but not yet staged: the log does not know them yet.
+    taken: BTreeMap<CursorKey, Cursor>,
+    closing: bool,
+    failed: bool,
+}
+
+/// Whose cursor of which topic.
+pub(crate) type CursorKey = (SubscriberName, TopicName);
+
+/// Events to be appended, numbered upwards from the first; an `Err` consumes its number.
+pub(crate) type Events = Vec<Result<NewEvent, RefusalCode>>;
+
+/// Events to be appended for one answer.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) publisher: Option<(PublisherId, EmitNumber)>,
+    pub(crate) first: EmitNumber,
+    pub(crate) events: Events,
+    /// Set if these were refused already, and only the answer keeps its place in the order. There are no events then.
+    pub(crate) refused: Option<EmitRun>,
+    bytes: usize,
+    pub(crate) answer: Answer,
+}
+
+/// Who is told what became of an append.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// A connection.
+    Connection(Arc<Mailbox>),
+    /// A caller within the process.
+    Caller(oneshot::Sender<Vec<EmitRun>>),
+}
+
+impl Answer {
+    pub(crate) fn give(self, runs: Vec<EmitRun>) {
+        match self {
+            Answer::Connection(mailbox) => mailbox.answer(Input::Appended(runs)),
+            // The caller may have gone; its event is stored all the same.
+            Answer::Caller(caller) => drop(caller.send(runs)),
+        }
+    }
+}
+
+/// A cursor to be saved, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct CursorSave {
+    pub(crate) cursor: Cursor,
+    pub(crate) waiters: Vec<(Arc<Mailbox>, SubscriptionId, Seq)>,
+}
+
+/// What the writer is to do next.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// A commit's worth of requests.
+    Commit(Vec<Append>, BTreeMap<CursorKey, CursorSave>),
+    /// Nothing waits: time for upkeep.
+    Idle,
+    /// Nothing waits and nothing will come.
+    Closed,
+}
+
+impl Queue {
+    pub(crate) fn new(bytes_max: usize) -> Queue {
+        Queue { content: Mutex::default(), work: Condvar::new(), bytes_max }
+    }
+
+    /// Takes a connection's events. If the queue is full or closing they are refused in their place. Returns whether they
+    /// were taken.
+    pub(crate) fn append_for(
+        &self,
+        mailbox: &Arc<Mailbox>,
+        publisher: Option<(PublisherId, EmitNumber)>,
+        first: EmitNumber,
+        events: Events,
+    ) -> bool {
+        let mut content = self.content.lock();
+        let bytes = events.iter().map(event_bytes).sum();
+        match content.refusal(bytes, self.bytes_max) {
+            Some(code) => {
+                let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+                content.push(Append::refused(first, count, code, Answer::Connection(Arc::clone(mailbox))));
+                self.work.notify_one();
+                false
+            }
+            None => {
+                let mut next = first;
+                for part in parts(events) {
+                    let after = next.saturating_add(part.len() as u64);
+                    content.push(Append::new(publisher, next, part, Answer::Connection(Arc::clone(mailbox))));
+                    next = after;
+                }
+                self.work.notify_one();
+                true
+            }
+        }
+    }
+
+    /// Answers a connection that these are refused, behind everything that it appended before.
+    pub(crate) fn refuse_for(&self, mailbox: &Arc<Mailbox>, first: EmitNumber, count: u32, code: RefusalCode) {
+        self.content.lock().push(Append::refused(first, count, code, Answer::Connection(Arc::clone(mailbox))));
+        self.work.notify_one();
+    }
+
+    /// Takes one event of a caller within the process.
+    ///
+    /// # Errors
+    ///
+    /// Why the queue does not take it.
+    pub(crate) fn append_one(&self, event: NewEvent) -> Result<oneshot::Receiver<Vec<EmitRun>>, RefusalCode> {
+        let events = vec![Ok(event)];
+        let mut content = self.content.lock();
+        if let Some(code) = content.refusal(events.iter().map(event_bytes).sum(), self.bytes_max) {
+            return Err(code);
+        }
+        let (answer, receipt) = oneshot::channel();
+        content.push(Append::new(None, EmitNumber(1), events, Answer::Caller(answer)));
+        self.work.notify_one();
+        Ok(receipt)
+    }
+
+    /// Takes a cursor; a newer one of the same subscriber and topic replaces one that still waits.
+    pub(crate) fn save_cursor(&self, key: CursorKey, cursor: Cursor, waiter: (Arc<Mailbox>, SubscriptionId), urgent: bool) {
+        let mut content = self.content.lock();
+        if content.failed {
+            return;
+        }
+        let (mailbox, id) = waiter;
+        let waiter = (mailbox, id, cursor.known.position.seq);
+        match content.cursors.get_mut(&key) {
+            Some(waiting) => {
+                waiting.cursor = cursor;
+                // One answer per subscription: it covers all before.
+                waiting.waiters.retain(|(mailbox, id, _)| !(*id == waiter.1 && Arc::ptr_eq(mailbox, &waiter.0)));
+                waiting.waiters.push(waiter);
+            }
+            None => {
+                content.cursors.insert(key, CursorSave { cursor, waiters: vec![waiter] });
+            }
+        }
+        let due = Instant::now() + if urgent { Duration::ZERO } else { CURSOR_DELAY };
+        content.cursors_due = Some(content.cursors_due.map_or(due, |earlier| earlier.min(due)));
+        self.work.notify_one();
+    }
+
+    /// The cursor of this key that is on its way into the log, if one is.
+    pub(crate) fn cursor(&self, key: &CursorKey) -> Option<Cursor> {
+        let content = self.content.lock();
+        content.cursors.get(key).map(|save| &save.cursor).or_else(|| content.taken.get(key)).cloned()
+    }
+
+    /// No more appends; what waits is still done.
+    pub(crate) fn close(&self) {
+        self.content.lock().closing = true;
+        self.work.notify_one();
+    }
+
+    /// The log has failed: forgets everything, unanswered.
+    pub(crate) fn fail(&self) {
+        let forgotten = {
+            let mut content = self.content.lock();
+            std::mem::replace(&mut *content, Content { failed: true, closing: true, ..Content::default() })
+        };
+        drop(forgotten);
+        self.work.notify_one();
+    }
+
+    /// The writer's wait for work, at most `patience`.
+    pub(crate) fn next(&self, patience: Duration) -> Work {
+        let deadline = Instant::now() + patience;
+        let mut content = self.content.lock();
+        loop {
+            let due = content.cursors_due.is_some_and(|due| content.closing || due <= Instant::now());
+            if !content.appends.is_empty() || due {
+                return content.take_commit();
+            }
+            if content.closing {
+                return Work::Closed;
+            }
+            let until = content.cursors_due.map_or(deadline, |due| due.min(deadline));
+            if self.work.wait_until(&mut content, until).timed_out() && Instant::now() >= deadline {
+                return Work::Idle;
+            }
+        }
+    }
+
+    /// The taken cursors are staged: the log knows them now.
+    pub(crate) fn cursors_staged(&self) {
+        self.content.lock().taken.clear();
+    }
+}
+
+impl Content {
+    fn refusal(&self, bytes: usize, bytes_max: usize) -> Option<RefusalCode> {
+        if self.failed {
+            Some(RefusalCode::LogFailed)
+        } else if self.closing {
+            Some(RefusalCode::Draining)
+        } else if self.append_bytes > 0 && self.append_bytes + bytes > bytes_max {
+            Some(RefusalCode::Overloaded)
+        } else {
+            None
+        }
+    }
+
+    fn push(&mut self, append: Append) {
+        // After a failure nothing is answered any more: connections end, and callers see that their answer was dropped.
+        if !self.failed {
+            self.append_bytes += append.bytes;
+            self.appends.push_back(append);
+        }
+    }
+
+    /// As many appends as fit into a commit, and the cursors that wait.
+    fn take_commit(&mut self) -> Work {
+        let mut appends = Vec::new();
+        let (mut events, mut bytes) = (0, 0);
+        while let Some(next) = self.appends.front() {
+            events += next.events.len();
+            bytes += next.bytes;
+            let fits = events <= COMMIT_EVENTS_MAX && bytes <= COMMIT_BYTES_MAX;
+            if !fits && !appends.is_empty() {
+                break;
+            }
+            if let Some(append) = self.appends.pop_front() {
+                self.append_bytes -= append.bytes;
+                appends.push(append);
+            }
+        }
+        let mut cursors = BTreeMap::new();
+        while cursors.len() < COMMIT_CURSORS_MAX
+            && let Some((key, save)) = self.cursors.pop_first()
+        {
+            self.taken.insert(key.clone(), save.cursor.clone());
+            cursors.insert(key, save);
+        }
+        if self.cursors.is_empty() {
+            self.cursors_due = None;
+        }
+        Work::Commit(appends, cursors)
+    }
+}
+
+impl Append {
+    fn new(publisher: Option<(PublisherId, EmitNumber)>, first: EmitNumber, events: Events, answer: Answer) -> Append {
+        let bytes = events.iter().map(event_bytes).sum();
+        Append { publisher, first, events, refused: None, bytes, answer }
+    }
+
+    fn refused(first: EmitNumber, count: u32, code: RefusalCode, answer: Answer) -> Append {
+        let run = EmitRun { first, count, fate: EmitFate::Refused(code) };
+        Append { publisher: None, first, events: Vec::new(), refused: Some(run), bytes: 0, answer }
+    }
+}
+
+/// Cuts events into rows that fit into one commit each, at least one event to a row.
+fn parts(mut events: Events) -> Vec<Events> {
+    let mut parts = Vec::new();
+    loop {
+        let mut bytes = 0;
+        let fitting = events.iter().take(COMMIT_EVENTS_MAX).take_while(|event| {
+            bytes += event_bytes(event);
+            bytes <= COMMIT_BYTES_MAX
+        });
+        let count = fitting.count().max(1);
+        if count >= events.len() {
+            parts.push(events);
+            return parts;
+        }
+        let rest = events.split_off(count);
+        parts.push(std::mem::replace(&mut events, rest));
+    }
+}
+
+fn event_bytes(event: &Result<NewEvent, RefusalCode>) -> usize {
+    EVENT_OVERHEAD_BYTES + event.as_ref().map_or(0, NewEvent::size_bytes)
+}
+
+/// Most events in one commit.
+const COMMIT_EVENTS_MAX: usize = 1024;
+
+/// Most bytes of events in one commit, so that with what surrounds them and the cursors it stays below the 1 MiB that
+/// are safe between two syncs. One event of the largest size fits.
+const COMMIT_BYTES_MAX: usize = 896 * 1024;
+
+/// Most cursors in one commit.
+const COMMIT_CURSORS_MAX: usize = 256;
+
+/// What an event costs besides its content, about, in bytes.
+const EVENT_OVERHEAD_BYTES: usize = 64;
+
+/// Longest time that a cursor for which nobody waits stays for company.
+const CURSOR_DELAY: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use redeliver_protocol::event::PayloadKind;
+    use redeliver_protocol::history::Known;
+    use redeliver_protocol::name::EventName;
+    use redeliver_protocol::seq::{Epoch, Nth, Position};
+
+    use super::*;
+
+    fn event(bytes: usize) -> Result<NewEvent, RefusalCode> {
+        let topic = TopicName::new("t").unwrap();
+        Ok(NewEvent::new(topic, EventName::new("n").unwrap(), PayloadKind::Bytes, vec![0; bytes]))
+    }
+
+    fn cursor(seq: u64) -> Cursor {
+        let position = Position::new(Epoch([1; 16]), Seq(seq));
+        Cursor { known: Known { position, nth: Nth(seq), earlier: Vec::new() }, handed_through: Nth(seq) }
+    }
+
+    fn key(subscriber: &str) -> CursorKey {
+        (SubscriberName::new(subscriber).unwrap(), TopicName::new("t").unwrap())
+    }
+
+    fn commit(queue: &Queue) -> (Vec<Append>, BTreeMap<CursorKey, CursorSave>) {
+        match queue.next(Duration::ZERO) {
+            Work::Commit(appends, cursors) => (appends, cursors),
+            other @ (Work::Idle | Work::Closed) => panic!("expected a commit, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_commit_takes_whole_appends_up_to_its_limit() {
+        let queue = Queue::new(usize::MAX);
+        let mailbox = Arc::default();
+        for first in [1, 601, 1201] {
+            assert!(queue.append_for(&mailbox, None, EmitNumber(first), (0..600).map(|_| event(10)).collect()));
+        }
+        let firsts = |appends: Vec<Append>| appends.iter().map(|append| append.first.0).collect::<Vec<_>>();
+        assert_eq!(firsts(commit(&queue).0), [1]);
+        assert_eq!(firsts(commit(&queue).0), [601]);
+        assert_eq!(firsts(commit(&queue).0), [1201]);
+        assert!(matches!(queue.next(Duration::ZERO), Work::Idle));
+    }
+
+    #[test]
+    fn an_append_that_alone_exceeds_a_commit_is_split_in_order() {
+        let queue = Queue::new(usize::MAX);
+        let mut events: Vec<_> = (0..2500).map(|_| event(10)).collect();
+        events.push(event(700 * 1024));
+        events.push(event(700 * 1024));
+        queue.append_for(&Arc::default(), None, EmitNumber(1), events);
+        let mut next = 1;
+        let mut commits = 0;
+        while let Work::Commit(appends, _) = queue.next(Duration::ZERO) {
+            commits += 1;
+            assert!(appends.iter().map(|append| append.bytes).sum::<usize>() <= COMMIT_BYTES_MAX);
+            for append in appends {
+                assert_eq!(append.first.0, next);
+                next += append.events.len() as u64;
+            }
+        }
+        assert_eq!((next, commits), (2503, 4));
+    }
+
+    #[test]
+    fn what_a_full_queue_refuses_is_answered_in_its_place() {
+        let queue = Queue::new(1000);
+        let mailbox = Arc::default();
+        assert!(queue.append_for(&mailbox, None, EmitNumber(1), vec![event(900)]));
+        assert!(!queue.append_for(&mailbox, None, EmitNumber(2), vec![event(900), event(900)]));
+        assert_eq!(queue.append_one(event(900).unwrap()).err(), Some(RefusalCode::Overloaded));
+        let (appends, _) = commit(&queue);
+        assert_eq!(appends.len(), 2);
+        assert_eq!(appends[0].refused, None);
+        let refused = EmitRun { first: EmitNumber(2), count: 2, fate: EmitFate::Refused(RefusalCode::Overloaded) };
+        assert_eq!(appends[1].refused, Some(refused));
+        assert!(queue.append_for(&mailbox, None, EmitNumber(2), vec![event(900)]), "there is room again");
+    }
+
+    #[test]
+    fn one_event_always_fits() {
+        assert!(Queue::new(10).append_for(&Arc::default(), None, EmitNumber(1), vec![event(900)]));
+    }
+
+    #[test]
+    fn cursors_wait_for_company_unless_someone_waits_for_them() {
+        let queue = Queue::new(1000);
+        let waiter = || (Arc::default(), SubscriptionId(1));
+        queue.save_cursor(key("a"), cursor(1), waiter(), false);
+        assert!(matches!(queue.next(Duration::ZERO), Work::Idle));
+        queue.append_for(&Arc::default(), None, EmitNumber(1), vec![event(1)]);
+        assert_eq!(commit(&queue).1.len(), 1);
+        queue.save_cursor(key("a"), cursor(2), waiter(), true);
+        assert_eq!(commit(&queue).1.len(), 1);
+    }
+
+    #[test]
+    fn a_cursor_on_its_way_is_known_until_the_log_has_it() {
+        let queue = Queue::new(1000);
+        queue.save_cursor(key("a"), cursor(1), (Arc::default(), SubscriptionId(1)), true);
+        queue.save_cursor(key("a"), cursor(2), (Arc::default(), SubscriptionId(1)), true);
+        assert_eq!(queue.cursor(&key("a")), Some(cursor(2)));
+        let (_, cursors) = commit(&queue);
+        assert_eq!(cursors[&key("a")].waiters.len(), 2, "two mailboxes wait");
+        assert_eq!(queue.cursor(&key("a")), Some(cursor(2)));
+        queue.cursors_staged();
+        assert_eq!(queue.cursor(&key("a")), None);
+    }
+
+    #[test]
+    fn closing_does_what_waits_and_takes_nothing_more() {
+        let queue = Queue::new(1000);
+        queue.save_cursor(key("a"), cursor(1), (Arc::default(), SubscriptionId(1)), false);
+        queue.close();
+        assert_eq!(queue.append_one(event(1).unwrap()).err(), Some(RefusalCode::Draining));
+        assert_eq!(commit(&queue).1.len(), 1);
+        assert!(matches!(queue.next(Duration::ZERO), Work::Closed));
+    }
+}

@@ -1,0 +1,155 @@
+//! What every connection of a server shares: the log, the way to its writer, the hub, the settings, the phase of life.
+
+use std::sync::Arc;
+
+use redeliver_log::Log;
+use redeliver_protocol::config::ServerConfig;
+use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
+use tokio::sync::{Semaphore, watch};
+
+use crate::access::AnyAccess;
+use crate::clock::Clock;
+use crate::hub::Hub;
+use crate::queue::Queue;
+use crate::stats::{Counters, add};
+
+pub(crate) struct Shared {
+    pub(crate) log: Log,
+    pub(crate) hub: Hub,
+    pub(crate) queue: Queue,
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) access: Arc<dyn AnyAccess>,
+    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) connections_max: usize,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Counters,
+    /// Bounds the threads that wait for the disk.
+    pub(crate) cold_reads: Arc<Semaphore>,
+    phase: watch::Sender<Phase>,
+    /// How many connections there are, until their last byte. Apart from the rest, so that who counts holds nothing else.
+    present: Arc<watch::Sender<usize>>,
+}
+
+/// A connection that counts, for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    present: Arc<watch::Sender<usize>>,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.present.send_modify(|present| *present -= 1);
+    }
+}
+
+/// Where a server is in its life. Only ever moves down this list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It serves.
+    Ready,
+    /// It sends its clients away.
+    Draining,
+    /// Its log has failed, for this reason.
+    Failed(Arc<str>),
+}
+
+/// What a builder has settled.
+pub(crate) struct Settings {
+    pub(crate) config: ServerConfig,
+    pub(crate) access: Arc<dyn AnyAccess>,
+    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) connections_max: usize,
+    pub(crate) queue_bytes_max: usize,
+}
+
+impl Shared {
+    pub(crate) fn new(log: Log, settings: Settings) -> Shared {
+        Shared {
+            log,
+            hub: Hub::default(),
+            queue: Queue::new(settings.queue_bytes_max),
+            config: Arc::new(settings.config),
+            access: settings.access,
+            allowed_origins: settings.allowed_origins,
+            connections_max: settings.connections_max,
+            clock: Clock::new(),
+            counters: Counters::default(),
+            cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
+            phase: watch::Sender::new(Phase::Ready),
+            present: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.phase.borrow() == Phase::Ready
+    }
+
+    /// Counts a connection, unless there are as many as there may be.
+    pub(crate) fn enter_if_room(&self) -> Option<Presence> {
+        let entered = self.present.send_if_modified(|present| {
+            let has_room = *present < self.connections_max;
+            *present += usize::from(has_room);
+            has_room
+        });
+        entered.then(|| self.entered())
+    }
+
+    /// Counts a connection in any case.
+    pub(crate) fn enter(&self) -> Presence {
+        self.present.send_modify(|present| *present += 1);
+        self.entered()
+    }
+
+    fn entered(&self) -> Presence {
+        add(&self.counters.connections_total, 1);
+        Presence { present: Arc::clone(&self.present) }
+    }
+
+    /// How many connections there are.
+    pub(crate) fn present(&self) -> watch::Receiver<usize> {
+        self.present.subscribe()
+    }
+
+    /// Takes nobody more, and sends everybody away with a close made for each.
+    pub(crate) fn drain(&self, close: impl FnMut() -> Close) {
+        self.phase.send_if_modified(|phase| {
+            let ready = *phase == Phase::Ready;
+            if ready {
+                *phase = Phase::Draining;
+            }
+            ready
+        });
+        self.hub.end_all(close);
+    }
+
+    /// The log can no longer be used: nothing more is taken or answered, and everybody is told.
+    pub(crate) fn fail(&self, reason: &str) {
+        self.queue.fail();
+        self.phase.send_if_modified(|phase| {
+            let first = !matches!(phase, Phase::Failed(_));
+            if first {
+                *phase = Phase::Failed(reason.into());
+            }
+            first
+        });
+        // The reason may name paths: it is for the operator, not for peers.
+        let code = CloseCode::LogFailed;
+        self.hub.end_all(|| Close { code, reason: code.words().to_owned(), retry: RetryAdvice::After(FAILED_RETRY) });
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("phase", &*self.phase.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// Threads that may wait for the disk at once. More than this only makes a disk's queue longer.
+const COLD_READS_MAX: usize = 16;
+
+/// When clients come back to a server whose log has failed: it must be restarted first.
+const FAILED_RETRY: std::time::Duration = std::time::Duration::from_secs(2);

@@ -1,0 +1,198 @@
+//! The bytes that wait for a socket: whole frames in order, and a slot for control frames, which go between them. Never
+//! splits a frame, never copies records.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    frames: VecDeque<Frame>,
+    /// How much of the first frame has left.
+    written: usize,
+    /// Control frames. Invariant: they begin at a frame's border, so they go out first unless `written > 0`.
+    control: BytesMut,
+}
+
+#[derive(Debug)]
+struct Frame {
+    head: Bytes,
+    body: Bytes,
+}
+
+impl Outgoing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.control.is_empty()
+    }
+
+    /// Bytes in the control slot.
+    pub(super) fn control_bytes(&self) -> usize {
+        self.control.len()
+    }
+
+    /// Adds a binary message of two parts.
+    pub(super) fn push_binary(&mut self, prefix: &[u8], body: Bytes) {
+        let mut head = BytesMut::with_capacity(HEADER_BYTES_MAX + prefix.len());
+        put_header(&mut head, BINARY, prefix.len() + body.len());
+        head.put_slice(prefix);
+        self.frames.push_back(Frame { head: head.freeze(), body });
+    }
+
+    /// Adds a close frame behind everything.
+    pub(super) fn push_close(&mut self, code: u16) {
+        let mut head = BytesMut::with_capacity(4);
+        put_header(&mut head, CLOSE, 2);
+        head.put_u16(code);
+        self.frames.push_back(Frame { head: head.freeze(), body: Bytes::new() });
+    }
+
+    /// Adds bytes of control frames, to go out as soon as no frame is half written.
+    pub(super) fn push_control(&mut self, bytes: &[u8]) {
+        self.control.extend_from_slice(bytes);
+    }
+
+    /// Fills `slices` with what is to be written next, and returns how many it used.
+    pub(super) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let (mut used, slices_max) = (0, slices.len());
+        let mut put = |bytes: &'a [u8]| {
+            if !bytes.is_empty() && used < slices_max {
+                slices[used] = IoSlice::new(bytes);
+                used += 1;
+            }
+        };
+        let mut frames = self.frames.iter();
+        if self.written > 0
+            && let Some(frame) = frames.next()
+        {
+            let head = self.written.min(frame.head.len());
+            put(&frame.head[head..]);
+            put(&frame.body[self.written - head..]);
+        }
+        put(&self.control);
+        for frame in frames.take(slices_max) {
+            put(&frame.head);
+            put(&frame.body);
+        }
+        used
+    }
+
+    /// Takes away what was written, in the order in which `fill` gave it.
+    pub(super) fn advance(&mut self, mut written: usize) {
+        if self.written > 0 {
+            written = self.advance_frame(written);
+        }
+        if self.written == 0 {
+            let control = written.min(self.control.len());
+            self.control.advance(control);
+            written -= control;
+        }
+        while written > 0 && !self.frames.is_empty() {
+            written = self.advance_frame(written);
+        }
+    }
+
+    /// Moves within the first frame and returns what is left of `written` behind its end.
+    fn advance_frame(&mut self, written: usize) -> usize {
+        let Some(frame) = self.frames.front() else { return written };
+        let left = frame.head.len() + frame.body.len() - self.written;
+        if written < left {
+            self.written += written;
+            return 0;
+        }
+        self.frames.pop_front();
+        self.written = 0;
+        written - left
+    }
+}
+
+/// A frame header of a server: final, unmasked.
+fn put_header(out: &mut BytesMut, opcode: u8, bytes: usize) {
+    out.put_u8(0x80 | opcode);
+    if let Ok(short) = u8::try_from(bytes)
+        && short < 126
+    {
+        out.put_u8(short);
+    } else if let Ok(medium) = u16::try_from(bytes) {
+        out.put_u8(126);
+        out.put_u16(medium);
+    } else {
+        out.put_u8(127);
+        out.put_u64(bytes as u64);
+    }
+}
+
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const HEADER_BYTES_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes everything out, `step` bytes at a time.
+    fn drain(outgoing: &mut Outgoing, step: usize, mut each: impl FnMut(&mut Outgoing)) -> Vec<u8> {
+        let mut out = Vec::new();
+        while !outgoing.is_empty() {
+            let taken: Vec<u8> = {
+                let mut slices = [IoSlice::new(&[]); 4];
+                let used = outgoing.fill(&mut slices);
+                slices[..used].iter().flat_map(|slice| slice.iter().copied()).take(step).collect()
+            };
+            assert!(!taken.is_empty(), "bytes wait but none are offered");
+            outgoing.advance(taken.len());
+            out.extend_from_slice(&taken);
+            each(outgoing);
+        }
+        out
+    }
+
+    #[test]
+    fn frames_leave_whole_and_in_order_however_small_the_writes() {
+        for step in [1, 2, 3, 7, 100, 100_000] {
+            let mut outgoing = Outgoing::default();
+            outgoing.push_binary(b"", Bytes::from_static(b"one"));
+            outgoing.push_binary(b"he", Bytes::from(vec![7; 300]));
+            outgoing.push_binary(b"", Bytes::from(vec![8; 70_000]));
+            outgoing.push_close(1000);
+            let out = drain(&mut outgoing, step, |_| {});
+            let mut expected = vec![0x82, 3];
+            expected.extend(b"one");
+            expected.extend([0x82, 126, 1, 46]);
+            expected.extend(b"he");
+            expected.extend([7; 300]);
+            expected.extend([0x82, 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70]);
+            expected.extend(vec![8; 70_000]);
+            expected.extend([0x88, 2, 3, 232]);
+            assert_eq!(out, expected, "with writes of {step}");
+        }
+    }
+
+    #[test]
+    fn a_pong_goes_between_frames_and_never_into_one() {
+        for step in 1..12 {
+            for at in 0..12 {
+                let mut outgoing = Outgoing::default();
+                outgoing.push_binary(b"ab", Bytes::from_static(b"cde"));
+                outgoing.push_binary(b"", Bytes::from_static(b"xyz"));
+                let mut writes = 0;
+                let out = drain(&mut outgoing, step, |outgoing| {
+                    if writes == at {
+                        outgoing.push_control(&[0x8a, 0]);
+                    }
+                    writes += 1;
+                });
+                let mut rest = &out[..];
+                let mut seen = Vec::new();
+                while let [opcode, bytes, tail @ ..] = rest {
+                    let (body, behind) = tail.split_at(usize::from(*bytes));
+                    seen.push((*opcode, body));
+                    rest = behind;
+                }
+                assert!(rest.is_empty());
+                let messages: Vec<_> = seen.iter().filter(|(opcode, _)| *opcode == 0x82).map(|(_, body)| *body).collect();
+                assert_eq!(messages, [&b"abcde"[..], b"xyz"]);
+            }
+        }
+    }
+}

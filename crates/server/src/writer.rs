@@ -1,0 +1,177 @@
+//! The one writer: a thread of its own that turns what has queued into commits, answers after the fsync, and looks after
+//! the log in between. Never tells anybody of anything that is not durable.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redeliver_log::{Committed, Log, LogError, Tended, WriteOutcome, WriteRequest};
+use redeliver_protocol::history::{EmitFate, EmitRun};
+use redeliver_protocol::server::Input;
+use redeliver_protocol::time::Instant;
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use crate::clock::wall_clock;
+use crate::queue::{Answer, Append, CursorKey, CursorSave, Work};
+use crate::shared::Shared;
+use crate::stats::add;
+
+/// Starts the writer of a server. It ends when the queue is closed and empty, or when the log fails; then what is returned
+/// here closes. `opened` is the origin of the log's monotonic time.
+pub(crate) fn start(shared: Arc<Shared>, opened: std::time::Instant) -> std::io::Result<watch::Receiver<()>> {
+    let (running, ended) = watch::channel(());
+    std::thread::Builder::new().name("redeliver-writer".to_owned()).spawn(move || {
+        // Dropped after everything else that this thread holds.
+        let _running = running;
+        let shared = shared;
+        let mut writer = Writer { shared: Arc::clone(&shared), opened, storage_full: false };
+        let failure = match catch_unwind(AssertUnwindSafe(|| writer.run())) {
+            Ok(Ok(())) => return,
+            Ok(Err(failure)) => failure.to_string(),
+            Err(panic) => format!("the writer panicked: {}", panic_words(&*panic)),
+        };
+        error!(%failure, "the log has failed; nothing more is taken or answered");
+        shared.fail(&failure);
+    })?;
+    Ok(ended)
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    opened: std::time::Instant,
+    /// Whether upkeep found the disk full: then it pauses for a while.
+    storage_full: bool,
+}
+
+/// Who waits for which part of a commit.
+enum Waiter {
+    Append(Answer),
+    Cursor(CursorSave),
+}
+
+impl Writer {
+    fn run(&mut self) -> Result<(), LogError> {
+        let mut more = true;
+        loop {
+            let patience = if more { Duration::ZERO } else { UPKEEP_INTERVAL };
+            match self.shared.queue.next(patience) {
+                Work::Commit(appends, cursors) => {
+                    self.make_room()?;
+                    self.commit(appends, cursors)?;
+                    more = true;
+                }
+                Work::Idle => more = self.tend()? == Tended::More,
+                Work::Closed => return Ok(()),
+            }
+        }
+    }
+
+    /// While the tail is full, emits wait for the fold.
+    fn make_room(&mut self) -> Result<(), LogError> {
+        while self.log().tail_is_full() {
+            if self.tend()? == Tended::Idle {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn tend(&mut self) -> Result<Tended, LogError> {
+        let monotonic = Instant::from_origin(self.opened.elapsed());
+        match self.log().tend(wall_clock(), monotonic) {
+            Err(error) if error.is_retryable() => {
+                if !self.storage_full {
+                    warn!(%error, "upkeep of the log waits");
+                }
+                self.storage_full = true;
+                Ok(Tended::Idle)
+            }
+            Ok(tended) => {
+                self.storage_full = false;
+                Ok(tended)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn commit(&mut self, appends: Vec<Append>, cursors: BTreeMap<CursorKey, CursorSave>) -> Result<(), LogError> {
+        let mut requests = Vec::with_capacity(appends.len() + cursors.len());
+        let mut waiters = Vec::with_capacity(appends.len() + cursors.len());
+        // What was refused before keeps its place: its answer comes after those of the appends before it.
+        let mut refused: BTreeMap<usize, Vec<(Answer, EmitRun)>> = BTreeMap::new();
+        for Append { publisher, first, events, refused: run, answer, .. } in appends {
+            if let Some(run) = run {
+                refused.entry(requests.len()).or_default().push((answer, run));
+                continue;
+            }
+            requests.push(WriteRequest::Emit { publisher, first, events });
+            waiters.push(Waiter::Append(answer));
+        }
+        let before_cursors = requests.len();
+        for ((subscriber, topic), save) in cursors {
+            requests.push(WriteRequest::SaveCursor { subscriber, topic, cursor: save.cursor.clone() });
+            waiters.push(Waiter::Cursor(save));
+        }
+        let outcomes = if requests.is_empty() { Vec::new() } else { self.write(requests)? };
+        for (at, (outcome, waiter)) in outcomes.into_iter().zip(waiters).enumerate() {
+            give_refused(refused.remove(&at));
+            self.answer(outcome, waiter);
+        }
+        give_refused(refused.remove(&before_cursors));
+        debug_assert!(refused.is_empty(), "every refusal has a place among the appends");
+        Ok(())
+    }
+
+    /// Stages and publishes a commit, and wakes who follows a topic that grew.
+    fn write(&mut self, requests: Vec<WriteRequest>) -> Result<Vec<WriteOutcome>, LogError> {
+        // A full disk is told in the outcomes of emits. Cursors alone must wait for space; nothing else may.
+        let staged = self.log().stage(requests, wall_clock())?;
+        self.shared.queue.cursors_staged();
+        let Committed { outcomes, grown } = self.log().publish(staged)?;
+        add(&self.shared.counters.commits, 1);
+        self.shared.hub.wake(&grown);
+        Ok(outcomes)
+    }
+
+    fn answer(&self, outcome: WriteOutcome, waiter: Waiter) {
+        match (outcome, waiter) {
+            (WriteOutcome::Emitted(runs), Waiter::Append(answer)) => {
+                let stored = runs.iter().filter(|run| matches!(run.fate, EmitFate::Stored(_)));
+                add(&self.shared.counters.events_in, stored.map(|run| u64::from(run.count)).sum());
+                answer.give(runs);
+            }
+            (WriteOutcome::CursorSaved, Waiter::Cursor(save)) => {
+                for (mailbox, id, seq) in save.waiters {
+                    mailbox.answer(Input::CursorSaved { id, seq });
+                }
+            }
+            (outcome @ (WriteOutcome::Emitted(_) | WriteOutcome::CursorSaved), _) => {
+                // Invariant of the log: one outcome per request, in their order.
+                error!(?outcome, "the log answered something that was not asked");
+            }
+        }
+    }
+
+    fn log(&self) -> &Log {
+        &self.shared.log
+    }
+}
+
+fn give_refused(refused: Option<Vec<(Answer, EmitRun)>>) {
+    for (answer, run) in refused.into_iter().flatten() {
+        answer.give(vec![run]);
+    }
+}
+
+fn panic_words(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without words")
+}
+
+/// How often an idle log is looked after: retention by age, expiry.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
