@@ -3,6 +3,7 @@
 //! The log's layout, fold, trim and recovery are written once over this trait. Engines' peculiarities stay behind it.
 
 pub mod memory;
+pub mod sled;
 
 use std::fmt;
 
