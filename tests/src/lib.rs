@@ -1,1 +1,6 @@
-//! x
+//! What the end to end tests share: disks whose power can be cut, and small sources of chance.
+//!
+//! Nothing here is part of redeliver; it may need root, and says so instead of failing when it lacks it.
+
+pub mod chance;
+pub mod power_cut;

@@ -87,10 +87,7 @@ struct Room {
 
 fn room(dir: &Path) -> io::Result<Room> {
     let stat = rustix::fs::statvfs(dir)?;
-    Ok(Room {
-        total: stat.f_blocks.saturating_mul(stat.f_frsize),
-        free: stat.f_bavail.saturating_mul(stat.f_frsize),
-    })
+    Ok(Room { total: stat.f_blocks.saturating_mul(stat.f_frsize), free: stat.f_bavail.saturating_mul(stat.f_frsize) })
 }
 
 /// Written out, not punched: a sparse file would reserve nothing.
