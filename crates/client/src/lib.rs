@@ -19,7 +19,7 @@ mod transport;
 
 pub use redeliver_protocol::backoff::Jitter;
 pub use redeliver_protocol::client::{ConnectionState, SubscriptionEnd};
-pub use redeliver_protocol::config::ClientConfig;
+pub use redeliver_protocol::config::{ClientConfig, EVENT_BYTES_MAX};
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind};
 pub use redeliver_protocol::frame::{Ownership, Window};
