@@ -373,4 +373,3 @@ async fn listen(desk: &mut Option<Desk>) {
         None => std::future::pending().await,
     }
 }
-

@@ -1,0 +1,315 @@
+//! The command line: flags, their defaults, and the help that teaches. Decides nothing else.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use redeliver_client::{EventName, Seq, Start, SubscriberName, TopicName};
+use uuid::Uuid;
+
+use crate::config_file;
+use crate::output::Format;
+use crate::payload::PayloadType;
+use crate::units::Span;
+
+/// Reliable delivery of events: what is missed is delivered again
+///
+/// A server keeps every event in a durable log; a listener that was away gets what it missed, in order, once.
+#[derive(Debug, Parser)]
+#[command(name = "redeliver", version, after_help = FIRST_STEPS, after_long_help = format!("{FIRST_STEPS}\n\n{EXIT_CODES}"))]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// What to log on stderr, as `info`, `debug` or `redeliver_server=debug`
+    #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER", hide_env_values = true)]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a server
+    Serve(ServeArgs),
+    /// Send events, and end when all of them are durable
+    Emit(EmitArgs),
+    /// Print a topic's events, from anywhere in its history, and go on as they come
+    Listen(ListenArgs),
+}
+
+/// Run a server
+///
+/// Prints `redeliver listening on ws://HOST:PORT` on stdout once it is ready; logs to stderr. SIGTERM or SIGINT end it cleanly.
+/// Every acknowledged event is on the disk: it survives kill -9 and power cuts.
+#[derive(Debug, Args)]
+#[command(after_long_help = serve_help())]
+pub(crate) struct ServeArgs {
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+
+    /// Where to keep the log, created if it is not there [default: ./redeliver-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// A configuration file in TOML; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Listen beyond this machine although anybody may then emit and listen
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// Where the server is, and who asks.
+#[derive(Debug, Args)]
+pub(crate) struct Remote {
+    /// The server
+    #[arg(long, env = "REDELIVER_URL", default_value = "ws://127.0.0.1:7400")]
+    pub(crate) url: String,
+
+    /// The token to show, if the server asks for one (better in the environment, where `ps` does not show it)
+    #[arg(long, env = "REDELIVER_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+}
+
+/// Send events, and end when all of them are durable
+///
+/// Prints `emitted N events, seq FIRST..LAST` as its last line. Ends with status 0 only if the server has acknowledged every event, that is: has it on
+/// its disk. Reconnects and sends again as often as it must, without storing anything twice.
+#[derive(Debug, Args)]
+#[command(after_long_help = EMIT_HELP, group = ArgGroup::new("what").required(true).args(["data", "lines"]))]
+pub(crate) struct EmitArgs {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+
+    /// The topic
+    pub(crate) topic: TopicName,
+
+    /// The event's payload; `-` reads all of stdin, an empty one is an empty event
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) data: Option<String>,
+
+    /// Send each line of FILE, or of stdin, as an event
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub(crate) lines: Option<PathBuf>,
+
+    /// What the events are called
+    #[arg(long, default_value = "message")]
+    pub(crate) name: EventName,
+
+    /// The identity to send under: the same input sent again under it stores nothing twice
+    #[arg(long, value_name = "UUID")]
+    pub(crate) publisher: Option<Uuid>,
+
+    /// Give up when the server has acknowledged nothing for this long (30s, 5m) [default: wait for ever]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// What the payloads are
+    #[arg(long = "type", value_enum, default_value_t)]
+    pub(crate) payload_type: PayloadType,
+}
+
+/// Print a topic's events, from anywhere in its history, and go on as they come
+///
+/// Each event is a line on stdout, acknowledged after it is written. Reconnects by itself; what happens meanwhile is not missed. What
+/// is no longer there is told as a gap.
+#[derive(Debug, Args)]
+#[command(after_long_help = LISTEN_HELP)]
+pub(crate) struct ListenArgs {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+
+    /// The topics
+    #[arg(required = true, value_name = "TOPIC")]
+    pub(crate) topics: Vec<TopicName>,
+
+    /// A durable name: the server remembers how far it has come, across restarts of either
+    #[arg(long = "as", value_name = "SUBSCRIBER")]
+    pub(crate) subscriber: Option<SubscriberName>,
+
+    /// earliest, latest, resume, a SEQ, -N for the last N, or a TIME back (10m, 1h) [default: resume with --as, else latest]
+    #[arg(long, value_name = "WHERE", allow_hyphen_values = true, value_parser = start)]
+    pub(crate) start: Option<Start>,
+
+    /// End after this many events, of all topics together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+
+    /// End when everything that was there at the start is printed
+    #[arg(long)]
+    pub(crate) until_caught_up: bool,
+
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<Span>().map(|span| span.0)
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    match text {
+        "earliest" => return Ok(Start::Earliest),
+        "latest" => return Ok(Start::Latest),
+        "resume" => return Ok(Start::Resume { at_least: None }),
+        _ => {}
+    }
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let too_large = |_| format!("`{text}` is too large");
+    if is_number(text) {
+        // People name the event that they want to see; the protocol's bounds are exclusive.
+        return text.parse::<u64>().map(|seq| Start::AfterSeq(Seq(seq.saturating_sub(1)))).map_err(too_large);
+    }
+    if let Some(last) = text.strip_prefix('-').filter(|digits| is_number(digits)) {
+        return last.parse().map(Start::Last).map_err(too_large);
+    }
+    duration(text).map(Start::Within).map_err(|_| {
+        format!("`{text}` is none of earliest, latest, resume, a seq (100), the last N (-10) or a time back (10m, 1h)")
+    })
+}
+
+fn serve_help() -> String {
+    format!("A configuration file may hold any of:\n\n{}\n{EXIT_CODES}", indented(config_file::EXAMPLE))
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect()
+}
+
+const FIRST_STEPS: &str = "\
+First steps, in three terminals:
+  redeliver serve
+  redeliver listen orders --as alice
+  redeliver emit orders 'order 1: tea'
+
+Stop the listener, emit some more, start it again: it prints what it missed.
+`redeliver help COMMAND` tells more of each.";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    everything was done
+  1    something failed; stderr says what, and what to do
+  2    wrong usage
+  3    listen: another listener took the subscriber over
+  4    emit: the time given with --timeout was over
+  130  emit: ended by SIGINT before all was acknowledged (143: by SIGTERM)";
+
+const EMIT_HELP: &str = "\
+Examples:
+  redeliver emit orders '{\"id\": 7}' --name created
+  redeliver emit orders - < picture.png
+  redeliver emit syslog --lines /var/log/syslog
+  journalctl -f | redeliver emit journal --lines
+
+A line is sent without its line feed, and nothing else is taken away. With --type auto, the default, a payload that parses as a
+JSON object or array is JSON, any other UTF-8 is text, and the rest is bytes.
+
+To send a file exactly once, whatever happens, choose a publisher and repeat the command until it ends with status 0:
+  id=$(uuidgen)
+  redeliver emit orders --lines orders.jsonl --publisher $id
+The events are numbered from 1 in the order of the lines, and the server stores each number of a publisher once. Events that it had already
+are counted: `emitted 5 events, seq 8..12, 2 already stored`. FIRST and LAST are the lowest and the highest seq that the server
+still knows. Other content under a number that was used is an error.
+
+Exit codes:
+  0    every event is acknowledged
+  1    something failed; stderr says what, and how many events are acknowledged
+  2    wrong usage
+  4    the time given with --timeout was over
+  130  ended by SIGINT (143: by SIGTERM); stderr says how far it came";
+
+const LISTEN_HELP: &str = "\
+Examples:
+  redeliver listen orders                          what comes from now on
+  redeliver listen orders --as billing             everything since the last time, then what comes
+  redeliver listen orders --start earliest         all that is kept, then what comes
+  redeliver listen orders --start -10              the last 10 events, then what comes
+  redeliver listen orders --start 1h --until-caught-up   the last hour
+  redeliver listen orders --start 100 --count 1    the first event with seq 100 or more
+  redeliver listen a b --format json | jq .        two topics, as JSON
+
+With --as, the server keeps the place of the last line that was written. A name that was never seen starts with what comes next, and is known
+from then on. If a listener was killed, lines after its last confirmed place are printed again, marked \"redelivered\" in JSON. One listener has a
+name at a time: a second one takes over, and the first ends with status 3. Any --start but resume sets the name's place anew.
+
+--format lines prints payloads byte for byte. --format json prints one object a line:
+  {\"seq\":12,\"nth\":3,\"topic\":\"orders\",\"name\":\"created\",\"time\":\"2026-11-22T19:40:00.123Z\",\"payload\":…,\"redelivered\":false}
+seq numbers all events of the server, nth those of the topic, time is in UTC. Text is a string, JSON is itself, and other bytes are
+{\"base64\":\"…\"}. A gap, events that are gone for good, is a line in its place:
+  {\"gap\":{\"topic\":\"orders\",\"after\":12,\"through\":20,\"count\":5,\"exact\":true,\"cause\":\"retention_age\"}}
+with cause one of retention_age, retention_size, purged, log_damaged, epoch_changed.
+
+Exit codes:
+  0    ended by --count, --until-caught-up, SIGINT, SIGTERM or a closed stdout; acks are confirmed
+  1    something failed; stderr says what
+  2    wrong usage
+  3    another listener took the subscriber over";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(args: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(std::iter::once("redeliver").chain(args.split_whitespace())).map(|cli| cli.command)
+    }
+
+    fn start_of(args: &str) -> Option<Start> {
+        match parse(args).unwrap() {
+            Command::Listen(args) => args.start,
+            Command::Serve(_) | Command::Emit(_) => panic!("not listen"),
+        }
+    }
+
+    fn emit_of(args: &str) -> EmitArgs {
+        match parse(args).unwrap() {
+            Command::Emit(args) => args,
+            Command::Serve(_) | Command::Listen(_) => panic!("not emit"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_start_is_a_word_a_seq_the_last_few_or_a_time_back() {
+        assert_eq!(start_of("listen t"), None);
+        assert_eq!(start_of("listen t --start earliest"), Some(Start::Earliest));
+        assert_eq!(start_of("listen t --start latest"), Some(Start::Latest));
+        assert_eq!(start_of("listen t --start resume"), Some(Start::Resume { at_least: None }));
+        assert_eq!(start_of("listen t --start 100"), Some(Start::AfterSeq(Seq(99))));
+        assert_eq!(start_of("listen t --start 0"), Some(Start::AfterSeq(Seq(0))));
+        assert_eq!(start_of("listen t --start -10"), Some(Start::Last(10)));
+        assert_eq!(start_of("listen t --start 10m"), Some(Start::Within(Duration::from_secs(600))));
+        assert_eq!(start_of("listen --start=-1 t u --count 5"), Some(Start::Last(1)));
+    }
+
+    #[test]
+    fn a_start_that_is_none_of_them_is_wrong_usage() {
+        for start in ["yesterday", "-", "--5", "-5m", "99999999999999999999", "-99999999999999999999"] {
+            assert_eq!(parse(&format!("listen t --start={start}")).unwrap_err().exit_code(), 2, "{start}");
+        }
+    }
+
+    #[test]
+    fn emit_takes_a_payload_or_lines() {
+        assert_eq!(emit_of("emit t data").data.as_deref(), Some("data"));
+        assert_eq!(emit_of("emit t -").data.as_deref(), Some("-"));
+        assert_eq!(emit_of("emit t --lines").lines, Some(PathBuf::from("-")));
+        assert_eq!(emit_of("emit t --lines file").lines, Some(PathBuf::from("file")));
+        assert_eq!(emit_of("emit t --name n --lines --timeout 5s").timeout, Some(Duration::from_secs(5)));
+        assert!(parse("emit t").is_err(), "neither");
+        assert!(parse("emit t data --lines file").is_err(), "both");
+    }
+
+    #[test]
+    fn names_are_checked_before_anything_is_done() {
+        let long = "x".repeat(256);
+        assert!(parse(&format!("emit {long} data")).unwrap_err().to_string().contains("255 bytes"));
+        assert!(parse("listen").is_err() && parse("listen t --count 0").is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! What an event's payload is, decided when it is emitted, and shown when it is listened to.
+
+use std::borrow::Cow;
+
+use clap::ValueEnum;
+use redeliver_client::PayloadKind;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::value::RawValue;
+
+/// `emit --type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PayloadType {
+    /// JSON if it parses as an object or array, else text if it is UTF-8, else bytes
+    #[default]
+    Auto,
+    /// UTF-8 text
+    Text,
+    /// A JSON document
+    Json,
+    /// Bytes without further meaning
+    Bytes,
+}
+
+/// Decides what a payload's bytes are.
+///
+/// # Errors
+///
+/// Why the bytes are not of the type that was asked for, in words.
+pub(crate) fn kind_of(payload: &[u8], wanted: PayloadType) -> Result<PayloadKind, String> {
+    match wanted {
+        PayloadType::Auto if is_json_document(payload) => Ok(PayloadKind::Json),
+        PayloadType::Auto => {
+            Ok(if std::str::from_utf8(payload).is_ok() { PayloadKind::Text } else { PayloadKind::Bytes })
+        }
+        PayloadType::Text => match std::str::from_utf8(payload) {
+            Ok(_) => Ok(PayloadKind::Text),
+            Err(error) => Err(format!("it is not UTF-8 text: {error}")),
+        },
+        PayloadType::Json => match serde_json::from_slice::<&RawValue>(payload) {
+            Ok(_) => Ok(PayloadKind::Json),
+            Err(error) => Err(format!("it is not JSON: {error}")),
+        },
+        PayloadType::Bytes => Ok(PayloadKind::Bytes),
+    }
+}
+
+/// Only objects and arrays: a line `42` or `true` is far more often text than a document.
+fn is_json_document(payload: &[u8]) -> bool {
+    let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
+    matches!(first, Some(b'{' | b'[')) && serde_json::from_slice::<&RawValue>(payload).is_ok()
+}
+
+/// A payload within a line of JSON: text as a string, JSON as itself, anything else as `{"base64": …}`.
+#[derive(Debug)]
+pub(crate) struct PayloadJson<'a> {
+    pub(crate) kind: PayloadKind,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl Serialize for PayloadJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The kind is the emitter's claim, which no server checks: what is not what it claims is shown as less.
+        let text = match self.kind {
+            PayloadKind::Json | PayloadKind::Text => std::str::from_utf8(self.bytes).ok(),
+            PayloadKind::Bytes => None,
+        };
+        let Some(text) = text else {
+            use base64::Engine;
+            let mut map = serializer.serialize_map(Some(1))?;
+            map.serialize_entry("base64", &base64::engine::general_purpose::STANDARD.encode(self.bytes))?;
+            return map.end();
+        };
+        if self.kind == PayloadKind::Json
+            && let Ok(document) = serde_json::from_str::<&RawValue>(text)
+            && let Ok(line) = serde_json::from_str::<&RawValue>(&on_one_line(document.get()))
+        {
+            return line.serialize(serializer);
+        }
+        serializer.serialize_str(text)
+    }
+}
+
+/// The same document without line breaks: in valid JSON they stand only between tokens, where they mean as much as spaces.
+fn on_one_line(document: &str) -> Cow<'_, str> {
+    if document.contains(['\n', '\r']) { document.replace(['\n', '\r'], " ").into() } else { document.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(kind: PayloadKind, bytes: &[u8]) -> String {
+        serde_json::to_string(&PayloadJson { kind, bytes }).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_json_only_if_it_is_an_object_or_array() {
+        let auto = |payload: &[u8]| kind_of(payload, PayloadType::Auto).unwrap();
+        assert_eq!(auto(br#"{"a":1}"#), PayloadKind::Json);
+        assert_eq!(auto(b" [1, 2] \r"), PayloadKind::Json);
+        assert_eq!(auto(b"42"), PayloadKind::Text);
+        assert_eq!(auto(b"{not json"), PayloadKind::Text);
+        assert_eq!(auto(b""), PayloadKind::Text);
+        assert_eq!(auto(b"\xff\xfe"), PayloadKind::Bytes);
+    }
+
+    #[test]
+    fn a_payload_that_is_not_of_the_wanted_type_is_refused_in_words() {
+        assert!(kind_of(b"\xff", PayloadType::Text).unwrap_err().contains("not UTF-8"));
+        assert!(kind_of(b"{", PayloadType::Json).unwrap_err().contains("not JSON"));
+        assert_eq!(kind_of(b"42", PayloadType::Json), Ok(PayloadKind::Json));
+        assert_eq!(kind_of(b"{}", PayloadType::Bytes), Ok(PayloadKind::Bytes));
+    }
+
+    #[test]
+    fn json_is_shown_as_it_was_emitted_and_on_one_line() {
+        assert_eq!(
+            shown(PayloadKind::Json, br#"{"big": 123456789012345678901.50, "a":1}"#),
+            r#"{"big": 123456789012345678901.50, "a":1}"#
+        );
+        assert_eq!(shown(PayloadKind::Json, b"{\r\n  \"a\":\n \"x\\ny\"\n}\n"), "{    \"a\":  \"x\\ny\" }");
+    }
+
+    #[test]
+    fn a_payload_that_is_not_what_it_claims_is_still_shown() {
+        assert_eq!(shown(PayloadKind::Json, b"{broken\n"), r#""{broken\n""#);
+        assert_eq!(shown(PayloadKind::Json, b"1\n2"), r#""1\n2""#);
+        assert_eq!(shown(PayloadKind::Json, b"\"1\n2\""), r#""\"1\n2\"""#);
+        assert_eq!(shown(PayloadKind::Text, b"\xff"), r#"{"base64":"/w=="}"#);
+        assert_eq!(shown(PayloadKind::Bytes, b"text"), r#"{"base64":"dGV4dA=="}"#);
+        assert_eq!(shown(PayloadKind::Text, "tab\t\u{e9}".as_bytes()), "\"tab\\t\u{e9}\"");
+    }
+}

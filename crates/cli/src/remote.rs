@@ -1,0 +1,102 @@
+//! The client behind `emit` and `listen`: how it is made, what people are told of its connection, and why it ended.
+
+use std::io::Write;
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+use redeliver_client::{Client, ClientBuilder, Close, CloseCode, ConnectError, ConnectionState};
+use tokio::sync::watch;
+
+use crate::args::Remote;
+use crate::exit::Problem;
+
+/// A client that may still be given a name, a publisher, a subscriber.
+pub(crate) fn builder(remote: &Remote) -> ClientBuilder {
+    let builder = Client::builder(&remote.url);
+    match remote.token.as_deref().filter(|token| !token.is_empty()) {
+        Some(token) => builder.auth(token),
+        None => builder,
+    }
+}
+
+/// Makes it; it connects in the background, and people are told when that takes effort.
+pub(crate) fn connect(builder: ClientBuilder, url: &str, bar: &ProgressBar) -> Result<Client> {
+    let client = builder.connect_lazy().map_err(|error| {
+        let problem = Problem::new(error.to_string());
+        if matches!(error, ConnectError::InvalidUrl { .. }) {
+            problem.hint("give --url or REDELIVER_URL as in ws://127.0.0.1:7400")
+        } else {
+            problem
+        }
+    })?;
+    tokio::spawn(tell_of_connection(client.state(), url.to_owned(), bar.clone()));
+    Ok(client)
+}
+
+/// Says something on stderr, without breaking the progress bar.
+pub(crate) fn note(bar: &ProgressBar, words: &str) {
+    bar.suspend(|| {
+        // Nothing can be done about an stderr that is closed.
+        let _ = writeln!(std::io::stderr(), "{words}");
+    });
+}
+
+/// Why a client has ended that nobody shut down.
+pub(crate) fn why_ended(client: &Client) -> Problem {
+    match &*client.state().borrow() {
+        ConnectionState::Ended { close: Some(close) } => closed(close),
+        ConnectionState::Ended { close: None }
+        | ConnectionState::Connecting
+        | ConnectionState::Connected { .. }
+        | ConnectionState::Waiting { .. } => Problem::new("the client has ended"),
+    }
+}
+
+fn closed(close: &Close) -> Problem {
+    let mut words = format!("the server ended the conversation: {}", close.code);
+    if !close.reason.is_empty() {
+        words = format!("{words}: {}", close.reason.escape_debug());
+    }
+    let problem = Problem::new(words);
+    match close.code {
+        CloseCode::Unauthenticated | CloseCode::Expired => {
+            problem.hint("give a valid token with --token or REDELIVER_TOKEN")
+        }
+        CloseCode::VersionMismatch => problem.hint("use the same version of redeliver on both sides"),
+        CloseCode::PublisherFenced => {
+            problem.hint("another emitter runs under the same --publisher: let one finish before the next")
+        }
+        _ => problem,
+    }
+}
+
+/// Speaks once when the connection goes and once when it comes back, however many tries lie between.
+async fn tell_of_connection(mut state: watch::Receiver<ConnectionState>, url: String, bar: ProgressBar) {
+    let mut was_connected = false;
+    let mut in_trouble = false;
+    loop {
+        let now = state.borrow_and_update().clone();
+        match now {
+            ConnectionState::Waiting { reason, .. } if !in_trouble => {
+                in_trouble = true;
+                let reason = reason.escape_debug();
+                if was_connected {
+                    note(&bar, &format!("redeliver: the connection is lost ({reason}); reconnecting"));
+                } else {
+                    note(&bar, &format!("redeliver: {url} cannot be reached ({reason}); trying again until it can"));
+                }
+            }
+            ConnectionState::Connected { .. } => {
+                if std::mem::take(&mut in_trouble) {
+                    note(&bar, "redeliver: connected");
+                }
+                was_connected = true;
+            }
+            ConnectionState::Ended { .. } => return,
+            ConnectionState::Waiting { .. } | ConnectionState::Connecting => {}
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `redeliver serve`: makes one configuration of flags and file, opens the server, and ends it cleanly.
+//!
+//! Never starts with less protection than it was asked for, and never goes on with a log that has failed.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use redeliver_server::{Limits, LogConfig, LogError, OpenError, Server, ServerBuilder, ServerConfig};
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::args::ServeArgs;
+use crate::config_file::{ConfigFile, LimitsSection};
+use crate::exit::{Exit, Problem};
+use crate::stop::Stop;
+use crate::units::{ByteCount, Count};
+
+/// Serves until it is asked to end, or the log fails.
+pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
+    let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
+    let listen = args.listen.or_else(|| file.listen.clone()).unwrap_or_else(|| LISTEN.to_owned());
+    let data = args.data.or_else(|| file.data.clone()).unwrap_or_else(|| PathBuf::from(DATA));
+    let builder = configured(&file, &data)?;
+    let addresses = addresses(&listen).await?;
+    if !args.insecure && file.auth.token.is_empty() {
+        refuse_open_door(&addresses)?;
+    }
+    let listener = bind(&listen, &addresses).await?;
+    let address = listener.local_addr().context("the listener has no address")?;
+
+    let server = tokio::select! {
+        opened = builder.open() => opened.map_err(|error| cannot_open(&error, &data))?,
+        _ = stop.asked() => return Ok(Exit::Success),
+    };
+    tokio::spawn(server.serve(listener));
+    announce(address)?;
+    info!(%address, data = %data.display(), "ready");
+
+    tokio::select! {
+        _ = stop.asked() => {}
+        reason = server.failed() => {
+            let problem = Problem::new(format!("the log has failed: {reason}"));
+            return Err(problem.hint("nothing acknowledged is lost; see to the disk, then start again").into());
+        }
+    }
+    info!("ending");
+    if !server.shutdown(SHUTDOWN_PATIENCE).await {
+        warn!("some connections did not end in time and are cut");
+    }
+    Ok(Exit::Success)
+}
+
+fn configured(file: &ConfigFile, data: &Path) -> Result<ServerBuilder> {
+    let mut session = ServerConfig::default();
+    if let Some(heartbeat) = file.heartbeat {
+        anyhow::ensure!(heartbeat.0 >= HEARTBEAT_MIN, Problem::new("heartbeat must be at least 1s"));
+        session.heartbeat = heartbeat.0;
+    }
+    session.limits = limits(&file.limits)?;
+    let mut log = LogConfig::default();
+    log.retention.age = file.retention.age.map(|age| age.0);
+    log.retention.bytes = file.retention.bytes.map(|bytes| bytes.0);
+    log.retention.count = file.retention.count.map(|count| count.0);
+
+    let mut builder = Server::builder().data_dir(data).session_config(session).log_config(log);
+    if let Some(connections) = file.limits.connections {
+        builder = builder.connections_max(usize::try_from(connections.0).unwrap_or(usize::MAX));
+    }
+    if let Some(origins) = &file.allowed_origins {
+        builder = builder.allowed_origins(origins.clone());
+    }
+    let tokens = file.tokens()?;
+    for name in file.weak_tokens() {
+        warn!(token = name, "this token can be guessed: use at least 128 random bits, as from `openssl rand -hex 32`");
+    }
+    Ok(if tokens.is_empty() { builder } else { builder.access(tokens) })
+}
+
+/// The file's limits, none of which may be zero or above what the protocol allows.
+fn limits(section: &LimitsSection) -> Result<Limits, Problem> {
+    let mut limits = Limits::default();
+    let count = |count: Option<Count>| count.map(|count| count.0);
+    let bytes = |bytes: Option<ByteCount>| bytes.map(|bytes| bytes.0);
+    for (name, wanted, limit, most) in [
+        ("event_bytes", bytes(section.event_bytes), &mut limits.event_bytes_max, EVENT_BYTES_MOST),
+        ("event_topics", count(section.event_topics), &mut limits.event_topics_max, EVENT_TOPICS_MOST),
+        ("emits_in_flight", count(section.emits_in_flight), &mut limits.emits_in_flight_max, u32::MAX),
+        ("emit_bytes_in_flight", bytes(section.emit_bytes_in_flight), &mut limits.emit_bytes_in_flight_max, u32::MAX),
+        ("subscriptions", count(section.subscriptions), &mut limits.subscriptions_max, u32::MAX),
+        ("window_events", count(section.window_events), &mut limits.window_events_max, u32::MAX),
+        ("window_bytes", bytes(section.window_bytes), &mut limits.window_bytes_max, u32::MAX),
+    ] {
+        let Some(wanted) = wanted else { continue };
+        match u32::try_from(wanted) {
+            Ok(wanted) if (1..=most).contains(&wanted) => *limit = wanted,
+            _ => return Err(Problem::new(format!("limits.{name} must be between 1 and {most}, not {wanted}"))),
+        }
+    }
+    Ok(limits)
+}
+
+async fn addresses(listen: &str) -> Result<Vec<SocketAddr>> {
+    let problem = |words: String| {
+        Problem::new(format!("cannot listen on `{listen}`: {words}"))
+            .hint("give HOST:PORT, as in 127.0.0.1:7400 or [::1]:7400")
+    };
+    let addresses: Vec<_> =
+        tokio::net::lookup_host(listen).await.map_err(|error| problem(error.to_string()))?.collect();
+    if addresses.is_empty() {
+        return Err(problem("the host has no address".to_owned()).into());
+    }
+    Ok(addresses)
+}
+
+fn refuse_open_door(addresses: &[SocketAddr]) -> Result<(), Problem> {
+    match addresses.iter().find(|address| !address.ip().is_loopback()) {
+        None => Ok(()),
+        Some(address) => {
+            let words = format!(
+                "listening on {address} without authentication would let anybody in the network emit and listen"
+            );
+            Err(Problem::new(words)
+                .hint("set tokens in a --config file, listen on 127.0.0.1, or say --insecure if that is what you want"))
+        }
+    }
+}
+
+async fn bind(listen: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
+    TcpListener::bind(addresses).await.map_err(|error| {
+        let problem = Problem::new(format!("cannot listen on {listen}: {error}"));
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            let hint =
+                "another server runs there: end it, or choose another port with --listen (port 0 takes a free one)";
+            problem.hint(hint).into()
+        } else {
+            problem.into()
+        }
+    })
+}
+
+fn cannot_open(error: &OpenError, data: &Path) -> Problem {
+    let problem = Problem::new(error.to_string());
+    let data = data.display();
+    let OpenError::Log(error) = error else { return problem };
+    match error {
+        LogError::InUse(_) => problem.hint("end the other server, or choose another directory with --data"),
+        LogError::Lost(_) => problem.hint(format!(
+            "restore {data} from a backup. Only if its events may be gone for good: move it away and start again; a new log \
+             begins, and clients are told of a gap"
+        )),
+        LogError::NewerFormat { .. } => problem.hint("the directory was not changed"),
+        LogError::Unusable { .. } => problem.hint("mend its permissions, or choose another directory with --data"),
+        LogError::StorageFull => problem.hint(format!("free some space for {data}, then start again")),
+        LogError::Failed(_) | _ => problem,
+    }
+}
+
+/// The ready line, and what to do next for a person who watches.
+fn announce(address: SocketAddr) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "redeliver listening on ws://{address}")
+        .and_then(|()| stdout.flush())
+        .context("stdout cannot be written")?;
+    if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
+        let program = std::env::args().next().unwrap_or_else(|| "redeliver".to_owned());
+        let url = if address.to_string() == LISTEN { String::new() } else { format!(" --url ws://{address}") };
+        // Nothing can be done about an stderr that is closed.
+        let _ = write!(
+            std::io::stderr(),
+            "\nNow, in other terminals:\n  {program} listen orders --as alice{url}\n  {program} emit orders 'order 1: tea'{url}\n\
+             Stop the listener, emit some more, start it again: it prints what it missed.\n\n"
+        );
+    }
+    Ok(())
+}
+
+const LISTEN: &str = "127.0.0.1:7400";
+const DATA: &str = "./redeliver-data";
+
+/// Below the 5 seconds after which people reach for kill -9.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(4);
+
+const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+
+// The protocol's own bounds.
+const EVENT_BYTES_MOST: u32 = 768 * 1024;
+const EVENT_TOPICS_MOST: u32 = 64;
