@@ -7,10 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use redeliver_log::LogError;
-use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::history::Start;
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::server::{Admitted, Input};
 
 use crate::clock::wall_clock;

@@ -373,3 +373,4 @@ async fn listen(desk: &mut Option<Desk>) {
         None => std::future::pending().await,
     }
 }
+

@@ -275,8 +275,9 @@ impl World {
         let wall = self.wall();
         let server = self.server.as_ref()?;
         let stored = subscriber.map(|subscriber| server.log.cursor(subscriber, topic)).transpose();
-        let opened =
-            stored.and_then(|stored| server.log.open_subscription(topic, start, stored.flatten().as_ref(), wall));
+        let opened = stored.and_then(|stored| {
+            server.log.open_subscription(topic, start, stored.flatten().as_ref(), wall)
+        });
         match opened {
             Ok(opened) => Some(Input::Opened { id, result: Ok(opened) }),
             Err(error) => {
@@ -488,9 +489,9 @@ impl World {
 
     /// Whether nothing of any connection is left in the hub.
     pub(crate) fn hub_is_empty(&self) -> bool {
-        self.server
-            .as_ref()
-            .is_none_or(|server| server.owners.is_empty() && server.publishers.is_empty() && server.watchers.is_empty())
+        self.server.as_ref().is_none_or(|server| {
+            server.owners.is_empty() && server.publishers.is_empty() && server.watchers.is_empty()
+        })
     }
 
     /// Writes down what has been trimmed since the last time.

@@ -40,13 +40,7 @@ impl Emits {
         self.payloads.get(payload).copied()
     }
 
-    pub(super) fn emitting(
-        &mut self,
-        case: &mut Case,
-        truth: &Truth,
-        (process, key): (Process, EmitKey),
-        event: &NewEvent,
-    ) {
+    pub(super) fn emitting(&mut self, case: &mut Case, truth: &Truth, (process, key): (Process, EmitKey), event: &NewEvent) {
         self.pending.insert((process, key));
         self.payloads.insert(event.payload.clone(), key);
         let bound = truth.current().map_or((usize::MAX, Seq::ZERO), |branch| (branch.line, branch.acked_through));
@@ -99,9 +93,7 @@ impl Emits {
                 true
             }
             EmitOutcome::Refused(code) => {
-                case.must(stored_at.is_none(), Rule::AcknowledgedIsStored, || {
-                    format!("{key:?} was refused and is stored")
-                });
+                case.must(stored_at.is_none(), Rule::AcknowledgedIsStored, || format!("{key:?} was refused and is stored"));
                 emit.refused |= code.is_final();
                 false
             }
@@ -131,11 +123,8 @@ impl Emits {
                 continue;
             }
             let told = self.lost.get(&(*process, key.publisher));
-            let told =
-                told.is_some_and(|ranges| ranges.iter().any(|(from, to)| *from <= key.index && key.index <= *to));
-            case.must(told, Rule::Told, || {
-                format!("{key:?} was acknowledged at {position}, is gone, and {process:?} was not told")
-            });
+            let told = told.is_some_and(|ranges| ranges.iter().any(|(from, to)| *from <= key.index && key.index <= *to));
+            case.must(told, Rule::Told, || format!("{key:?} was acknowledged at {position}, is gone, and {process:?} was not told"));
         }
     }
 }

@@ -127,8 +127,7 @@ impl World {
                     self.queue.after(Duration::ZERO, Due::Serve(connection, Input::Appended(vec![run])));
                     return None;
                 };
-                let keys =
-                    events.iter().map(|event| event.as_ref().ok().and_then(|event| World::key_of(&event.payload)));
+                let keys = events.iter().map(|event| event.as_ref().ok().and_then(|event| World::key_of(&event.payload)));
                 let keys = keys.collect();
                 let request = WriteRequest::Emit { publisher: Some(publisher), first, events };
                 Some((request, Asked::Append { connection, keys }))
@@ -241,9 +240,7 @@ impl World {
 
     fn tell_one(&mut self, outcome: &WriteOutcome, asked: &Asked) {
         let (connection, input) = match (outcome, asked) {
-            (WriteOutcome::Emitted(runs), Asked::Append { connection, .. }) => {
-                (*connection, Input::Appended(runs.clone()))
-            }
+            (WriteOutcome::Emitted(runs), Asked::Append { connection, .. }) => (*connection, Input::Appended(runs.clone())),
             (WriteOutcome::CursorSaved, Asked::Save { connection, id, seq }) => {
                 (*connection, Input::CursorSaved { id: *id, seq: *seq })
             }
