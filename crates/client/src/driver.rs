@@ -2,20 +2,20 @@
 //! says. It decides nothing of the protocol.
 
 mod emits;
+mod ending;
 mod saver;
 mod subscriptions;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use redeliver_protocol::client::{ClientSession, ConnectionState, Input, Output};
 use redeliver_protocol::codec;
-use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::time;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use self::emits::Emits;
+use self::ending::Shutdown;
 use self::saver::Saver;
 use self::subscriptions::Subscriptions;
 use crate::acks::AckBoard;
@@ -23,7 +23,6 @@ use crate::client::Notice;
 use crate::command::Command;
 use crate::cursor_store::CursorStore;
 use crate::emit::OutboxRoom;
-use crate::error::{EmitError, ShutdownError};
 use crate::transport::{Connector, Happened, Transport};
 
 /// What connects a driver to the handles of its client.
@@ -51,14 +50,6 @@ pub(crate) struct Driver<C: Connector> {
     subscriptions: Subscriptions,
     saver: Saver,
     shutdown: Option<Shutdown>,
-}
-
-/// A shutdown that is under way.
-struct Shutdown {
-    deadline: Instant,
-    answers: Vec<oneshot::Sender<Result<(), ShutdownError>>>,
-    /// Set when the deadline has passed.
-    failure: Option<ShutdownError>,
 }
 
 impl<C: Connector> Driver<C> {
@@ -147,7 +138,7 @@ impl<C: Connector> Driver<C> {
     /// Takes the command and what waits behind it, so that many emits share one flush.
     fn take_commands(&mut self, first: Option<Command>) {
         let Some(first) = first else {
-            return self.begin_shutdown(Instant::now() + LINGER, None);
+            return self.linger();
         };
         self.take_command(first);
         for _ in 1..COMMANDS_AT_ONCE {
@@ -193,56 +184,6 @@ impl<C: Connector> Driver<C> {
             }
         }
     }
-
-    fn begin_shutdown(&mut self, deadline: Instant, answer: Option<oneshot::Sender<Result<(), ShutdownError>>>) {
-        self.pass_acks();
-        if let Some(shutdown) = &mut self.shutdown {
-            shutdown.deadline = shutdown.deadline.min(deadline);
-            shutdown.answers.extend(answer);
-        } else {
-            self.shutdown = Some(Shutdown { deadline, answers: answer.into_iter().collect(), failure: None });
-            self.handle(Input::Shutdown);
-        }
-    }
-
-    /// The time for the shutdown is over: the session says what became of each emit, and ends.
-    fn give_up(&mut self) {
-        let (emits, subscriptions) = (self.emits.len(), self.subscriptions.unconfirmed());
-        if let Some(shutdown) = &mut self.shutdown {
-            shutdown.failure = Some(ShutdownError::TimedOut { emits, subscriptions });
-        }
-        let reason = "the time for a clean shutdown was over".to_owned();
-        self.handle(Input::Rejected(Close { code: CloseCode::Done, reason, retry: RetryAdvice::Never }));
-    }
-
-    /// After the session's end: whoever still waits is answered, and what can be kept is kept.
-    async fn finish(mut self) {
-        self.room.close();
-        self.commands.close();
-        let mut late_answers = Vec::new();
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                // It never reached the session, so it was not stored.
-                Command::Emit { answer, .. } => drop(answer.send(Err(EmitError::ClientEnded))),
-                Command::Shutdown { answer, .. } => late_answers.push(answer),
-                // Their answers are dropped, which says that the client has ended.
-                Command::CancelEmit { .. }
-                | Command::Subscribe { .. }
-                | Command::Unsubscribe { .. }
-                | Command::Flush { .. } => {}
-            }
-        }
-        self.subscriptions.end_all();
-        // Also after a failure: what was handled and can still be noted is not handed over again.
-        self.saver.finish().await;
-        self.transport.closed().await;
-        let (answers, failure) = self.shutdown.map_or((Vec::new(), None), |s| (s.answers, s.failure));
-        let result = failure.map_or(Ok(()), Err);
-        for answer in answers.into_iter().chain(late_answers) {
-            // Whoever asked may be gone.
-            let _ = answer.send(result.clone());
-        }
-    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -254,6 +195,3 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 /// How many commands are taken before the transport is looked at again.
 const COMMANDS_AT_ONCE: usize = 256;
-
-/// How long a client whose handles are all dropped goes on, to send what is in its outbox and have its acks confirmed.
-const LINGER: Duration = Duration::from_secs(5);

@@ -1,5 +1,66 @@
 //! redeliver's client: emit events durably, follow topics, acknowledge what is handled, resume after anything.
 //!
+//! ```
+//! # mod toy { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client/toy.rs")); }
+//! # use std::error::Error;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn Error>> {
+//! # let toy = toy::Toy::new();
+//! use std::time::Duration;
+//!
+//! use redeliver_client::{Client, Delivery, Start};
+//!
+//! let client = Client::builder("ws://127.0.0.1:7400")
+//!     .subscriber("billing") // the server keeps this one's place in each topic
+//! #   .connector(toy.clone())
+//!     .connect()
+//!     .await?;
+//!
+//! // Returns once the event is durable on the server, whatever happens to the connection meanwhile.
+//! let receipt = client.emit("orders", "created", "3 crates of tea").await?;
+//!
+//! let mut orders = client.subscribe("orders").durable().auto_ack().start(Start::Earliest).await?;
+//! while let Some(delivery) = orders.next().await {
+//!     match delivery {
+//!         Delivery::Event(event) => {
+//!             assert_eq!(Some(event.seq()), receipt.seq());
+//!             println!("{}: {}", event.name, event.text()?);
+//!         }
+//!         Delivery::Gap(gap) => println!("{} events are gone: {:?}", gap.count, gap.cause),
+//!         Delivery::CaughtUp { .. } => break, // what follows is live
+//!         _ => {}
+//!     }
+//! }
+//! orders.close().await?; // the acks are confirmed
+//! client.shutdown(Duration::from_secs(5)).await?;
+//! # assert_eq!(toy.cursor("billing", "orders"), Some(1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! - **An emit** that has its [`Receipt`] is durable. Until then it is sent again after each reconnect, under the same
+//!   number, so that it is stored once. An error says whether it may have been stored ([`EmitError::outcome`]).
+//! - **A subscription** hands over every event of its topic, in order, from where it started. It survives reconnects:
+//!   it goes on behind what it has handed over, and hands nothing over twice. What is gone is told as a [`Gap`].
+//! - **An ack** says that everything up to an event is handled. After a restart, a durable subscription (its cursor is
+//!   with the server) or a stored one (in a [`CursorStore`] of the client's) goes on behind the last ack that was
+//!   confirmed; what may come a second time is marked [`redelivered`](Event::redelivered).
+//! - **To handle each event exactly once**, store [`Event::known`] together with what the event changed, and start with
+//!   [`Start::After`] it.
+//!
+//! # What is bounded
+//!
+//! The outbox ([`ClientBuilder::outbox`]: who emits more waits), and what a subscription hands over without an ack
+//! ([`SubscribeBuilder::window`]: nothing more comes). Both in events and in bytes.
+//!
+//! # TLS
+//!
+//! There is none built in: a `wss://` URL needs a [`Connector`] that offers it, or a proxy in front of the server.
+//!
+//! # How it is built
+//!
 //! The IO shell around [`redeliver_protocol::client::ClientSession`]. It makes connections, carries messages and runs
 //! timers; every decision of the protocol is the session's.
 

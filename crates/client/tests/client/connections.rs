@@ -65,8 +65,9 @@ async fn a_server_that_says_never_ends_the_client() {
     assert_eq!(toy.hellos()[0].auth.as_deref(), Some(&b"wrong"[..]));
 
     let client = Client::builder("ws://toy").connector(toy.clone()).connect_lazy().unwrap();
-    let error = client.emit("orders", "created", "x").await.unwrap_err();
-    assert_eq!(error, EmitError::ClientEnded);
+    let mut state = client.state();
+    state.wait_for(|state| *state == ConnectionState::Ended { close: Some(close.clone()) }).await.unwrap();
+    assert_eq!(client.emit("orders", "created", "x").await, Err(EmitError::ClientEnded));
     assert_eq!(client.shutdown(Duration::from_secs(5)).await, Err(ShutdownError::Refused(close)));
 }
 

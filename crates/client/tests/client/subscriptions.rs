@@ -8,7 +8,7 @@ use crate::toy::Toy;
 use futures_util::StreamExt;
 use redeliver_client::{
     Client, Cursor, CursorKey, CursorStore, CursorStoreError, Delivery, Event, MemoryCursorStore, Notice, RefusalCode,
-    Start, SubscribeError, Subscription, SubscriptionEnd,
+    ShutdownError, Start, SubscribeError, Subscription, SubscriptionEnd,
 };
 use redeliver_protocol::frame::ClientFrame;
 
@@ -290,12 +290,32 @@ async fn a_subscription_says_how_it_ended() {
     assert_eq!(orders.close().await.unwrap_err().end, SubscriptionEnd::TakenOver);
     toy.faults(|faults| faults.take_over = false);
 
-    let mut orders = first.subscribe("orders").await.unwrap();
+    let orders = first.subscribe("orders").await.unwrap();
+    let mut abandoned = first.subscribe("orders").await.unwrap();
+    toy.faults(|faults| faults.unreachable = true);
+    toy.cut();
+    orders.close().await.unwrap();
+    // Nothing was acknowledged, so nothing is missing at the end: it was clean, without a server too.
     first.shutdown(Duration::from_secs(5)).await.unwrap();
-    while orders.next().await.is_some() {}
-    assert_eq!(orders.end(), Some(&SubscriptionEnd::ClientEnded));
+    while abandoned.next().await.is_some() {}
+    assert_eq!(abandoned.end(), Some(&SubscriptionEnd::Asked));
     let error = first.subscribe("orders").await.unwrap_err();
     assert_eq!(error, SubscribeError::ClientEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_must_end_with_acks_unconfirmed_says_so() {
+    let toy = Toy::new();
+    toy.store("orders", texts(1..=1));
+    let client = client(&toy).await;
+    let mut orders = client.subscribe("orders").start(Start::Earliest).durable().await.unwrap();
+    next_event(&mut orders).await.ack();
+    toy.faults(|faults| faults.mute = true);
+    let error = client.shutdown(Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!(error, ShutdownError::TimedOut { emits: 0, subscriptions: 1 });
+    while orders.next().await.is_some() {}
+    assert_eq!(orders.end(), Some(&SubscriptionEnd::ClientEnded));
+    assert_eq!(orders.close().await.unwrap_err().end, SubscriptionEnd::ClientEnded);
 }
 
 #[tokio::test(start_paused = true)]
