@@ -20,9 +20,8 @@ pub(super) struct Keeper {
     /// Whether `known` belongs to a history that this log does not know (a gap stands before it): then no seq compares
     /// with it, and the first ack replaces it.
     is_foreign: bool,
-    /// Where the subscription started, before its gap. Late acks lie at or before it.
-    start: Position,
-    /// Whether that is a place of another history.
+    /// Whether the subscription started, before its gap, at a place of another history: then late acks, which lie before
+    /// that, say nothing about this log.
     start_is_foreign: bool,
     /// The epochs that began between the stored cursor and the start.
     epochs: Vec<Position>,
@@ -85,7 +84,6 @@ impl Keeper {
         Keeper {
             is_foreign: start_is_foreign && known.position == start,
             known,
-            start,
             start_is_foreign,
             epochs: opened.epochs.clone(),
             redelivered_through: opened.redelivered_through,

@@ -1,0 +1,1 @@
+//! Stories of subscriptions, as the server sees them.
