@@ -7,8 +7,13 @@ use crate::kv::KvError;
 #[non_exhaustive]
 pub enum LogError {
     /// Another process has the data directory.
-    #[error("the data directory {0} is in use by another process")]
-    InUse(String),
+    #[error("the data directory {path} is in use by {}: stop it first, or name another directory", holder(*process))]
+    InUse {
+        /// The directory.
+        path: String,
+        /// The process that has it, if it is known.
+        process: Option<u32>,
+    },
     /// The data directory cannot be read or written.
     #[error("the data directory {path} cannot be used: {reason}")]
     Unusable {
@@ -26,10 +31,13 @@ pub enum LogError {
         known: u32,
     },
     /// The directory is marked as holding a log, but the log is not there.
-    #[error("the data directory {0} held a log that is gone")]
+    #[error(
+        "the data directory {0} is marked as holding a log, but its store is missing or empty: restore it from a backup, or \
+         remove the whole directory to start anew (clients will be told that events are lost)"
+    )]
     Lost(String),
     /// The disk is full: nothing was written; reads go on.
-    #[error("the disk is full")]
+    #[error("the disk is full: free some space")]
     StorageFull,
     /// The store has failed. The log must not be used any more.
     #[error("the log's store has failed: {0}")]
@@ -42,6 +50,10 @@ impl LogError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, LogError::StorageFull)
     }
+}
+
+fn holder(process: Option<u32>) -> String {
+    process.map_or_else(|| "another process".to_owned(), |process| format!("process {process}"))
 }
 
 impl From<KvError> for LogError {

@@ -3,10 +3,12 @@
 //! placeholder: the front page is written with the implementation.
 
 pub mod config;
+pub mod data_dir;
 pub mod error;
 pub mod kv;
 mod log;
 
 pub use crate::config::{LogConfig, Retention};
+pub use crate::data_dir::open_dir;
 pub use crate::error::LogError;
 pub use crate::log::{Committed, Log, Staged, Tended, WriteOutcome, WriteRequest};
