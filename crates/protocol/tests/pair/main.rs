@@ -6,6 +6,7 @@ mod hub;
 mod play;
 mod world;
 
+mod client_cuts;
 mod client_stories;
 mod server_delivery;
 mod server_emits;

@@ -67,7 +67,8 @@ impl Pair {
     pub(crate) fn connect(&mut self, end: usize) {
         assert!(self.ends[end].link.is_none(), "an end has one connection at a time");
         let id = self.hub.accept(self.now);
-        self.links.insert(id, Link { end, ..Link::default() });
+        let (to_server_left, to_client_left) = std::mem::take(&mut self.next_cut);
+        self.links.insert(id, Link { end, to_server_left, to_client_left, ..Link::default() });
         self.ends[end].link = Some(id);
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Pair {
     pub(crate) is_up: bool,
     pub(crate) ends: Vec<End>,
     pub(crate) links: BTreeMap<ConnectionId, Link>,
+    /// After so many messages to the server, or to the client, the next connection breaks.
+    pub(crate) next_cut: (Option<usize>, Option<usize>),
     tickets: u64,
 }
 
@@ -101,6 +103,7 @@ impl Pair {
             is_up: true,
             ends: Vec::new(),
             links: BTreeMap::new(),
+            next_cut: (None, None),
             tickets: 0,
         }
     }
@@ -264,6 +267,11 @@ impl Pair {
         self.settle();
     }
 
+    /// Nothing gets through to a client any more, and nobody notices at once.
+    pub(crate) fn stall_client(&mut self, client: Client) {
+        self.link_mut(client.0).is_stalled = true;
+    }
+
     /// The link breaks, and both ends notice.
     pub(crate) fn cut(&mut self, who: impl Into<usize>) {
         if let Some(id) = self.ends[who.into()].link {
@@ -276,6 +284,13 @@ impl Pair {
     pub(crate) fn cut_after(&mut self, who: impl Into<usize>, to_server: Option<usize>, to_client: Option<usize>) {
         let link = self.link_mut(who.into());
         (link.to_server_left, link.to_client_left) = (to_server, to_client);
+    }
+
+    /// The client's process dies: nothing of it is left but what is stored. Its server notices.
+    pub(crate) fn kill(&mut self, client: Client) {
+        let end = &mut self.ends[client.0];
+        end.kind = Kind::Scripted { heard: Vec::new() };
+        self.cut(client);
     }
 
     /// The link breaks, but the server does not notice: a half-open connection. Its id is returned.
