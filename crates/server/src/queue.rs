@@ -175,6 +175,24 @@ impl Queue {
         self.work.notify_one();
     }
 
+    /// Takes back a cursor that could not be written for now. A newer one that has come meanwhile stays.
+    pub(crate) fn put_off_cursor(&self, key: CursorKey, mut save: CursorSave) {
+        let mut content = self.content.lock();
+        if content.closing {
+            // There may never be room. The reader was not told that its ack is durable, and will be handed the rest again.
+            return;
+        }
+        content.taken.remove(&key);
+        match content.cursors.get_mut(&key) {
+            Some(newer) => newer.waiters.append(&mut save.waiters),
+            None => {
+                content.cursors.insert(key, save);
+            }
+        }
+        let due = Instant::now() + PUT_OFF_DELAY;
+        content.cursors_due = Some(content.cursors_due.map_or(due, |earlier| earlier.min(due)));
+    }
+
     /// The cursor of this key that is on its way into the log, if one is.
     pub(crate) fn cursor(&self, key: &CursorKey) -> Option<Cursor> {
         let content = self.content.lock();
@@ -323,6 +341,9 @@ const EVENT_OVERHEAD_BYTES: usize = 64;
 
 /// Longest time that a cursor for which nobody waits stays for company.
 const CURSOR_DELAY: Duration = Duration::from_millis(100);
+
+/// When a cursor is tried again for which the disk had no room.
+const PUT_OFF_DELAY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

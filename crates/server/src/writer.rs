@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redeliver_log::{Committed, Log, LogError, Tended, WriteOutcome, WriteRequest};
+use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::{EmitFate, EmitRun};
+use redeliver_protocol::seq::EmitNumber;
 use redeliver_protocol::server::Input;
 use redeliver_protocol::time::Instant;
 use tokio::sync::watch;
@@ -47,8 +49,9 @@ struct Writer {
 
 /// Who waits for which part of a commit.
 enum Waiter {
-    Append(Answer),
-    Cursor(CursorSave),
+    /// Of an append: who, its first number, and how many.
+    Append(Answer, EmitNumber, usize),
+    Cursor(CursorKey, CursorSave),
 }
 
 impl Writer {
@@ -106,51 +109,73 @@ impl Writer {
                 refused.entry(requests.len()).or_default().push((answer, run));
                 continue;
             }
+            waiters.push(Waiter::Append(answer, first, events.len()));
             requests.push(WriteRequest::Emit { publisher, first, events });
-            waiters.push(Waiter::Append(answer));
         }
         let before_cursors = requests.len();
-        for ((subscriber, topic), save) in cursors {
+        for (key, save) in cursors {
+            let (subscriber, topic) = key.clone();
             requests.push(WriteRequest::SaveCursor { subscriber, topic, cursor: save.cursor.clone() });
-            waiters.push(Waiter::Cursor(save));
+            waiters.push(Waiter::Cursor(key, save));
         }
-        let outcomes = if requests.is_empty() { Vec::new() } else { self.write(requests)? };
-        for (at, (outcome, waiter)) in outcomes.into_iter().zip(waiters).enumerate() {
+        let outcomes = if requests.is_empty() { Some(Vec::new()) } else { self.write(requests)? };
+        let mut outcomes = outcomes.map(Vec::into_iter);
+        for (at, waiter) in waiters.into_iter().enumerate() {
             give_refused(refused.remove(&at));
-            self.answer(outcome, waiter);
+            match &mut outcomes {
+                Some(outcomes) => self.answer(outcomes.next(), waiter),
+                None => self.put_off(waiter),
+            }
         }
         give_refused(refused.remove(&before_cursors));
         debug_assert!(refused.is_empty(), "every refusal has a place among the appends");
         Ok(())
     }
 
-    /// Stages and publishes a commit, and wakes who follows a topic that grew.
-    fn write(&mut self, requests: Vec<WriteRequest>) -> Result<Vec<WriteOutcome>, LogError> {
-        // A full disk is told in the outcomes of emits. Cursors alone must wait for space; nothing else may.
-        let staged = self.log().stage(requests, wall_clock())?;
+    /// Stages and publishes a commit, and wakes who follows a topic that grew. Nothing is written if the disk is full.
+    fn write(&mut self, requests: Vec<WriteRequest>) -> Result<Option<Vec<WriteOutcome>>, LogError> {
+        let staged = match self.log().stage(requests, wall_clock()) {
+            Ok(staged) => staged,
+            Err(error) if error.is_retryable() => {
+                warn!(%error, "a commit is put off");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
         self.shared.queue.cursors_staged();
         let Committed { outcomes, grown } = self.log().publish(staged)?;
         add(&self.shared.counters.commits, 1);
         self.shared.hub.wake(&grown);
-        Ok(outcomes)
+        Ok(Some(outcomes))
     }
 
-    fn answer(&self, outcome: WriteOutcome, waiter: Waiter) {
+    fn answer(&self, outcome: Option<WriteOutcome>, waiter: Waiter) {
         match (outcome, waiter) {
-            (WriteOutcome::Emitted(runs), Waiter::Append(answer)) => {
+            (Some(WriteOutcome::Emitted(runs)), Waiter::Append(answer, ..)) => {
                 let stored = runs.iter().filter(|run| matches!(run.fate, EmitFate::Stored(_)));
                 add(&self.shared.counters.events_in, stored.map(|run| u64::from(run.count)).sum());
                 answer.give(runs);
             }
-            (WriteOutcome::CursorSaved, Waiter::Cursor(save)) => {
+            (Some(WriteOutcome::CursorSaved), Waiter::Cursor(_, save)) => {
                 for (mailbox, id, seq) in save.waiters {
                     mailbox.answer(Input::CursorSaved { id, seq });
                 }
             }
-            (outcome @ (WriteOutcome::Emitted(_) | WriteOutcome::CursorSaved), _) => {
-                // Invariant of the log: one outcome per request, in their order.
-                error!(?outcome, "the log answered something that was not asked");
+            (outcome, _) => {
+                // Invariant of the log: one outcome per request, in their order. Going on would answer the wrong peer.
+                panic!("the log answered {outcome:?} to something else");
             }
+        }
+    }
+
+    /// The disk is full: emits are refused for now, cursors wait.
+    fn put_off(&self, waiter: Waiter) {
+        match waiter {
+            Waiter::Append(answer, first, count) => {
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                answer.give(vec![EmitRun { first, count, fate: EmitFate::Refused(RefusalCode::StorageFull) }]);
+            }
+            Waiter::Cursor(key, save) => self.shared.queue.put_off_cursor(key, save),
         }
     }
 
