@@ -2,6 +2,8 @@
 //! the server. Run it, then `redeliver listen --url ws://127.0.0.1:7401/events orders` beside it and
 //! `curl -X POST http://127.0.0.1:7401/orders/book`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to its reader")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The listener: takes connections, bounds their handshakes, and hands each to hyper. Stops when the server drains.
+//! The listener: takes connections, bounds their handshakes, and hands each to hyper. While the server drains
+//! it still answers, so that a load balancer sees it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,12 +14,12 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::http::respond;
-use crate::shared::{Phase, Shared};
+use crate::shared::Shared;
 
-/// Serves a listener until the server drains or fails.
+/// Serves a listener until the server's shutdown is over.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let mut phase = shared.phase();
+    let mut stopped = shared.stopped();
     loop {
         // Beyond the bound, newcomers wait in the kernel's backlog. The semaphore is never closed.
         let accepting = async {
@@ -27,7 +28,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         };
         let (permit, accepted) = tokio::select! {
             accepted = accepting => accepted,
-            _ = phase.wait_for(|phase| *phase != Phase::Ready) => return,
+            _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         match accepted {
             Ok((stream, peer)) => {

@@ -83,7 +83,6 @@ impl Server {
 
     /// Follows a topic from within the process, by the same rules and cursors as a client: the same two sessions talk to
     /// each other, without a socket between them. Must be called within a tokio runtime.
-    #[must_use]
     pub fn subscribe(&self, request: LocalSubscribe) -> LocalSubscription {
         LocalSubscription::start(&self.handle.shared, request)
     }
@@ -125,8 +124,9 @@ impl Server {
         }
     }
 
-    /// Serves HTTP on a listener: the WebSocket endpoint at `/`, `/healthz`, `/readyz`. The future ends when the server
-    /// shuts down or fails; dropping it stops listening, and what is connected stays.
+    /// Serves HTTP on a listener: the WebSocket endpoint at `/`, `/healthz`, `/readyz`. Meanwhile the server lives, also
+    /// without another handle. The future ends when [`Server::shutdown`] does: until then, who comes late is told to come
+    /// back. Dropping it stops listening, and what is connected stays.
     pub fn serve(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + 'static {
         // Holds a handle, so that a server which is only served does not end.
         let server = self.clone();
@@ -156,6 +156,7 @@ impl Server {
         self.handle.shared.queue.close();
         let mut writer = self.handle.writer.clone();
         let writer_ended = tokio::time::timeout_at(deadline, async { while writer.changed().await.is_ok() {} }).await.is_ok();
+        self.handle.shared.stop();
         all_left && writer_ended
     }
 }
@@ -174,6 +175,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.drain();
         self.shared.queue.close();
+        self.shared.stop();
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     /// Bounds the threads that wait for the disk.
     pub(crate) cold_reads: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
+    /// Whether the shutdown is over, so that nobody is to be answered any more.
+    stopped: watch::Sender<bool>,
     /// How many connections there are, until their last byte. Apart from the rest, so that who counts holds nothing else.
     present: Arc<watch::Sender<usize>>,
 }
@@ -76,12 +78,21 @@ impl Shared {
             counters: Counters::default(),
             cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
             phase: watch::Sender::new(Phase::Ready),
+            stopped: watch::Sender::new(false),
             present: Arc::new(watch::Sender::new(0)),
         }
     }
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
+    }
+
+    pub(crate) fn stopped(&self) -> watch::Receiver<bool> {
+        self.stopped.subscribe()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.send_replace(true);
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -123,7 +123,7 @@ impl Writer {
         for (at, waiter) in waiters.into_iter().enumerate() {
             give_refused(refused.remove(&at));
             match &mut outcomes {
-                Some(outcomes) => self.answer(outcomes.next(), waiter),
+                Some(outcomes) => self.answer(outcomes.next(), waiter)?,
                 None => self.put_off(waiter),
             }
         }
@@ -149,7 +149,7 @@ impl Writer {
         Ok(Some(outcomes))
     }
 
-    fn answer(&self, outcome: Option<WriteOutcome>, waiter: Waiter) {
+    fn answer(&self, outcome: Option<WriteOutcome>, waiter: Waiter) -> Result<(), LogError> {
         match (outcome, waiter) {
             (Some(WriteOutcome::Emitted(runs)), Waiter::Append(answer, ..)) => {
                 let stored = runs.iter().filter(|run| matches!(run.fate, EmitFate::Stored(_)));
@@ -161,11 +161,10 @@ impl Writer {
                     mailbox.answer(Input::CursorSaved { id, seq });
                 }
             }
-            (outcome, _) => {
-                // Invariant of the log: one outcome per request, in their order. Going on would answer the wrong peer.
-                panic!("the log answered {outcome:?} to something else");
-            }
+            // Invariant of the log: one outcome per request, in their order. Going on would answer the wrong peer.
+            (outcome, _) => return Err(LogError::Failed(format!("it answered {outcome:?} to something else"))),
         }
+        Ok(())
     }
 
     /// The disk is full: emits are refused for now, cursors wait.
