@@ -1,6 +1,6 @@
 //! How a server is put together and opened.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redeliver_log::kv::Kv;
@@ -173,9 +173,8 @@ pub enum OpenError {
     NoThread(String),
 }
 
-fn open_data_dir(path: &std::path::Path, config: LogConfig) -> Result<Log, LogError> {
-    let _ = (path, config);
-    Err(LogError::Failed("data directories are not there yet".to_owned()))
+fn open_data_dir(path: &Path, config: LogConfig) -> Result<Log, LogError> {
+    redeliver_log::open_dir(path, config, Epoch::from(Uuid::new_v4()), wall_clock(), Instant::ORIGIN)
 }
 
 fn open_log(kv: Arc<dyn Kv>, config: LogConfig) -> Result<Log, LogError> {

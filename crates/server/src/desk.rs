@@ -14,7 +14,7 @@ use redeliver_protocol::seq::{EmitNumber, Epoch, PublisherId, SubscriptionId};
 use redeliver_protocol::server::owners::Claim;
 use redeliver_protocol::server::{ConnectionId, Input, Output, ServerSession};
 use redeliver_protocol::time::Instant;
-use tracing::{Span, debug, info};
+use tracing::{Span, debug};
 
 use crate::access::{Action, AnyAccess, ConnectRequest, Denied, Identity, Judgement};
 use crate::errands::{Errand, Errands};
@@ -161,7 +161,7 @@ impl Desk {
                 self.shared.hub.save_cursor(&self.shared.queue, me, id, (subscriber, topic), cursor, urgent);
             }
             Output::Close(close) => {
-                info!(code = ?close.code, reason = ?close.reason, "closing");
+                debug!(code = ?close.code, reason = ?close.reason, "closing");
                 return Some(close);
             }
         }

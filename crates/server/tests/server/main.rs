@@ -1,8 +1,8 @@
 //! The server from outside: real sockets and pipes, raw frames through the codec.
 
-mod access;
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names what it expects; anything else fails it")]
 
+mod access;
 mod conversation;
 mod durable;
 mod hostile;
