@@ -1,21 +1,60 @@
-//! The log: what a server and the simulation call. Skeleton of the interface.
+//! The log: what a server and the simulation call. Synchronous, without threads and without clocks; one writer, any
+//! number of readers.
 
+mod decide;
+mod draft;
+mod open;
+mod read;
+mod stage;
+mod subscribe;
+mod tend;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::{Mutex, RwLock};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
-use redeliver_protocol::history::{Cursor, EmitRun, Opened, PublisherState, ReadOutcome, Start};
+use redeliver_protocol::history::{Cursor, EmitRun, Known, Opened, PublisherState, ReadOutcome, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 
 use crate::config::LogConfig;
 use crate::error::LogError;
+use crate::floor::PacedClock;
 use crate::kv::Kv;
+use crate::layout::value::{CursorEntry, Plan};
+use crate::layout::{key, piece};
+use crate::publishers::Publishers;
+use crate::state::Shared;
+use crate::store::Store;
+use crate::tail::Limits;
 
 /// One log. Readers share it; one writer at a time calls [`Log::stage`], [`Log::publish`] and [`Log::tend`].
+///
+/// Locks are taken in the order `work`, `publishers`, `shared`, and never across a sync by what readers need.
 #[derive(Debug)]
-pub struct Log {}
+pub struct Log {
+    config: LogConfig,
+    store: Store,
+    shared: RwLock<Shared>,
+    publishers: Mutex<Publishers>,
+    work: Mutex<Work>,
+    damaged_reads: AtomicU64,
+    /// Damaged keys that were told, so that each is told once.
+    damaged_keys: Mutex<BTreeSet<Vec<u8>>>,
+}
+
+/// What only the writer needs.
+#[derive(Debug)]
+struct Work {
+    clock: PacedClock,
+    /// Whether a commit is staged and not yet published.
+    is_staged: bool,
+    plan: Option<Plan>,
+}
 
 /// Something to be written with the next commit.
 #[derive(Clone, Debug)]
@@ -24,12 +63,12 @@ pub enum WriteRequest {
     Emit {
         /// Who emits, and up to which number all is settled for it (from its Hello). `None`: no dedupe (in-process).
         publisher: Option<(PublisherId, EmitNumber)>,
-        /// The number of the first (ignored without publisher).
+        /// The number of the first. Without publisher it only numbers the answer.
         first: EmitNumber,
-        /// The events; an `Err` consumes its number.
+        /// The events; an `Err` with a final code consumes its number.
         events: Vec<Result<NewEvent, RefusalCode>>,
     },
-    /// Save a durable cursor.
+    /// Save a durable cursor. Of several for one subscriber's topic in one commit, the last counts.
     SaveCursor {
         /// The subscriber.
         subscriber: SubscriberName,
@@ -45,20 +84,22 @@ pub enum WriteRequest {
 pub enum WriteOutcome {
     /// Of an `Emit`, in order, without holes.
     Emitted(Vec<EmitRun>),
-    /// Of a `SaveCursor`.
+    /// Of a `SaveCursor`: it is durable.
     CursorSaved,
+    /// Of a `SaveCursor`: the disk is full. The cursor before it still stands; the same may be tried again later.
+    CursorNotSaved,
 }
 
 /// A commit that is applied but not yet durable: nobody may be told of it.
 #[derive(Debug)]
-pub struct Staged {}
+pub struct Staged(stage::Pending);
 
 /// A durable commit.
 #[derive(Clone, Debug)]
 pub struct Committed {
     /// One per request, in their order.
     pub outcomes: Vec<WriteOutcome>,
-    /// The topics that grew.
+    /// The topics that grew. A topic may stand here twice.
     pub grown: Vec<TopicName>,
 }
 
@@ -71,86 +112,199 @@ pub enum Tended {
     More,
 }
 
+/// What a log holds, for those who watch it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// The newest durable seq.
+    pub head: Seq,
+    /// Events up to this seq are gone.
+    pub floor: Seq,
+    /// Size of the retained events (payloads, names, topics), in bytes; what lies around the floor is counted in full.
+    pub retained_bytes: u64,
+    /// Size of the unfolded commits in the store, in bytes.
+    pub tail_bytes: usize,
+    /// Size of the newest events in memory, in bytes.
+    pub recent_bytes: usize,
+    /// Topics that were ever emitted to.
+    pub topics: usize,
+    /// Publishers that are known.
+    pub publishers: usize,
+    /// Bytes that the store takes on its medium.
+    pub disk_bytes: u64,
+    /// Values that were found damaged when they were read.
+    pub damaged_reads: u64,
+}
+
 impl Log {
-    /// Opens a log over a store and durably begins `epoch`.
+    /// Opens a log over a store and durably begins `epoch`, which must never have been used for this log before.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::NewerFormat`], or what the store fails with. A damaged value is no error: what can be read is read,
+    /// and what is missing shows as a gap.
     pub fn open(
-        _kv: Arc<dyn Kv>,
-        _config: LogConfig,
-        _epoch: Epoch,
-        _now: Timestamp,
-        _monotonic: Instant,
+        kv: Arc<dyn Kv>,
+        config: LogConfig,
+        epoch: Epoch,
+        now: Timestamp,
+        monotonic: Instant,
     ) -> Result<Log, LogError> {
-        unimplemented!()
+        let store = Store::new(kv);
+        let recovered = open::recover(&store, &config, epoch, now)?;
+        let clock = PacedClock::resume(recovered.clock.unwrap_or(now), now, monotonic);
+        Ok(Log {
+            config,
+            store,
+            shared: RwLock::new(recovered.shared),
+            publishers: Mutex::new(recovered.publishers),
+            work: Mutex::new(Work { clock, is_staged: false, plan: recovered.plan }),
+            damaged_reads: AtomicU64::new(0),
+            damaged_keys: Mutex::default(),
+        })
     }
 
-    /// Decides, numbers and applies requests as one commit that nobody sees yet. The caller keeps the sum of events
-    /// within 1,024 and about 1 MiB. `StorageFull` refuses the emits in their outcomes, not here.
-    pub fn stage(&self, _requests: Vec<WriteRequest>, _now: Timestamp) -> Result<Staged, LogError> {
-        unimplemented!()
+    /// Decides, numbers and applies requests as one commit that nobody sees yet; it must be given to [`Log::publish`]
+    /// before the next one is staged. The caller keeps the sum of events within 1,024 and about 1 MiB; what is more is
+    /// written in several commits, all but the last of them durable on return.
+    ///
+    /// A full disk is no error: it refuses emits with `StorageFull`, and cursors with
+    /// [`WriteOutcome::CursorNotSaved`], in their outcomes.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Failed`], which is the end of this log.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "requests are the caller's to give up: their payloads may be kept"
+    )]
+    pub fn stage(&self, requests: Vec<WriteRequest>, now: Timestamp) -> Result<Staged, LogError> {
+        self.stage_requests(&requests, now)
     }
 
-    /// Syncs a staged commit and makes it visible. An error is the end of this log.
-    pub fn publish(&self, _staged: Staged) -> Result<Committed, LogError> {
-        unimplemented!()
+    /// Syncs a staged commit and makes it visible.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Failed`], which is the end of this log: nothing may be told of what was staged.
+    pub fn publish(&self, staged: Staged) -> Result<Committed, LogError> {
+        self.publish_staged(staged)
     }
 
-    /// One bounded step of what is due: fold, trim, expiry. At most one batch of 1 MiB and its sync.
-    pub fn tend(&self, _now: Timestamp, _monotonic: Instant) -> Result<Tended, LogError> {
-        unimplemented!()
+    /// One bounded step of what is due: retention, fold, trim, expiry. At most one batch of 1 MiB and its sync. To be
+    /// called while there is nothing to commit, at least every second or so, and again at once while it says `More`.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::StorageFull`]: nothing was done, and it will go on when there is space. Any other error is the end of
+    /// this log.
+    pub fn tend(&self, now: Timestamp, monotonic: Instant) -> Result<Tended, LogError> {
+        self.tend_step(now, monotonic)
     }
 
     /// Whether the unfolded tail is full, so that emits should wait for [`Log::tend`].
+    #[must_use]
     pub fn tail_is_full(&self) -> bool {
-        unimplemented!()
+        self.shared.read().tail_bytes >= self.config.tail_bytes_max
     }
 
     /// The newest durable position.
+    #[must_use]
     pub fn head(&self) -> Position {
-        unimplemented!()
+        self.shared.read().head_position()
     }
 
-    /// Decides where a subscription starts. `stored` is what `Start::Resume` means.
+    /// Decides where a subscription starts. `stored` is the durable subscriber's cursor, if there is one. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
     pub fn open_subscription(
         &self,
-        _topic: &TopicName,
-        _start: &Start,
-        _stored: Option<&Cursor>,
-        _now: Timestamp,
+        topic: &TopicName,
+        start: &Start,
+        stored: Option<&Cursor>,
+        now: Timestamp,
     ) -> Result<Opened, LogError> {
-        unimplemented!()
+        self.open_topic(topic, start, stored, now)
     }
 
-    /// The next events of a topic after a seq (whose nth in the topic is `nth`), all of one epoch.
+    /// The next events of a topic after a seq (whose nth in the topic is `nth`), all of one epoch: as many as are at hand
+    /// within both bounds, at least one.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
     pub fn read(
         &self,
-        _topic: &TopicName,
-        _after: Seq,
-        _nth: Nth,
-        _events_max: u32,
-        _bytes_max: usize,
+        topic: &TopicName,
+        after: Seq,
+        nth: Nth,
+        events_max: u32,
+        bytes_max: usize,
     ) -> Result<ReadOutcome, LogError> {
-        unimplemented!()
+        self.read_topic(topic, (after, nth), Limits { events_max, bytes_max, seq_max: Seq(u64::MAX) })
     }
 
     /// The same if it can be answered from memory, without touching the store.
+    #[must_use]
     pub fn read_recent(
         &self,
-        _topic: &TopicName,
-        _after: Seq,
-        _nth: Nth,
-        _events_max: u32,
-        _bytes_max: usize,
+        topic: &TopicName,
+        after: Seq,
+        nth: Nth,
+        events_max: u32,
+        bytes_max: usize,
     ) -> Option<ReadOutcome> {
-        unimplemented!()
+        self.read_topic_in_memory(topic, (after, nth), Limits { events_max, bytes_max, seq_max: Seq(u64::MAX) })
     }
 
-    /// A durable subscriber's cursor: the last one staged.
-    pub fn cursor(&self, _subscriber: &SubscriberName, _topic: &TopicName) -> Result<Option<Cursor>, LogError> {
-        unimplemented!()
+    /// A durable subscriber's cursor: the last one staged. One that is damaged is given as a place in no history, so that
+    /// its subscriber is told a gap instead of starting anew in silence.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub fn cursor(&self, subscriber: &SubscriberName, topic: &TopicName) -> Result<Option<Cursor>, LogError> {
+        let key = key::cursor(subscriber, topic);
+        let Some(sealed) = self.store.kv().get(&key)? else { return Ok(None) };
+        match piece::open_small(&key, &sealed).and_then(CursorEntry::decode) {
+            Ok(entry) => Ok(Some(entry.cursor)),
+            Err(_) => {
+                self.note_damage(vec![key]);
+                // Seq 1 in an epoch of nobody: valid nowhere.
+                let nowhere = Position::new(Epoch::default(), Seq(1));
+                let shared = self.shared.read();
+                let handed_through = shared.topics.find(topic.as_str()).map_or(Nth::ZERO, |(_, entry)| entry.last_nth);
+                Ok(Some(Cursor { known: Known::new(nowhere, Nth::ZERO), handed_through }))
+            }
+        }
     }
 
-    /// What is known of a publisher that connects.
-    pub fn publisher(&self, _publisher: PublisherId, _settled: EmitNumber) -> Result<PublisherState, LogError> {
-        unimplemented!()
+    /// What is known of a publisher that connects, durably.
+    ///
+    /// # Errors
+    ///
+    /// None at present; a log that keeps publishers in the store alone would have some.
+    pub fn publisher(&self, publisher: PublisherId, settled: EmitNumber) -> Result<PublisherState, LogError> {
+        Ok(self.publishers.lock().state(publisher, settled))
+    }
+
+    /// What the log holds now.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        let publishers = self.publishers.lock().len();
+        let shared = self.shared.read();
+        LogStats {
+            head: shared.head,
+            floor: shared.floor.seq,
+            retained_bytes: shared.retained_bytes,
+            tail_bytes: shared.tail_bytes,
+            recent_bytes: shared.recent.bytes(),
+            topics: shared.topics.len(),
+            publishers,
+            disk_bytes: self.store.kv().bytes_on_disk(),
+            damaged_reads: self.damaged_reads.load(Ordering::Relaxed),
+        }
     }
 }

@@ -161,6 +161,9 @@ impl Writer {
                     mailbox.answer(Input::CursorSaved { id, seq });
                 }
             }
+            (Some(WriteOutcome::CursorNotSaved), Waiter::Cursor(key, save)) => {
+                self.shared.queue.put_off_cursor(key, save);
+            }
             // Invariant of the log: one outcome per request, in their order. Going on would answer the wrong peer.
             (outcome, _) => return Err(LogError::Failed(format!("it answered {outcome:?} to something else"))),
         }

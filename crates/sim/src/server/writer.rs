@@ -244,7 +244,11 @@ impl World {
             (WriteOutcome::CursorSaved, Asked::Save { connection, id, seq }) => {
                 (*connection, Input::CursorSaved { id: *id, seq: *seq })
             }
-            (WriteOutcome::Emitted(_), Asked::Save { .. }) | (WriteOutcome::CursorSaved, Asked::Append { .. }) => {
+            (WriteOutcome::CursorNotSaved, Asked::Save { .. }) => {
+                return self.fail("a disk with room for everything was full".to_owned());
+            }
+            (WriteOutcome::Emitted(_), Asked::Save { .. })
+            | (WriteOutcome::CursorSaved | WriteOutcome::CursorNotSaved, Asked::Append { .. }) => {
                 return self.fail("an outcome does not belong to its request".to_owned());
             }
         };

@@ -1,0 +1,271 @@
+//! Finding a topic's records in the store: in the folded runs, then in the unfolded commits. Takes whatever it is given
+//! for what it is: damage is reported and passed over, and shows in the nths of what follows.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use redeliver_protocol::codec::{encode_record, peek_record};
+use redeliver_protocol::seq::{Nth, Seq};
+use redeliver_protocol::time::Timestamp;
+
+use crate::commit::Commit;
+use crate::error::LogError;
+use crate::index::TailRef;
+use crate::kv::{Direction, Kv};
+use crate::layout::piece::{self, Found};
+use crate::layout::scan::Reader;
+use crate::layout::{Damaged, key};
+use crate::lineage::Lineage;
+use crate::state::Run;
+use crate::tail::{Limits, Slice, joined};
+
+/// So many bytes are read from the store for one batch before it is given as it is.
+const LOADED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Where a topic's records lie.
+#[derive(Debug)]
+pub(crate) struct Whereabouts {
+    pub(crate) topic: u32,
+    pub(crate) runs: Arc<Vec<Run>>,
+    pub(crate) commits: Vec<TailRef>,
+}
+
+/// Records that are gathered: consecutive ones of one epoch, from the first one after a seq (and time) on.
+#[derive(Debug)]
+pub(crate) struct Gather<'a> {
+    after: Seq,
+    not_before: Timestamp,
+    limits: Limits,
+    lineage: &'a Lineage,
+    first: Option<(Seq, Nth)>,
+    last_seq: Seq,
+    count: u32,
+    parts: Vec<Bytes>,
+    bytes: usize,
+    loaded_bytes: usize,
+    is_done: bool,
+    /// Keys whose values are not what was written.
+    pub(crate) damaged: Vec<Vec<u8>>,
+}
+
+impl<'a> Gather<'a> {
+    pub(crate) fn new(after: Seq, not_before: Timestamp, limits: Limits, lineage: &'a Lineage) -> Gather<'a> {
+        Gather {
+            after,
+            not_before,
+            limits,
+            lineage,
+            first: None,
+            last_seq: after,
+            count: 0,
+            parts: Vec::new(),
+            bytes: 0,
+            loaded_bytes: 0,
+            is_done: false,
+            damaged: Vec::new(),
+        }
+    }
+
+    /// Looks through all places where the topic's records may be.
+    pub(crate) fn run(&mut self, kv: &dyn Kv, places: &Whereabouts) -> Result<(), LogError> {
+        let at = places.runs.partition_point(|run| run.last <= self.after || run.last_time < self.not_before);
+        for run in &places.runs[at..] {
+            if self.is_done {
+                return Ok(());
+            }
+            if !self.topic_records(kv, places.topic, run)? {
+                self.group_records(kv, places.topic, run)?;
+            }
+        }
+        for tail_ref in &places.commits {
+            if self.is_done {
+                return Ok(());
+            }
+            self.commit(kv, places.topic, tail_ref.commit)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// What was gathered.
+    pub(crate) fn finish(self) -> Option<Slice> {
+        let (first_seq, first_nth) = self.first?;
+        Some(Slice {
+            first_nth,
+            first_seq,
+            last_seq: self.last_seq,
+            count: self.count,
+            records: joined(self.parts),
+            follows: true,
+        })
+    }
+
+    /// The topic's own values in a run. Says whether there are any.
+    fn topic_records(&mut self, kv: &dyn Kv, topic: u32, run: &Run) -> Result<bool, LogError> {
+        let end = key::topic_records(topic, run.last.next());
+        let mut start = key::topic_records(topic, run.first);
+        if self.after > run.first {
+            // The value that holds the next seq may begin before it.
+            let before = key::topic_records(topic, self.after.next());
+            if let Some(entry) = kv.range(&start, &before, Direction::Down).next() {
+                start = entry?.0;
+                start.truncate(TOPIC_KEY_BYTES);
+            }
+        }
+        let mut current: Option<(Vec<u8>, piece::Pieces)> = None;
+        let mut is_any = false;
+        for entry in kv.range(&start, &end, Direction::Up) {
+            let entry = entry?;
+            let prefix = &entry.0[..entry.0.len().min(TOPIC_KEY_BYTES)];
+            if current.as_ref().is_none_or(|(key, _)| key != prefix) {
+                if let Some((key, pieces)) = current.take() {
+                    self.offer_value(&key, pieces.finish());
+                    if self.is_done {
+                        return Ok(true);
+                    }
+                }
+                current = Some((prefix.to_vec(), piece::Pieces::default()));
+                is_any = true;
+            }
+            self.loaded_bytes += entry.1.len();
+            if let Some((_, pieces)) = &mut current {
+                pieces.push(&entry);
+            }
+        }
+        if let Some((key, pieces)) = current {
+            self.offer_value(&key, pieces.finish());
+        }
+        Ok(is_any)
+    }
+
+    /// The topic's part of a value that it shares with other small topics of a run.
+    fn group_records(&mut self, kv: &dyn Kv, topic: u32, run: &Run) -> Result<(), LogError> {
+        let (from, to) = (key::group_records(run.first, 0), key::above_pieces(&key::group_records(run.first, topic)));
+        let Some(entry) = kv.range(&from, &to, Direction::Down).next() else { return Ok(()) };
+        let mut prefix = entry?.0;
+        prefix.truncate(GROUP_KEY_BYTES);
+        match piece::read(kv, &prefix)? {
+            Found::Whole(value) => {
+                self.loaded_bytes += value.len();
+                let value = Bytes::from(value);
+                match group_member(&value, topic) {
+                    Ok(Some((start, end))) => self.offer(&prefix, &value.slice(start..end)),
+                    Ok(None) => {}
+                    Err(Damaged) => self.damaged.push(prefix),
+                }
+            }
+            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => self.damaged.push(prefix),
+        }
+        Ok(())
+    }
+
+    /// The topic's events in an unfolded commit.
+    fn commit(&mut self, kv: &dyn Kv, topic: u32, first: Seq) -> Result<(), LogError> {
+        let prefix = key::commit(first);
+        let value = match piece::read(kv, &prefix)? {
+            Found::Whole(value) => value,
+            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => {
+                self.damaged.push(prefix);
+                return Ok(());
+            }
+        };
+        self.loaded_bytes += value.len();
+        match commit_records(&value, topic) {
+            Ok(records) => self.offer(&prefix, &records),
+            Err(Damaged) => self.damaged.push(prefix),
+        }
+        Ok(())
+    }
+
+    fn offer_value(&mut self, key: &[u8], found: Found) {
+        match found {
+            Found::Whole(value) => self.offer(key, &Bytes::from(value)),
+            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => {
+                self.damaged.push(key.to_vec())
+            }
+        }
+    }
+
+    /// Takes what fits of a value's records.
+    fn offer(&mut self, key: &[u8], records: &Bytes) {
+        let (mut at, mut start) = (0, 0);
+        while at < records.len() {
+            let Ok((seq, nth, time, bytes)) = peek_record(&records[at..]) else {
+                self.damaged.push(key.to_vec());
+                break;
+            };
+            if self.count == 0 && (seq <= self.after || time < self.not_before) {
+                at += bytes;
+                start = at;
+                continue;
+            }
+            if !self.takes(seq, nth, bytes) {
+                self.is_done = true;
+                break;
+            }
+            at += bytes;
+            self.count += 1;
+            self.bytes += bytes;
+            self.last_seq = seq;
+        }
+        if at > start {
+            self.parts.push(records.slice(start..at));
+        }
+        self.is_done |= self.count > 0 && self.loaded_bytes >= LOADED_BYTES_MAX;
+        self.is_done |= self.count >= self.limits.events_max.max(1);
+    }
+
+    fn takes(&mut self, seq: Seq, nth: Nth, bytes: usize) -> bool {
+        let Some((_, first_nth)) = self.first else {
+            if seq > self.limits.seq_max {
+                return false;
+            }
+            let end = self.lineage.end(seq).unwrap_or(self.limits.seq_max);
+            self.limits.seq_max = self.limits.seq_max.min(end);
+            self.first = Some((seq, nth));
+            return true;
+        };
+        nth.0 == first_nth.0 + u64::from(self.count)
+            && seq <= self.limits.seq_max
+            && self.count < self.limits.events_max
+            && self.bytes + bytes <= self.limits.bytes_max
+    }
+}
+
+const TOPIC_KEY_BYTES: usize = 1 + 4 + 8;
+const GROUP_KEY_BYTES: usize = 1 + 8 + 4;
+
+/// A topic's wire records in a commit's value.
+pub(crate) fn commit_records(value: &[u8], topic: u32) -> Result<Bytes, Damaged> {
+    let commit = Commit::decode(value)?;
+    let Some(index) = commit.topics.iter().position(|entry| entry.id == topic) else { return Ok(Bytes::new()) };
+    let mut nth = commit.topics[index].first_nth;
+    let mut out = BytesMut::new();
+    for event in commit.events() {
+        let event = event?;
+        if event.topics().any(|of| of == index) {
+            encode_record(&mut out, (event.seq, nth, commit.time), event.kind, event.name, event.payload);
+            nth = nth.next();
+        }
+    }
+    Ok(out.freeze())
+}
+
+/// Where a topic's records lie in a group's value: `count:u16 | count × { topic:u32 | bytes:u32 } | records`.
+fn group_member(value: &[u8], topic: u32) -> Result<Option<(usize, usize)>, Damaged> {
+    let mut reader = Reader::new(value);
+    let count = reader.u16()?;
+    let mut start = 2 + usize::from(count) * 8;
+    for _ in 0..count {
+        let (member, bytes) = (reader.u32()?, reader.u32()? as usize);
+        let end = start.checked_add(bytes).filter(|end| *end <= value.len()).ok_or(Damaged)?;
+        if member == topic {
+            return Ok(Some((start, end)));
+        }
+        start = end;
+    }
+    Ok(None)
+}

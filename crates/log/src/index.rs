@@ -1,0 +1,108 @@
+//! What is known of each topic in memory: its id, its newest event, and where its unfolded events lie. Lean, because
+//! there may be millions: about 150 bytes for a topic at rest, and its name.
+
+use std::collections::HashMap;
+
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{Nth, Seq};
+
+use crate::tail::TopicTail;
+
+/// All topics, by id and by name. Holds published events only.
+#[derive(Debug, Default)]
+pub(crate) struct Topics {
+    ids: HashMap<TopicName, u32>,
+    topics: Vec<Topic>,
+}
+
+/// One topic.
+#[derive(Debug, Default)]
+pub(crate) struct Topic {
+    /// Nothing if only its id is known: the commit that named it is damaged.
+    pub(crate) name: Option<TopicName>,
+    pub(crate) last_seq: Seq,
+    pub(crate) last_nth: Nth,
+    /// Whether it has a key of its own, so that commits need not name it any more.
+    pub(crate) has_key: bool,
+    /// Its unfolded events, oldest first.
+    pub(crate) tail: Vec<TailRef>,
+    /// Its newest events in memory.
+    pub(crate) recent: TopicTail,
+}
+
+/// A topic's events in one unfolded commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TailRef {
+    /// The commit's first seq.
+    pub(crate) commit: Seq,
+    /// The nth of the topic's first event in it.
+    pub(crate) first_nth: Nth,
+    pub(crate) count: u32,
+}
+
+impl Topics {
+    pub(crate) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The id of the next new topic.
+    pub(crate) fn next_id(&self) -> u32 {
+        u32::try_from(self.topics.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn id(&self, name: &str) -> Option<u32> {
+        self.ids.get(name).copied()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<(u32, &Topic)> {
+        let id = self.id(name)?;
+        Some((id, self.topics.get(id as usize)?))
+    }
+
+    pub(crate) fn topic(&self, id: u32) -> Option<&Topic> {
+        self.topics.get(id as usize)
+    }
+
+    /// A topic to change; ids up to it come into being.
+    pub(crate) fn at(&mut self, id: u32) -> &mut Topic {
+        let index = id as usize;
+        if index >= self.topics.len() {
+            self.topics.resize_with(index + 1, Topic::default);
+        }
+        &mut self.topics[index]
+    }
+
+    /// Names a topic.
+    pub(crate) fn name(&mut self, id: u32, name: &TopicName) {
+        let topic = self.at(id);
+        if topic.name.is_none() {
+            topic.name = Some(name.clone());
+            self.ids.insert(name.clone(), id);
+        }
+    }
+}
+
+impl Topic {
+    /// Takes note of events in an unfolded commit.
+    pub(crate) fn grow(&mut self, tail_ref: TailRef, last_seq: Seq) {
+        self.last_seq = last_seq;
+        self.last_nth = Nth(tail_ref.first_nth.0 + u64::from(tail_ref.count) - 1);
+        self.tail.push(tail_ref);
+    }
+
+    /// Forgets unfolded commits up to a seq: they have been folded.
+    pub(crate) fn folded_through(&mut self, through: Seq) {
+        let gone = self.tail.partition_point(|tail_ref| tail_ref.commit <= through);
+        self.tail.drain(..gone);
+        if self.tail.is_empty() {
+            self.tail = Vec::new();
+        }
+    }
+
+    /// The unfolded commits in which an event above `after` may be, oldest first.
+    pub(crate) fn commits_after(&self, after: Seq) -> &[TailRef] {
+        // The commit that begins at or below `after` may still end above it.
+        let at = self.tail.partition_point(|tail_ref| tail_ref.commit <= after).saturating_sub(1);
+        &self.tail[at..]
+    }
+}

@@ -1,0 +1,16 @@
+//! Keys and values: the only place that knows bytes on the medium. Everything is checked when it is read back.
+//!
+//! Keys are a prefix byte and big-endian numbers, values little-endian. Every value begins with a CRC32C over its key and
+//! itself, so that neither a flipped bit nor a value under a wrong key is taken for what was written.
+
+pub(crate) mod key;
+pub(crate) mod piece;
+pub(crate) mod scan;
+pub(crate) mod value;
+
+/// The newest format that this version reads and writes.
+pub(crate) const FORMAT: u32 = 1;
+
+/// A value is not what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Damaged;

@@ -1,0 +1,171 @@
+//! The keys of the one keyspace, and their ranges.
+
+use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
+
+use super::Damaged;
+use super::scan::Reader;
+
+/// Tail commits: `l | first_seq`, in pieces.
+pub(crate) const COMMIT: u8 = b'l';
+/// Folded records of one topic: `t | topic | first_seq`, in pieces.
+pub(crate) const TOPIC_RECORDS: u8 = b't';
+/// Folded records of several small topics of one run: `g | run_first_seq | first_topic`, in pieces.
+pub(crate) const GROUP_RECORDS: u8 = b'g';
+/// Manifest of a run: `r | run_first_seq`, in pieces.
+pub(crate) const RUN: u8 = b'r';
+/// A topic's name, and how far it was folded: `n | topic`.
+pub(crate) const TOPIC: u8 = b'n';
+/// A publisher: `p | publisher`.
+pub(crate) const PUBLISHER: u8 = b'p';
+/// Folded emits of a publisher: `q | publisher | first_number`.
+pub(crate) const EMITS: u8 = b'q';
+/// A durable cursor: `c | length of subscriber | subscriber | topic`.
+pub(crate) const CURSOR: u8 = b'c';
+/// An epoch: `e | index`.
+pub(crate) const EPOCH: u8 = b'e';
+/// What there is once: `m | which`.
+pub(crate) const META: u8 = b'm';
+
+/// The values that there are once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Meta {
+    /// Format version and time of creation.
+    Format = 1,
+    /// The seq through which the tail has been folded.
+    FoldPoint = 2,
+    /// The run that is being folded.
+    Plan = 3,
+    /// The trim floor.
+    Floor = 4,
+    /// The paced clock of retention.
+    Clock = 5,
+}
+
+pub(crate) fn meta(which: Meta) -> Vec<u8> {
+    vec![META, which as u8]
+}
+
+pub(crate) fn commit(first: Seq) -> Vec<u8> {
+    with_u64(COMMIT, first.0)
+}
+
+pub(crate) fn topic_records(topic: u32, first: Seq) -> Vec<u8> {
+    let mut key = with_u32(TOPIC_RECORDS, topic);
+    key.extend_from_slice(&first.0.to_be_bytes());
+    key
+}
+
+pub(crate) fn group_records(run_first: Seq, first_topic: u32) -> Vec<u8> {
+    let mut key = with_u64(GROUP_RECORDS, run_first.0);
+    key.extend_from_slice(&first_topic.to_be_bytes());
+    key
+}
+
+pub(crate) fn run(first: Seq) -> Vec<u8> {
+    with_u64(RUN, first.0)
+}
+
+pub(crate) fn topic(id: u32) -> Vec<u8> {
+    with_u32(TOPIC, id)
+}
+
+pub(crate) fn publisher(id: PublisherId) -> Vec<u8> {
+    let mut key = vec![PUBLISHER];
+    key.extend_from_slice(&id.0);
+    key
+}
+
+pub(crate) fn emits(id: PublisherId, first: EmitNumber) -> Vec<u8> {
+    let mut key = vec![EMITS];
+    key.extend_from_slice(&id.0);
+    key.extend_from_slice(&first.0.to_be_bytes());
+    key
+}
+
+pub(crate) fn cursor(subscriber: &SubscriberName, topic: &TopicName) -> Vec<u8> {
+    let (subscriber, topic) = (subscriber.as_str().as_bytes(), topic.as_str().as_bytes());
+    let mut key = Vec::with_capacity(2 + subscriber.len() + topic.len());
+    key.push(CURSOR);
+    // Names are at most 255 bytes long.
+    key.push(u8::try_from(subscriber.len()).unwrap_or(u8::MAX));
+    key.extend_from_slice(subscriber);
+    key.extend_from_slice(topic);
+    key
+}
+
+pub(crate) fn epoch(index: u32) -> Vec<u8> {
+    with_u32(EPOCH, index)
+}
+
+/// The bounds of all keys with a prefix byte.
+pub(crate) fn all(prefix: u8) -> (Vec<u8>, Vec<u8>) {
+    (vec![prefix], vec![prefix + 1])
+}
+
+/// The first key above all pieces of `prefix`.
+pub(crate) fn above_pieces(prefix: &[u8]) -> Vec<u8> {
+    let mut key = prefix.to_vec();
+    key.extend_from_slice(&[0xff, 0xff, 0xff]);
+    key
+}
+
+/// The number behind the prefix byte of a [`commit`], [`run`] or [`group_records`] key.
+pub(crate) fn read_u64(key: &[u8]) -> Result<u64, Damaged> {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(key.get(1..9).ok_or(Damaged)?);
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// The number behind the prefix byte of a [`topic`] or [`epoch`] key.
+pub(crate) fn read_u32(key: &[u8]) -> Result<u32, Damaged> {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(key.get(1..5).ok_or(Damaged)?);
+    Ok(u32::from_be_bytes(bytes))
+}
+
+/// The first seq in a [`topic_records`] key.
+pub(crate) fn read_topic_records(key: &[u8]) -> Result<Seq, Damaged> {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(key.get(5..13).ok_or(Damaged)?);
+    Ok(Seq(u64::from_be_bytes(bytes)))
+}
+
+/// The first topic in a [`group_records`] key.
+pub(crate) fn read_group_records(key: &[u8]) -> Result<u32, Damaged> {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(key.get(9..13).ok_or(Damaged)?);
+    Ok(u32::from_be_bytes(bytes))
+}
+
+/// The publisher in a [`publisher`] key.
+pub(crate) fn read_publisher(key: &[u8]) -> Result<PublisherId, Damaged> {
+    Ok(PublisherId(Reader::new(key.get(1..).ok_or(Damaged)?).array()?))
+}
+
+/// A key for a person: its prefix, and the rest in hex.
+pub(crate) fn in_words(key: &[u8]) -> String {
+    let Some((prefix, rest)) = key.split_first() else { return String::new() };
+    let mut words = String::with_capacity(2 + 2 * rest.len());
+    words.push(char::from(*prefix));
+    words.push('|');
+    for byte in rest {
+        words.push_str(&format!("{byte:02x}"));
+    }
+    words
+}
+
+fn with_u64(prefix: u8, number: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(16);
+    key.push(prefix);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn with_u32(prefix: u8, number: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(16);
+    key.push(prefix);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}

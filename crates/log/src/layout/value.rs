@@ -1,0 +1,260 @@
+//! The small values: what stands under `m`, `e`, `n`, `p`, `c`, and the entries of `q`.
+
+use bytes::BufMut;
+use redeliver_protocol::config::EARLIER_EPOCHS_MAX;
+use redeliver_protocol::history::{Cursor, GapCause, Known};
+use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
+use redeliver_protocol::time::Timestamp;
+
+use super::Damaged;
+use super::scan::{Reader, put_name};
+
+/// `m | format`: which format, and when the log was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Format {
+    pub(crate) version: u32,
+    pub(crate) created: Timestamp,
+}
+
+impl Format {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(12);
+        out.put_u32_le(self.version);
+        out.put_u64_le(self.created.0);
+        out
+    }
+
+    /// Reads the version whatever follows it: a newer format may say more.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Format, Damaged> {
+        let mut reader = Reader::new(bytes);
+        Ok(Format { version: reader.u32()?, created: Timestamp(reader.u64().unwrap_or(0)) })
+    }
+}
+
+/// `m | plan`: the run that is being folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The first seq of its first commit.
+    pub(crate) first: Seq,
+    /// The last seq of its last commit.
+    pub(crate) last: Seq,
+    /// Whether its events are all below the floor: only names and publishers are taken out of it.
+    pub(crate) is_trimmed: bool,
+}
+
+impl Plan {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(17);
+        out.put_u64_le(self.first.0);
+        out.put_u64_le(self.last.0);
+        out.put_u8(u8::from(self.is_trimmed));
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Plan, Damaged> {
+        let mut reader = Reader::new(bytes);
+        Ok(Plan { first: Seq(reader.u64()?), last: Seq(reader.u64()?), is_trimmed: reader.u8()? != 0 })
+    }
+}
+
+/// The seq up to which (inclusive) events are hidden and may be gone, and which rule moved it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Floor {
+    pub(crate) seq: Seq,
+    pub(crate) cause: GapCause,
+}
+
+impl Floor {
+    pub(crate) const NONE: Floor = Floor { seq: Seq::ZERO, cause: GapCause::RetentionSize };
+
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(9);
+        out.put_u64_le(self.seq.0);
+        out.put_u8(u8::from(self.cause == GapCause::RetentionAge));
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Floor, Damaged> {
+        let mut reader = Reader::new(bytes);
+        let seq = Seq(reader.u64()?);
+        let cause = if reader.u8()? == 1 { GapCause::RetentionAge } else { GapCause::RetentionSize };
+        Ok(Floor { seq, cause })
+    }
+}
+
+pub(crate) fn encode_seq(seq: Seq) -> Vec<u8> {
+    seq.0.to_le_bytes().to_vec()
+}
+
+pub(crate) fn decode_seq(bytes: &[u8]) -> Result<Seq, Damaged> {
+    Reader::new(bytes).u64().map(Seq)
+}
+
+/// `e | index`: an epoch, and the head when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EpochStart {
+    pub(crate) epoch: Epoch,
+    pub(crate) start: Seq,
+}
+
+impl EpochStart {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24);
+        out.put_slice(&self.epoch.0);
+        out.put_u64_le(self.start.0);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<EpochStart, Damaged> {
+        let mut reader = Reader::new(bytes);
+        Ok(EpochStart { epoch: Epoch(reader.array()?), start: Seq(reader.u64()?) })
+    }
+}
+
+/// `n | topic`: its name, and its last event as of the last fold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TopicEntry<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) last_seq: Seq,
+    pub(crate) last_nth: Nth,
+}
+
+impl<'a> TopicEntry<'a> {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(17 + self.name.len());
+        out.put_u64_le(self.last_seq.0);
+        out.put_u64_le(self.last_nth.0);
+        put_name(&mut out, self.name);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<TopicEntry<'a>, Damaged> {
+        let mut reader = Reader::new(bytes);
+        let (last_seq, last_nth) = (Seq(reader.u64()?), Nth(reader.u64()?));
+        Ok(TopicEntry { name: reader.name()?, last_seq, last_nth })
+    }
+}
+
+/// `p | publisher`: its last number, and when it emitted it (by the paced clock).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PublisherEntry {
+    pub(crate) last: EmitNumber,
+    pub(crate) when: Timestamp,
+}
+
+impl PublisherEntry {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16);
+        out.put_u64_le(self.last.0);
+        out.put_u64_le(self.when.0);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<PublisherEntry, Damaged> {
+        let mut reader = Reader::new(bytes);
+        Ok(PublisherEntry { last: EmitNumber(reader.u64()?), when: Timestamp(reader.u64()?) })
+    }
+}
+
+/// What became of one number of a publisher, as it is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Emit {
+    pub(crate) number: EmitNumber,
+    /// The event's seq; zero if the number was refused for good.
+    pub(crate) seq: Seq,
+    /// The hash of its content, or the code with which it was refused.
+    pub(crate) content: u64,
+}
+
+/// Bytes of an [`Emit`] in a chunk of them.
+pub(crate) const EMIT_BYTES: usize = 24;
+
+/// `q | publisher | first_number`: emits in the order of their numbers.
+pub(crate) fn encode_emits(emits: &[Emit]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(emits.len() * EMIT_BYTES);
+    for emit in emits {
+        out.put_u64_le(emit.number.0);
+        out.put_u64_le(emit.seq.0);
+        out.put_u64_le(emit.content);
+    }
+    out
+}
+
+/// The emit with this number in a chunk, if it is there.
+pub(crate) fn find_emit(bytes: &[u8], number: EmitNumber) -> Result<Option<Emit>, Damaged> {
+    let mut reader = Reader::new(bytes);
+    while !reader.is_empty() {
+        let emit = Emit { number: EmitNumber(reader.u64()?), seq: Seq(reader.u64()?), content: reader.u64()? };
+        if emit.number == number {
+            return Ok(Some(emit));
+        }
+    }
+    Ok(None)
+}
+
+/// `c | subscriber | topic`: a durable cursor, and when it was saved (by the paced clock).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CursorEntry {
+    pub(crate) cursor: Cursor,
+    pub(crate) when: Timestamp,
+}
+
+impl CursorEntry {
+    pub(crate) fn encode(cursor: &Cursor, when: Timestamp) -> Vec<u8> {
+        let earlier = &cursor.known.earlier;
+        let mut out = Vec::with_capacity(49 + 24 * earlier.len());
+        out.put_u64_le(when.0);
+        put_position(&mut out, cursor.known.position);
+        out.put_u64_le(cursor.known.nth.0);
+        out.put_u64_le(cursor.handed_through.0);
+        let count = u8::try_from(earlier.len().min(EARLIER_EPOCHS_MAX)).unwrap_or(u8::MAX);
+        out.put_u8(count);
+        for position in earlier.iter().take(usize::from(count)) {
+            put_position(&mut out, *position);
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<CursorEntry, Damaged> {
+        let mut reader = Reader::new(bytes);
+        let when = Timestamp(reader.u64()?);
+        let position = position(&mut reader)?;
+        let (nth, handed_through) = (Nth(reader.u64()?), Nth(reader.u64()?));
+        let count = reader.u8()?;
+        let earlier = (0..count).map(|_| self::position(&mut reader)).collect::<Result<_, _>>()?;
+        Ok(CursorEntry { cursor: Cursor { known: Known { position, nth, earlier }, handed_through }, when })
+    }
+}
+
+fn put_position(out: &mut Vec<u8>, position: Position) {
+    out.put_slice(&position.epoch.0);
+    out.put_u64_le(position.seq.0);
+}
+
+fn position(reader: &mut Reader<'_>) -> Result<Position, Damaged> {
+    Ok(Position { epoch: Epoch(reader.array()?), seq: Seq(reader.u64()?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_with_its_earlier_epochs() {
+        let earlier = vec![Position::new(Epoch([2; 16]), Seq(5)), Position::new(Epoch([1; 16]), Seq(3))];
+        let known = Known { position: Position::new(Epoch([3; 16]), Seq(9)), nth: Nth(4), earlier };
+        let cursor = Cursor { known, handed_through: Nth(6) };
+        let bytes = CursorEntry::encode(&cursor, Timestamp(77));
+        assert_eq!(CursorEntry::decode(&bytes), Ok(CursorEntry { cursor, when: Timestamp(77) }));
+        assert_eq!(CursorEntry::decode(&bytes[..bytes.len() - 1]), Err(Damaged));
+    }
+
+    #[test]
+    fn an_emit_is_found_among_its_neighbours() {
+        let emits: Vec<_> = (3..9).map(|n| Emit { number: EmitNumber(n), seq: Seq(100 + n), content: n * n }).collect();
+        let bytes = encode_emits(&emits);
+        assert_eq!(find_emit(&bytes, EmitNumber(5)), Ok(Some(emits[2])));
+        assert_eq!(find_emit(&bytes, EmitNumber(9)), Ok(None));
+        assert_eq!(find_emit(&bytes[1..], EmitNumber(9)), Err(Damaged));
+    }
+}

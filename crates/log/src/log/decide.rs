@@ -1,0 +1,283 @@
+//! Deciding what becomes of emits, one after another as if each were alone. Decides only: nothing is written here, and
+//! nothing that readers or publishers see is changed.
+
+use std::collections::BTreeMap;
+
+use redeliver_protocol::config::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX};
+use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
+use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::seq::{EmitNumber, Position, PublisherId, Seq};
+
+use super::{Log, WriteOutcome, WriteRequest};
+use crate::content::content_hash;
+use crate::error::LogError;
+use crate::kv::Direction;
+use crate::layout::value::{self, Emit};
+use crate::layout::{key, piece};
+use crate::lineage::Lineage;
+use crate::publishers::{Draft, Publishers, REFUSED_MAX, refusal, refusal_code};
+use crate::store::Store;
+
+/// What is to become of a row of requests.
+#[derive(Debug, Default)]
+pub(super) struct Decision<'a> {
+    pub(super) outcomes: Vec<WriteOutcome>,
+    /// The events to be stored, in the order of their seqs.
+    pub(super) stored: Vec<StoredEvent<'a>>,
+    pub(super) publishers: BTreeMap<PublisherId, Draft>,
+    /// The last cursor for each key.
+    pub(super) cursors: BTreeMap<(&'a SubscriberName, &'a TopicName), &'a Cursor>,
+}
+
+/// An event that gets a seq.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoredEvent<'a> {
+    pub(super) event: &'a NewEvent,
+    /// The publisher, its number and the content's hash.
+    pub(super) emitter: Option<(PublisherId, EmitNumber, u64)>,
+}
+
+/// A row of requests being decided.
+struct Decider<'a, 'l> {
+    store: &'l Store,
+    publishers: &'l Publishers,
+    lineage: &'l Lineage,
+    head: Seq,
+    stored_max: usize,
+    decision: Decision<'a>,
+}
+
+impl Log {
+    /// Decides requests. No more than `stored_max` events are stored; the disk has no room for the others.
+    pub(super) fn decide<'a>(&self, requests: &'a [WriteRequest], stored_max: usize) -> Result<Decision<'a>, LogError> {
+        let (lineage, head) = {
+            let shared = self.shared.read();
+            (std::sync::Arc::clone(&shared.lineage), shared.head)
+        };
+        let publishers = self.publishers.lock();
+        let mut decider = Decider {
+            store: &self.store,
+            publishers: &publishers,
+            lineage: &lineage,
+            head,
+            stored_max,
+            decision: Decision::default(),
+        };
+        for request in requests {
+            let outcome = match request {
+                WriteRequest::Emit { publisher: None, first, events } => decider.plain(*first, events),
+                WriteRequest::Emit { publisher: Some((id, settled)), first, events } => {
+                    decider.numbered(*id, *settled, *first, events)?
+                }
+                WriteRequest::SaveCursor { subscriber, topic, cursor } => {
+                    decider.decision.cursors.insert((subscriber, topic), cursor);
+                    WriteOutcome::CursorSaved
+                }
+            };
+            decider.decision.outcomes.push(outcome);
+        }
+        Ok(decider.decision)
+    }
+}
+
+impl<'a> Decider<'a, '_> {
+    /// Emits without a publisher: nothing is a duplicate, and only the disk stops them.
+    fn plain(&mut self, first: EmitNumber, events: &'a [Result<NewEvent, RefusalCode>]) -> WriteOutcome {
+        let mut runs = Runs::default();
+        let mut number = first;
+        for event in events {
+            let fate = match event.as_ref().map_err(|code| *code).and_then(judged) {
+                Err(code) => EmitFate::Refused(code),
+                Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::StorageFull),
+                Ok(event) => EmitFate::Stored(self.store(event, None)),
+            };
+            runs.push(number, fate);
+            number = number.saturating_add(1);
+        }
+        WriteOutcome::Emitted(runs.runs)
+    }
+
+    /// Emits of a publisher, in the order of their numbers and without a hole.
+    fn numbered(
+        &mut self,
+        id: PublisherId,
+        settled: EmitNumber,
+        first: EmitNumber,
+        events: &'a [Result<NewEvent, RefusalCode>],
+    ) -> Result<WriteOutcome, LogError> {
+        let mut runs = Runs::default();
+        let mut number = first;
+        let mut next = self.last(id).max(settled).saturating_add(1);
+        let mut blocked = None;
+        for event in events {
+            let fate = if let Some(code) = blocked {
+                EmitFate::Refused(code)
+            } else if number < next {
+                self.repeated(id, number, event)?
+            } else if number > next {
+                EmitFate::Refused(RefusalCode::OutOfOrder)
+            } else {
+                match event.as_ref().map_err(|code| *code).and_then(judged) {
+                    Err(code) if code.is_final() => {
+                        self.refuse(id, number, code);
+                        EmitFate::Refused(code)
+                    }
+                    Err(code) => EmitFate::Refused(code),
+                    Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::StorageFull),
+                    Ok(event) => EmitFate::Stored(self.store(event, Some((id, number, content_hash(event))))),
+                }
+            };
+            match fate {
+                // What was not consumed holds back all that was sent behind it.
+                EmitFate::Refused(code) if !code.is_final() => blocked = Some(code),
+                EmitFate::Refused(_) | EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten => {
+                    next = next.max(number.saturating_add(1))
+                }
+            }
+            runs.push(number, fate);
+            number = number.saturating_add(1);
+        }
+        Ok(WriteOutcome::Emitted(runs.runs))
+    }
+
+    /// What is said of a number that was decided before.
+    fn repeated(
+        &self,
+        id: PublisherId,
+        number: EmitNumber,
+        event: &Result<NewEvent, RefusalCode>,
+    ) -> Result<EmitFate, LogError> {
+        let Some(emit) = self.emit(id, number)? else {
+            // Nothing is known of it. What cannot be stored now either is refused as it would be.
+            return Ok(match event {
+                Err(code) if code.is_final() => EmitFate::Refused(*code),
+                Err(_) | Ok(_) => EmitFate::DuplicateForgotten,
+            });
+        };
+        if let Some(code) = refusal_code(&emit) {
+            return Ok(EmitFate::Refused(code));
+        }
+        let is_same = match event {
+            Ok(event) => content_hash(event) == emit.content,
+            // Its content never came here: whatever it is refused for now, it was taken then.
+            Err(_) => true,
+        };
+        if !is_same {
+            return Ok(EmitFate::Refused(RefusalCode::NumberReused));
+        }
+        let is_new = emit.seq > self.head;
+        let epoch = if is_new { self.lineage.current() } else { self.lineage.position(emit.seq).epoch };
+        Ok(EmitFate::Duplicate(Position::new(epoch, emit.seq)))
+    }
+
+    /// What became of a number: in these requests, in memory, or in the store.
+    fn emit(&self, id: PublisherId, number: EmitNumber) -> Result<Option<Emit>, LogError> {
+        if let Some(draft) = self.decision.publishers.get(&id) {
+            let at = draft.emits.partition_point(|emit| emit.number < number);
+            if let Some(emit) = draft.emits.get(at).filter(|emit| emit.number == number) {
+                return Ok(Some(*emit));
+            }
+        }
+        let Some(publisher) = self.publishers.find(id) else { return Ok(None) };
+        if let Some(emit) = publisher.emit(number) {
+            return Ok(Some(emit));
+        }
+        if number > publisher.last() {
+            return Ok(None);
+        }
+        let (from, to) = (key::emits(id, EmitNumber::ZERO), key::emits(id, number.saturating_add(1)));
+        let Some(entry) = self.store.kv().range(&from, &to, Direction::Down).next() else { return Ok(None) };
+        let (key, sealed) = entry?;
+        let Ok(bytes) = piece::open_small(&key, &sealed) else {
+            tracing::error!(key = %key::in_words(&key), "a publisher's emits are damaged");
+            return Ok(None);
+        };
+        Ok(value::find_emit(bytes, number).unwrap_or(None))
+    }
+
+    fn last(&self, id: PublisherId) -> EmitNumber {
+        match self.decision.publishers.get(&id) {
+            Some(draft) => draft.last,
+            None => self.publishers.find(id).map_or(EmitNumber::ZERO, |publisher| publisher.last()),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.decision.stored.len() >= self.stored_max
+    }
+
+    fn store(&mut self, event: &'a NewEvent, emitter: Option<(PublisherId, EmitNumber, u64)>) -> Position {
+        self.decision.stored.push(StoredEvent { event, emitter });
+        let seq = Seq(self.head.0 + self.decision.stored.len() as u64);
+        if let Some((id, number, content)) = emitter {
+            let draft = self.decision.publishers.entry(id).or_default();
+            draft.last = number;
+            forget_old_refusals(&mut draft.emits);
+            draft.emits.push(Emit { number, seq, content });
+        }
+        Position::new(self.lineage.current(), seq)
+    }
+
+    fn refuse(&mut self, id: PublisherId, number: EmitNumber, code: RefusalCode) {
+        let draft = self.decision.publishers.entry(id).or_default();
+        draft.last = number;
+        draft.emits.push(refusal((number, code)));
+    }
+}
+
+/// Keeps the last few of the refusals at the end.
+fn forget_old_refusals(emits: &mut Vec<Emit>) {
+    let refused = emits.iter().rev().take_while(|emit| emit.seq == Seq::ZERO).count();
+    if refused > REFUSED_MAX {
+        let start = emits.len() - refused;
+        emits.drain(start..emits.len() - REFUSED_MAX);
+    }
+}
+
+/// An event that may be stored, or why it may not. The server has judged it before; the log cannot store what breaks
+/// these.
+fn judged(event: &NewEvent) -> Result<&NewEvent, RefusalCode> {
+    let topics = &event.topics;
+    if topics.is_empty() || topics.len() > EVENT_TOPICS_MAX || !event.options.is_known() {
+        return Err(RefusalCode::Invalid);
+    }
+    if topics.iter().enumerate().any(|(at, topic)| topics[..at].contains(topic)) {
+        return Err(RefusalCode::Invalid);
+    }
+    if event.size_bytes() > EVENT_BYTES_MAX {
+        return Err(RefusalCode::TooLarge);
+    }
+    Ok(event)
+}
+
+/// Fates of consecutive numbers, put together where they are alike.
+#[derive(Debug, Default)]
+struct Runs {
+    runs: Vec<EmitRun>,
+}
+
+impl Runs {
+    fn push(&mut self, number: EmitNumber, fate: EmitFate) {
+        if let Some(run) = self.runs.last_mut() {
+            let follows = match (run.fate, fate) {
+                (EmitFate::Stored(first), EmitFate::Stored(this))
+                | (EmitFate::Duplicate(first), EmitFate::Duplicate(this)) => {
+                    first.epoch == this.epoch && this.seq.0 == first.seq.0 + u64::from(run.count)
+                }
+                (EmitFate::Refused(code), EmitFate::Refused(this)) => code == this,
+                (EmitFate::DuplicateForgotten, EmitFate::DuplicateForgotten) => true,
+                (
+                    EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::Refused(_) | EmitFate::DuplicateForgotten,
+                    _,
+                ) => false,
+            };
+            if follows && run.count < u32::MAX {
+                run.count += 1;
+                return;
+            }
+        }
+        self.runs.push(EmitRun { first: number, count: 1, fate });
+    }
+}

@@ -1,0 +1,277 @@
+//! Making commits of decided events: ids and nths for their topics, the value for the store, and the wire records for
+//! the readers, all in one pass.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use redeliver_protocol::codec::{encode_record, record_bytes};
+use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq};
+use redeliver_protocol::time::Timestamp;
+
+use super::decide::StoredEvent;
+use crate::commit::{
+    COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, CommitPublisher, CommitTopic, Emitter, NewCommit, NewCommitEvent,
+    encoded_bytes_max,
+};
+use crate::index::Topics;
+use crate::kv::Batch;
+use crate::layout::{key, piece};
+use crate::publishers::{Draft, Publishers, refusal_code};
+use crate::state::TailCommit;
+use crate::tail::{Chunk, Mark};
+
+/// A commit that is ready to be applied, and what is to be published once it is durable.
+#[derive(Debug)]
+pub(super) struct DraftCommit {
+    pub(super) batch: Batch,
+    pub(super) events: usize,
+    pub(super) commit: TailCommit,
+    /// The topics that grow: id, name if it is new, and the new records.
+    pub(super) grown: Vec<(u32, TopicName, Chunk)>,
+}
+
+/// Makes commits one after another.
+pub(super) struct Drafter<'a> {
+    topics: &'a Topics,
+    publishers: &'a Publishers,
+    drafts: &'a BTreeMap<PublisherId, Draft>,
+    time: Timestamp,
+    clock: Timestamp,
+    next: Seq,
+    new_topics: HashMap<&'a TopicName, u32>,
+    /// Topics that earlier commits of the same row have grown.
+    nths: HashMap<u32, Nth>,
+    /// How much of each publisher's draft stands in earlier commits of the same row.
+    written: BTreeMap<PublisherId, usize>,
+}
+
+struct LocalTopic<'a> {
+    id: u32,
+    name: &'a TopicName,
+    has_key: bool,
+    first_nth: Nth,
+    first_seq: Seq,
+    record_bytes: usize,
+    marks: Vec<Mark>,
+}
+
+/// The tables of one commit, while it grows.
+#[derive(Default)]
+struct Tables<'a> {
+    index: HashMap<u32, u32>,
+    topics: Vec<LocalTopic<'a>>,
+    event_topics: Vec<u32>,
+    publisher_index: BTreeMap<PublisherId, u32>,
+    publishers: Vec<CommitPublisher>,
+    events: Vec<NewCommitEvent<'a>>,
+    event_bytes: u64,
+}
+
+impl<'a> Drafter<'a> {
+    pub(super) fn new(
+        topics: &'a Topics,
+        publishers: &'a Publishers,
+        drafts: &'a BTreeMap<PublisherId, Draft>,
+        (time, clock): (Timestamp, Timestamp),
+        head: Seq,
+    ) -> Drafter<'a> {
+        Drafter {
+            topics,
+            publishers,
+            drafts,
+            time,
+            clock,
+            next: head.next(),
+            new_topics: HashMap::new(),
+            nths: HashMap::new(),
+            written: BTreeMap::new(),
+        }
+    }
+
+    /// All commits that these events need.
+    pub(super) fn commits(&mut self, events: &[StoredEvent<'a>]) -> Vec<DraftCommit> {
+        let mut commits = Vec::new();
+        let mut rest = events;
+        while !rest.is_empty() {
+            let (commit, taken) = self.commit(rest);
+            commits.push(commit);
+            rest = &rest[taken..];
+        }
+        commits
+    }
+
+    /// One commit of as many events as fit.
+    fn commit(&mut self, events: &[StoredEvent<'a>]) -> (DraftCommit, usize) {
+        let mut tables = Tables::default();
+        let mut bytes = 0;
+        let first = self.next;
+        for event in events.iter().take(COMMIT_EVENTS_MAX) {
+            let refused = event.emitter.map_or_else(Vec::new, |(id, number, _)| {
+                self.refused_before(id, number, !tables.publisher_index.contains_key(&id))
+            });
+            bytes += encoded_bytes_max(event.event) + refused.len() * REFUSED_BYTES;
+            if bytes > COMMIT_BYTES_MAX && !tables.events.is_empty() {
+                break;
+            }
+            self.add(&mut tables, event, refused);
+            self.next = self.next.next();
+        }
+        for topic in &tables.topics {
+            self.nths.insert(topic.id, Nth(topic.first_nth.0 + topic.marks.len() as u64 - 1));
+        }
+        let taken = tables.events.len();
+        (self.finish(tables, first), taken)
+    }
+
+    fn add(&mut self, tables: &mut Tables<'a>, stored: &StoredEvent<'a>, refused: Vec<(EmitNumber, RefusalCode)>) {
+        let event = stored.event;
+        let bytes = record_bytes(event.name.as_str(), &event.payload);
+        for name in &event.topics {
+            let index = self.local(tables, name);
+            let topic = &mut tables.topics[index as usize];
+            topic.record_bytes += bytes;
+            // Both are bounded by what one commit holds.
+            let seq_offset = u32::try_from(self.next.0 - topic.first_seq.0).unwrap_or(u32::MAX);
+            let end = u32::try_from(topic.record_bytes).unwrap_or(u32::MAX);
+            topic.marks.push(Mark { seq_offset, end });
+            tables.event_topics.push(index);
+        }
+        let emitter = stored.emitter.map(|(id, number, hash)| {
+            let publisher = *tables.publisher_index.entry(id).or_insert_with(|| {
+                tables.publishers.push(CommitPublisher { id, refused: Vec::new() });
+                u32::try_from(tables.publishers.len() - 1).unwrap_or(u32::MAX)
+            });
+            tables.publishers[publisher as usize].refused.extend(refused);
+            Emitter { publisher, number, hash }
+        });
+        tables.event_bytes += event.size_bytes() as u64;
+        tables.events.push(NewCommitEvent { event, emitter });
+    }
+
+    /// The topic's index in the commit's table.
+    fn local(&mut self, tables: &mut Tables<'a>, name: &'a TopicName) -> u32 {
+        let found = self.topics.find(name.as_str());
+        let id = match found {
+            Some((id, _)) => id,
+            None => {
+                let next = self.topics.next_id() + u32::try_from(self.new_topics.len()).unwrap_or(0);
+                *self.new_topics.entry(name).or_insert(next)
+            }
+        };
+        if let Some(index) = tables.index.get(&id) {
+            return *index;
+        }
+        let last_nth = self.nths.get(&id).copied().or(found.map(|(_, topic)| topic.last_nth));
+        let index = u32::try_from(tables.topics.len()).unwrap_or(u32::MAX);
+        tables.index.insert(id, index);
+        tables.topics.push(LocalTopic {
+            id,
+            name,
+            has_key: found.is_some_and(|(_, topic)| topic.has_key),
+            first_nth: last_nth.unwrap_or(Nth::ZERO).next(),
+            first_seq: self.next,
+            record_bytes: 0,
+            marks: Vec::new(),
+        });
+        index
+    }
+
+    /// What was refused to a publisher for good between its event before and this one.
+    fn refused_before(
+        &mut self,
+        id: PublisherId,
+        number: EmitNumber,
+        is_first_here: bool,
+    ) -> Vec<(EmitNumber, RefusalCode)> {
+        let mut refused = Vec::new();
+        if is_first_here
+            && !self.written.contains_key(&id)
+            && let Some(publisher) = self.publishers.find(id)
+        {
+            refused.extend(publisher.refused());
+        }
+        let Some(draft) = self.drafts.get(&id) else { return refused };
+        let written = self.written.entry(id).or_insert(0);
+        while let Some(emit) = draft.emits.get(*written).filter(|emit| emit.number <= number) {
+            if let Some(code) = refusal_code(emit) {
+                refused.push((emit.number, code));
+            }
+            *written += 1;
+        }
+        refused
+    }
+
+    fn finish(&self, tables: Tables<'a>, first: Seq) -> DraftCommit {
+        let topics: Vec<_> = tables.topics.iter().map(LocalTopic::entry).collect();
+        let value = NewCommit {
+            first,
+            time: self.time,
+            clock: self.clock,
+            topics: &topics,
+            publishers: &tables.publishers,
+            events: &tables.events,
+            event_topics: &tables.event_topics,
+        }
+        .encode();
+        let mut batch = Batch::default();
+        piece::put(&mut batch, &key::commit(first), &value);
+        let commit = TailCommit {
+            first,
+            last: Seq(first.0 + tables.events.len() as u64 - 1),
+            time: self.time,
+            event_bytes: tables.event_bytes,
+            value_bytes: value.len(),
+            record_bytes: tables.topics.iter().map(|topic| topic.record_bytes).sum(),
+        };
+        DraftCommit { batch, events: tables.events.len(), commit, grown: records(tables, (first, self.time)) }
+    }
+}
+
+/// Bytes of a refused number in a commit's table.
+const REFUSED_BYTES: usize = 10;
+
+impl<'a> LocalTopic<'a> {
+    fn entry(&self) -> CommitTopic<'a> {
+        CommitTopic {
+            id: self.id,
+            first_nth: self.first_nth,
+            count: u32::try_from(self.marks.len()).unwrap_or(u32::MAX),
+            name: (!self.has_key).then_some(self.name.as_str()),
+        }
+    }
+}
+
+/// The wire records of a commit, those of one topic next to each other, all in one piece of memory.
+fn records(tables: Tables<'_>, (first, time): (Seq, Timestamp)) -> Vec<(u32, TopicName, Chunk)> {
+    let mut starts = Vec::with_capacity(tables.topics.len());
+    let mut total = 0;
+    for topic in &tables.topics {
+        starts.push(total);
+        total += topic.record_bytes;
+    }
+    let mut buffer = vec![0_u8; total];
+    let mut cursors = starts.clone();
+    let mut nths: Vec<Nth> = tables.topics.iter().map(|topic| topic.first_nth).collect();
+    let (mut seq, mut rest) = (first, &tables.event_topics[..]);
+    for NewCommitEvent { event, .. } in &tables.events {
+        let (own, others) = rest.split_at(event.topics.len());
+        let bytes = record_bytes(event.name.as_str(), &event.payload);
+        for index in own {
+            let index = *index as usize;
+            let mut slot = &mut buffer[cursors[index]..cursors[index] + bytes];
+            encode_record(&mut slot, (seq, nths[index], time), event.kind, event.name.as_str(), &event.payload);
+            cursors[index] += bytes;
+            nths[index] = nths[index].next();
+        }
+        seq = seq.next();
+        rest = others;
+    }
+    let buffer = Bytes::from(buffer);
+    let chunks = tables.topics.into_iter().zip(starts).map(|(topic, start)| {
+        let records = buffer.slice(start..start + topic.record_bytes);
+        (topic.id, topic.name.clone(), Chunk::new(records, topic.first_nth, topic.first_seq, topic.marks))
+    });
+    chunks.collect()
+}

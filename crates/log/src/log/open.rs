@@ -1,0 +1,396 @@
+//! Opening: what the store holds becomes what is known in memory. Reads the small keys and the unfolded tail alone, so
+//! that it does not grow with the history. Begins the new epoch durably before anything else may be written.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redeliver_protocol::codec::{encode_record, record_bytes};
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{Epoch, Nth, Seq};
+use redeliver_protocol::time::Timestamp;
+
+use crate::commit::{COMMIT_EVENTS_MAX, COMMIT_PIECES_MAX, Commit};
+use crate::config::LogConfig;
+use crate::error::LogError;
+use crate::fold::manifest;
+use crate::index::{TailRef, Topics};
+use crate::kv::{Batch, Direction, Entries, Entry, Kv};
+use crate::layout::key::{self, Meta};
+use crate::layout::piece::{self, Found, Pieces};
+use crate::layout::value::{self, Emit, EpochStart, Floor, Format, Plan, PublisherEntry, TopicEntry};
+use crate::layout::{Damaged, FORMAT};
+use crate::lineage::{EPOCHS_MAX, Lineage};
+use crate::publishers::{Publishers, refusal};
+use crate::state::{Run, Shared, TailCommit};
+use crate::store::Store;
+use crate::tail::{Chunk, Mark, Recent};
+
+/// What an open found.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) shared: Shared,
+    pub(super) publishers: Publishers,
+    /// The retention clock as it was last saved; nothing for a new log.
+    pub(super) clock: Option<Timestamp>,
+    /// A fold that was begun.
+    pub(super) plan: Option<Plan>,
+}
+
+/// Reads the store, and begins an epoch in it.
+pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Timestamp) -> Result<Recovered, LogError> {
+    let kv = store.kv();
+    let is_new = check_format(kv)?;
+    let mut recovery = Recovery { kv, batch: Batch::default(), clock: None, publishers: Publishers::default() };
+    let mut lineage = Lineage::default();
+    let (next_index, last_start) = recovery.epochs(&mut lineage)?;
+    if lineage.contains(epoch) {
+        return Err(LogError::Failed(format!("epoch {epoch} was used before")));
+    }
+    recovery.clock = recovery
+        .meta(Meta::Clock)?
+        .map(|bytes| value::decode_seq(&bytes))
+        .and_then(Result::ok)
+        .map(|clock| Timestamp(clock.0));
+    let fold_point = recovery.fold_point()?;
+    let floor = recovery.floor()?;
+    let plan = match recovery.meta(Meta::Plan)? {
+        Some(bytes) => Plan::decode(&bytes).ok().filter(|plan| plan.last > fold_point),
+        None => None,
+    };
+    let runs = recovery.runs(fold_point)?;
+    let mut shared = Shared {
+        head: fold_point.max(floor.seq).max(last_start),
+        last_time: runs.last().map_or(Timestamp::default(), |run| run.last_time),
+        lineage: Arc::default(),
+        topics: recovery.topics()?,
+        recent: Recent::new(config.recent_bytes_max),
+        tail: VecDeque::new(),
+        tail_bytes: 0,
+        runs: Arc::new(runs),
+        fold_point,
+        floor: Floor::NONE,
+        retained_bytes: 0,
+        generation: 0,
+    };
+    recovery.publishers()?;
+    recovery.tail(&mut shared)?;
+    if is_new {
+        let format = Format { version: FORMAT, created: now };
+        piece::put_small(&mut recovery.batch, key::meta(Meta::Format), &format.encode());
+    }
+    let start = EpochStart { epoch, start: shared.head };
+    piece::put_small(&mut recovery.batch, key::epoch(next_index), &start.encode());
+    store.write(&recovery.batch)?;
+    lineage.push(start);
+    shared.lineage = Arc::new(lineage);
+    shared.floor = floor;
+    shared.recount();
+    shared.retain(&config.retention);
+    Ok(Recovered { shared, publishers: recovery.publishers, clock: recovery.clock, plan })
+}
+
+/// Whether this is a new log; an error if it is one of a later version.
+fn check_format(kv: &dyn Kv) -> Result<bool, LogError> {
+    let key = key::meta(Meta::Format);
+    let Some(sealed) = kv.get(&key)? else { return Ok(true) };
+    match piece::open_small(&key, &sealed).and_then(Format::decode) {
+        Ok(format) if format.version > FORMAT => Err(LogError::NewerFormat { found: format.version, known: FORMAT }),
+        Ok(_) => Ok(false),
+        Err(Damaged) => {
+            tracing::error!("the log's format key is damaged: taken for format {FORMAT}");
+            Ok(true)
+        }
+    }
+}
+
+struct Recovery<'a> {
+    kv: &'a dyn Kv,
+    /// What opening itself writes, with the epoch.
+    batch: Batch,
+    clock: Option<Timestamp>,
+    publishers: Publishers,
+}
+
+impl<'a> Recovery<'a> {
+    fn epochs(&mut self, lineage: &mut Lineage) -> Result<(u32, Seq), LogError> {
+        let (mut next, mut last) = (0_u32, Seq::ZERO);
+        let mut entries = Vec::new();
+        for entry in self.all(key::EPOCH) {
+            let entry = entry?;
+            if let Ok(index) = key::read_u32(&entry.0) {
+                next = next.max(index.saturating_add(1));
+            }
+            // Positions of an epoch that cannot be read are not valid any more: their readers are told a gap.
+            if let Some(start) = small(&entry, EpochStart::decode) {
+                last = last.max(start.start);
+                entries.push((entry.0, start));
+            }
+        }
+        let excess = (entries.len() + 1).saturating_sub(EPOCHS_MAX);
+        for (key, _) in entries.drain(..excess) {
+            self.batch.delete(key);
+        }
+        for (_, start) in entries {
+            lineage.push(start);
+        }
+        Ok((next, last))
+    }
+
+    fn meta(&self, which: Meta) -> Result<Option<Vec<u8>>, LogError> {
+        let key = key::meta(which);
+        let Some(sealed) = self.kv.get(&key)? else { return Ok(None) };
+        Ok(small(&(key, sealed), |bytes| Ok(bytes.to_vec())))
+    }
+
+    /// How far the tail is folded. If that is damaged, the newest run tells it: a run that is only half written is
+    /// named by the plan.
+    fn fold_point(&self) -> Result<Seq, LogError> {
+        let saved = self.meta(Meta::FoldPoint)?.map(|bytes| value::decode_seq(&bytes));
+        if let Some(Ok(seq)) = saved {
+            return Ok(seq);
+        }
+        let (from, to) = key::all(key::COMMIT);
+        match self.kv.range(&from, &to, Direction::Up).next() {
+            // Commits are deleted only after the fold point has passed them.
+            Some(entry) => Ok(Seq(key::read_u64(&entry?.0).unwrap_or(1).saturating_sub(1))),
+            None => Ok(self.runs(Seq(u64::MAX))?.last().map_or(Seq::ZERO, |run| run.last)),
+        }
+    }
+
+    fn floor(&self) -> Result<Floor, LogError> {
+        Ok(self.meta(Meta::Floor)?.and_then(|bytes| Floor::decode(&bytes).ok()).unwrap_or(Floor::NONE))
+    }
+
+    /// The runs up to the fold point.
+    fn runs(&self, fold_point: Seq) -> Result<Vec<Run>, LogError> {
+        let mut runs: Vec<Run> = Vec::new();
+        for entry in self.all(key::RUN) {
+            let entry = entry?;
+            let Ok(first) = key::read_u64(&entry.0) else { continue };
+            if first > fold_point.0 {
+                break;
+            }
+            let is_new = runs.last().is_none_or(|run| run.first.0 != first);
+            if is_new {
+                let mut pieces = Pieces::default();
+                pieces.push(&entry);
+                let run = match pieces.finish() {
+                    Found::Whole(bytes) | Found::Beginning(bytes) => manifest::read_run(&bytes).ok(),
+                    Found::Nothing | Found::Incomplete | Found::Damaged(_) => None,
+                };
+                runs.push(run.unwrap_or_else(|| manifest::unknown_run(Seq(first))));
+            }
+        }
+        manifest::close_unknown_runs(&mut runs, fold_point);
+        Ok(runs)
+    }
+
+    fn topics(&self) -> Result<Topics, LogError> {
+        let mut topics = Topics::default();
+        for entry in self.all(key::TOPIC) {
+            let entry = entry?;
+            let Ok(id) = key::read_u32(&entry.0) else { continue };
+            // The id is taken, whatever its value says.
+            topics.at(id);
+            let Some(bytes) = small(&entry, |bytes| Ok(bytes.to_vec())) else { continue };
+            let Ok(saved) = TopicEntry::decode(&bytes) else { continue };
+            if let Ok(name) = TopicName::new(saved.name) {
+                topics.name(id, &name);
+            }
+            let topic = topics.at(id);
+            (topic.last_seq, topic.last_nth, topic.has_key) = (saved.last_seq, saved.last_nth, true);
+        }
+        Ok(topics)
+    }
+
+    fn publishers(&mut self) -> Result<(), LogError> {
+        for entry in self.all(key::PUBLISHER) {
+            let entry = entry?;
+            if let (Ok(id), Some(saved)) = (key::read_publisher(&entry.0), small(&entry, PublisherEntry::decode)) {
+                self.publishers.load(id, saved);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the commits above the fold point.
+    fn tail(&mut self, shared: &mut Shared) -> Result<(), LogError> {
+        let (from, to) = (key::commit(shared.fold_point.next()), key::all(key::COMMIT).1);
+        let mut current: Option<(u64, Pieces)> = None;
+        for entry in self.kv.range(&from, &to, Direction::Up) {
+            let entry = entry?;
+            let Ok(first) = key::read_u64(&entry.0) else { continue };
+            if let Some((before, pieces)) = current.take_if(|(before, _)| *before != first) {
+                self.commit(shared, Seq(before), pieces.finish(), Some(Seq(first)));
+            }
+            current.get_or_insert_with(|| (first, Pieces::default())).1.push(&entry);
+        }
+        let Some((first, pieces)) = current else { return Ok(()) };
+        match pieces.finish() {
+            // It was never finished, so it was never acknowledged: batches are atomic, but who knows the medium.
+            Found::Incomplete | Found::Beginning(_) => {
+                piece::delete(&mut self.batch, &key::commit(Seq(first)), COMMIT_PIECES_MAX);
+                Ok(())
+            }
+            found @ (Found::Whole(_) | Found::Nothing | Found::Damaged(_)) => {
+                self.commit(shared, Seq(first), found, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a commit into the index, or the gap that it leaves.
+    fn commit(&mut self, shared: &mut Shared, first: Seq, found: Found, next: Option<Seq>) {
+        if let Found::Whole(bytes) = &found
+            && let Ok(commit) = Commit::decode(bytes)
+            && commit.first == first
+            && self.events(shared, &commit, bytes.len()).is_ok()
+        {
+            return;
+        }
+        tracing::error!(%first, "a commit in the log's tail is damaged: its events are lost");
+        // What its tables still tell: which topics lost how many events, so that the gap has a count.
+        let beginning = match &found {
+            Found::Whole(bytes) | Found::Damaged(bytes) | Found::Beginning(bytes) => Commit::decode(bytes).ok(),
+            Found::Nothing | Found::Incomplete => None,
+        };
+        let beginning = beginning.filter(|commit| commit.first == first);
+        let last = match (next, &beginning) {
+            (Some(next), _) => Seq(next.0 - 1),
+            (None, Some(commit)) => commit.last(),
+            (None, None) => Seq(first.0 + COMMIT_EVENTS_MAX as u64 - 1),
+        };
+        let mut time = shared.last_time;
+        if let Some(commit) = beginning {
+            time = time.max(commit.time);
+            for entry in &commit.topics {
+                name(&mut shared.topics, entry.id, entry.name);
+                if entry.count > 0 {
+                    let topic = shared.topics.at(entry.id);
+                    topic.grow(TailRef { commit: first, first_nth: entry.first_nth, count: entry.count }, last);
+                }
+            }
+        }
+        shared.head = shared.head.max(last);
+        shared.last_time = time;
+        let commit = TailCommit { first, last, time, event_bytes: 0, value_bytes: 0, record_bytes: 0 };
+        shared.tail.push_back(commit);
+    }
+
+    fn events(&mut self, shared: &mut Shared, commit: &Commit<'_>, value_bytes: usize) -> Result<(), Damaged> {
+        let mut grown: Vec<Grown> = commit.topics.iter().map(|entry| Grown::new(entry.first_nth)).collect();
+        let mut emits: Vec<Vec<Emit>> = commit
+            .publishers
+            .iter()
+            .map(|publisher| publisher.refused.iter().copied().map(refusal).collect())
+            .collect();
+        let mut event_bytes = 0;
+        for event in commit.events() {
+            let event = event?;
+            event_bytes += event.own_bytes() as u64;
+            for index in event.topics() {
+                let topic = grown.get_mut(index).ok_or(Damaged)?;
+                let name = topic_name_bytes(shared, commit, index);
+                event_bytes += name as u64;
+                topic.records.reserve(record_bytes(event.name, event.payload));
+                let nth = Nth(topic.first_nth.0 + topic.seqs.len() as u64);
+                let at = (event.seq, nth, commit.time);
+                encode_record(&mut topic.records, at, event.kind, event.name, event.payload);
+                topic.seqs.push((event.seq, topic.records.len()));
+            }
+            if let Some(emitter) = event.emitter {
+                let emit = Emit { number: emitter.number, seq: event.seq, content: emitter.hash };
+                emits.get_mut(emitter.publisher as usize).ok_or(Damaged)?.push(emit);
+            }
+        }
+        for (entry, grown) in commit.topics.iter().zip(&grown) {
+            if grown.seqs.len() != entry.count as usize {
+                return Err(Damaged);
+            }
+        }
+        // Nothing above has changed anything: a commit counts whole or not at all.
+        let mut tail_commit = TailCommit {
+            first: commit.first,
+            last: commit.last(),
+            time: commit.time,
+            event_bytes,
+            value_bytes,
+            record_bytes: 0,
+        };
+        for (entry, grown) in commit.topics.iter().zip(grown) {
+            name(&mut shared.topics, entry.id, entry.name);
+            let Some((last_seq, _)) = grown.seqs.last().copied() else { continue };
+            tail_commit.record_bytes += grown.records.len();
+            let topic = shared.topics.at(entry.id);
+            let tail_ref = TailRef { commit: commit.first, first_nth: entry.first_nth, count: entry.count };
+            topic.grow(tail_ref, last_seq);
+            shared.recent.push(entry.id, &mut topic.recent, grown.chunk());
+        }
+        shared.evict();
+        for (publisher, mut emits) in commit.publishers.iter().zip(emits) {
+            emits.sort_by_key(|emit| emit.number);
+            for emit in emits {
+                self.publishers.replay(publisher.id, emit, commit.clock);
+            }
+        }
+        self.clock = self.clock.max(Some(commit.clock));
+        shared.head = shared.head.max(commit.last());
+        shared.last_time = shared.last_time.max(commit.time);
+        shared.tail_bytes += value_bytes;
+        shared.tail.push_back(tail_commit);
+        Ok(())
+    }
+
+    fn all(&self, prefix: u8) -> Entries<'a> {
+        let (from, to) = key::all(prefix);
+        let kv: &'a dyn Kv = self.kv;
+        kv.range(&from, &to, Direction::Up)
+    }
+}
+
+/// A topic's records in a commit that is read back.
+struct Grown {
+    first_nth: Nth,
+    seqs: Vec<(Seq, usize)>,
+    records: Vec<u8>,
+}
+
+impl Grown {
+    fn new(first_nth: Nth) -> Grown {
+        Grown { first_nth, seqs: Vec::new(), records: Vec::new() }
+    }
+
+    fn chunk(self) -> Chunk {
+        let first_seq = self.seqs.first().map_or(Seq::ZERO, |(seq, _)| *seq);
+        let mark = |(seq, end): &(Seq, usize)| Mark {
+            seq_offset: u32::try_from(seq.0 - first_seq.0).unwrap_or(u32::MAX),
+            end: u32::try_from(*end).unwrap_or(u32::MAX),
+        };
+        let marks = self.seqs.iter().map(mark).collect();
+        Chunk::new(Bytes::from(self.records), self.first_nth, first_seq, marks)
+    }
+}
+
+fn name(topics: &mut Topics, id: u32, name: Option<&str>) {
+    topics.at(id);
+    if let Some(Ok(name)) = name.map(TopicName::new) {
+        topics.name(id, &name);
+    }
+}
+
+fn topic_name_bytes(shared: &Shared, commit: &Commit<'_>, index: usize) -> usize {
+    let Some(entry) = commit.topics.get(index) else { return 0 };
+    let known =
+        || shared.topics.topic(entry.id).and_then(|topic| topic.name.as_ref()).map_or(0, |name| name.as_str().len());
+    entry.name.map_or_else(known, str::len)
+}
+
+/// A small value, or nothing if it is damaged, which is told.
+fn small<T>((key, sealed): &Entry, decode: impl FnOnce(&[u8]) -> Result<T, Damaged>) -> Option<T> {
+    let decoded = piece::open_small(key, sealed).and_then(decode);
+    if decoded.is_err() {
+        tracing::error!(key = %key::in_words(key), "a value in the log is damaged");
+    }
+    decoded.ok()
+}

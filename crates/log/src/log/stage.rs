@@ -1,0 +1,188 @@
+//! Writing: requests become commits, are applied, and are published once they are durable. Nothing becomes visible
+//! before its sync has returned.
+
+use std::collections::BTreeMap;
+
+use redeliver_protocol::history::Cursor;
+use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::seq::PublisherId;
+use redeliver_protocol::time::Timestamp;
+
+use super::decide::Decision;
+use super::draft::{DraftCommit, Drafter};
+use super::{Committed, Log, Staged, WriteOutcome, WriteRequest};
+use crate::error::LogError;
+use crate::index::TailRef;
+use crate::kv::{BATCH_BYTES_MAX, Batch};
+use crate::layout::value::CursorEntry;
+use crate::layout::{key, piece};
+use crate::publishers::Draft;
+
+/// A commit that is applied, with what it changes once it is durable.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    outcomes: Vec<WriteOutcome>,
+    commits: Vec<DraftCommit>,
+    publishers: BTreeMap<PublisherId, Draft>,
+    clock: Timestamp,
+    /// Whether something waits for a sync.
+    is_unsynced: bool,
+}
+
+/// How far applying came before the disk was full.
+struct Applied {
+    commits: usize,
+    cursors: bool,
+    is_unsynced: bool,
+}
+
+impl Log {
+    pub(super) fn stage_requests(&self, requests: &[WriteRequest], now: Timestamp) -> Result<Staged, LogError> {
+        let mut work = self.work.lock();
+        if work.is_staged {
+            return Err(LogError::Failed("a commit was staged before the last one was published".to_owned()));
+        }
+        let clock = work.clock.now();
+        let mut decision = self.decide(requests, usize::MAX)?;
+        let mut commits = self.draft(&decision, now, clock);
+        let cursors = cursor_puts(&decision, clock);
+        let applied = self.apply_all(&commits, &cursors)?;
+        if applied.commits < commits.len() {
+            // Undone is simply not done: decide again what the disk had no room for.
+            commits.truncate(applied.commits);
+            let stored = commits.iter().map(|commit| commit.events).sum();
+            decision = self.decide(requests, stored)?;
+        }
+        if !applied.cursors {
+            for outcome in &mut decision.outcomes {
+                if *outcome == WriteOutcome::CursorSaved {
+                    *outcome = WriteOutcome::CursorNotSaved;
+                }
+            }
+        }
+        work.is_staged = true;
+        Ok(Staged(Pending {
+            outcomes: decision.outcomes,
+            commits,
+            publishers: decision.publishers,
+            clock,
+            is_unsynced: applied.is_unsynced,
+        }))
+    }
+
+    pub(super) fn publish_staged(&self, staged: Staged) -> Result<Committed, LogError> {
+        let pending = staged.0;
+        if pending.is_unsynced {
+            self.store.sync()?;
+        }
+        let grown = self.show(pending.commits);
+        let mut publishers = self.publishers.lock();
+        for (id, draft) in pending.publishers {
+            publishers.apply(id, draft, pending.clock);
+        }
+        drop(publishers);
+        self.work.lock().is_staged = false;
+        Ok(Committed { outcomes: pending.outcomes, grown })
+    }
+
+    fn draft(&self, decision: &Decision<'_>, now: Timestamp, clock: Timestamp) -> Vec<DraftCommit> {
+        if decision.stored.is_empty() {
+            return Vec::new();
+        }
+        let publishers = self.publishers.lock();
+        let shared = self.shared.read();
+        let times = (now.max(shared.last_time), clock);
+        Drafter::new(&shared.topics, &publishers, &decision.publishers, times, shared.head).commits(&decision.stored)
+    }
+
+    /// Applies commits and cursors, the last batch without its sync.
+    fn apply_all(&self, commits: &[DraftCommit], cursors: &[Put]) -> Result<Applied, LogError> {
+        let cursor_bytes: usize = cursors.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
+        let mut applied = Applied { commits: 0, cursors: false, is_unsynced: false };
+        for (at, commit) in commits.iter().enumerate() {
+            let is_last = at + 1 == commits.len();
+            if is_last && !cursors.is_empty() && commit.batch.bytes() + cursor_bytes <= BATCH_BYTES_MAX {
+                let mut batch = commit.batch.clone();
+                put_cursors(&mut batch, cursors);
+                if self.apply_next(&batch, &mut applied)? {
+                    applied.commits += 1;
+                    applied.cursors = true;
+                    return Ok(applied);
+                }
+                break;
+            }
+            if !self.apply_next(&commit.batch, &mut applied)? {
+                break;
+            }
+            applied.commits += 1;
+        }
+        applied.cursors = true;
+        for some in cursors.chunks(CURSORS_PER_BATCH) {
+            let mut batch = Batch::default();
+            put_cursors(&mut batch, some);
+            applied.cursors &= self.apply_next(&batch, &mut applied)?;
+        }
+        Ok(applied)
+    }
+
+    /// Applies a batch behind the one before it. Says whether there was room for it.
+    fn apply_next(&self, batch: &Batch, applied: &mut Applied) -> Result<bool, LogError> {
+        if applied.is_unsynced {
+            self.store.sync()?;
+            applied.is_unsynced = false;
+        }
+        match self.store.apply(batch) {
+            Ok(()) => {
+                applied.is_unsynced = true;
+                Ok(true)
+            }
+            Err(LogError::StorageFull) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes durable commits visible.
+    fn show(&self, commits: Vec<DraftCommit>) -> Vec<TopicName> {
+        let mut names = Vec::with_capacity(commits.iter().map(|commit| commit.grown.len()).sum());
+        if commits.is_empty() {
+            return names;
+        }
+        let mut guard = self.shared.write();
+        let shared = &mut *guard;
+        for DraftCommit { commit, grown, .. } in commits {
+            for (id, name, chunk) in grown {
+                shared.topics.name(id, &name);
+                let topic = shared.topics.at(id);
+                let count = u32::try_from(chunk.count()).unwrap_or(u32::MAX);
+                topic.grow(TailRef { commit: commit.first, first_nth: chunk.first_nth(), count }, chunk.last_seq());
+                shared.recent.push(id, &mut topic.recent, chunk);
+                names.push(name);
+            }
+            shared.head = commit.last;
+            shared.last_time = commit.time;
+            shared.tail_bytes += commit.value_bytes;
+            shared.tail.push_back(commit);
+        }
+        shared.evict();
+        shared.retain(&self.config.retention);
+        names
+    }
+}
+
+/// Cursors are at most 760 bytes with their keys.
+const CURSORS_PER_BATCH: usize = 1024;
+
+type Put = (Vec<u8>, Vec<u8>);
+
+fn cursor_puts(decision: &Decision<'_>, clock: Timestamp) -> Vec<Put> {
+    let entry = |((subscriber, topic), cursor): (&(&SubscriberName, &TopicName), &&Cursor)| {
+        (key::cursor(subscriber, topic), CursorEntry::encode(cursor, clock))
+    };
+    decision.cursors.iter().map(entry).collect()
+}
+
+fn put_cursors(batch: &mut Batch, cursors: &[Put]) {
+    for (key, value) in cursors {
+        piece::put_small(batch, key.clone(), value);
+    }
+}

@@ -1,0 +1,255 @@
+//! Where a subscription starts. Judges a reader's position against the lineage, never changes anything, and tells what
+//! the reader has missed for good.
+
+use std::sync::Arc;
+
+use redeliver_protocol::history::{Cursor, Gap, GapCause, Known, Opened, Start};
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{Nth, Position, Seq};
+use redeliver_protocol::time::Timestamp;
+
+use super::Log;
+use crate::error::LogError;
+use crate::layout::value::Floor;
+use crate::lineage::Lineage;
+
+/// What the log was when a subscription was opened: all answers are about this moment.
+struct Moment<'a> {
+    log: &'a Log,
+    topic: &'a TopicName,
+    head: Position,
+    floor: Floor,
+    lineage: Arc<Lineage>,
+    last_nth: Nth,
+}
+
+impl Log {
+    pub(super) fn open_topic(
+        &self,
+        topic: &TopicName,
+        start: &Start,
+        stored: Option<&Cursor>,
+        now: Timestamp,
+    ) -> Result<Opened, LogError> {
+        // What is retained may go while it is looked at. Then the answer would be about no moment at all.
+        for _ in 0..TRIES_MAX {
+            let (moment, generation) = self.moment(topic);
+            let opened = moment.open(start, stored, now)?;
+            let opened = match stored {
+                Some(stored) => moment.named(opened, stored),
+                None => opened,
+            };
+            if self.shared.read().generation == generation {
+                return Ok(opened);
+            }
+        }
+        Err(LogError::Failed("a subscription never found the log at rest".to_owned()))
+    }
+
+    fn moment<'a>(&'a self, topic: &'a TopicName) -> (Moment<'a>, u64) {
+        let shared = self.shared.read();
+        let moment = Moment {
+            log: self,
+            topic,
+            head: shared.head_position(),
+            floor: shared.floor,
+            lineage: Arc::clone(&shared.lineage),
+            last_nth: shared.topics.find(topic.as_str()).map_or(Nth::ZERO, |(_, entry)| entry.last_nth),
+        };
+        (moment, shared.generation)
+    }
+}
+
+/// So often an opening starts again because the log is being moved, before it is given up.
+const TRIES_MAX: usize = 64;
+
+impl Moment<'_> {
+    fn open(&self, start: &Start, stored: Option<&Cursor>, now: Timestamp) -> Result<Opened, LogError> {
+        match start {
+            Start::Resume { at_least } => self.resume(at_least.as_ref(), stored),
+            Start::Latest => Ok(self.latest()),
+            Start::Earliest => self.at(self.floor.seq),
+            Start::After(known) => self.after(known),
+            Start::AfterSeq(seq) => self.after_seq(*seq),
+            Start::Since(time) => self.since(*time),
+            Start::Within(duration) => self.since(now.before(*duration)),
+            Start::Last(count) => self.last(*count),
+        }
+    }
+
+    /// Names the stored cursor in an answer, and marks what may have been handed over before.
+    fn named(&self, mut opened: Opened, stored: &Cursor) -> Opened {
+        opened.redelivered_through = stored.handed_through;
+        let known = &stored.known;
+        let start = opened.gap.as_ref().map_or(opened.after, |gap| gap.after);
+        if self.is_valid(known.position) {
+            if self.is_valid(start) {
+                opened.epochs = self.lineage.began_between(known.position, start.seq);
+            }
+            opened.stored = Some(known.clone());
+        } else if start == known.position {
+            opened.stored = Some(known.clone());
+        }
+        opened
+    }
+
+    fn resume(&self, at_least: Option<&Known>, stored: Option<&Cursor>) -> Result<Opened, LogError> {
+        let (Some(cursor), Some(at_least)) = (stored, at_least) else {
+            return match stored.map(|cursor| &cursor.known).or(at_least) {
+                Some(known) => self.after(known),
+                None => Ok(self.latest()),
+            };
+        };
+        match (self.is_valid(cursor.known.position), self.is_valid(at_least.position)) {
+            (true, true) if at_least.position.seq > cursor.known.position.seq => self.after(at_least),
+            (true, true) => self.after(&cursor.known),
+            (false, true) => self.after(at_least),
+            // The app's own position belongs to a history that is gone; the server's cursor is the last common place.
+            (true, false) => self.after_epoch_change(at_least.position, Some(cursor.known.position)),
+            (false, false) => {
+                let common = self.last_common(at_least).or_else(|| self.last_common(&cursor.known));
+                self.after_epoch_change(at_least.position, common)
+            }
+        }
+    }
+
+    fn latest(&self) -> Opened {
+        self.opened(self.head, self.last_nth, None)
+    }
+
+    /// From the first retained event after a seq, without a gap.
+    fn at(&self, seq: Seq) -> Result<Opened, LogError> {
+        let seq = seq.max(self.floor.seq);
+        let nth = self.nth_at(seq)?;
+        Ok(self.opened(self.position(seq), nth, None))
+    }
+
+    fn after(&self, known: &Known) -> Result<Opened, LogError> {
+        if !self.is_valid(known.position) {
+            return self.after_epoch_change(known.position, self.last_common(known));
+        }
+        let nth = (known.nth > Nth::ZERO || known.position.seq == Seq::ZERO).then_some(known.nth);
+        self.after_valid(known.position, nth)
+    }
+
+    fn after_seq(&self, seq: Seq) -> Result<Opened, LogError> {
+        if seq >= self.head.seq {
+            return Ok(self.latest());
+        }
+        self.after_valid(self.position(seq), (seq == Seq::ZERO).then_some(Nth::ZERO))
+    }
+
+    /// After a position of this history. What the reader lacks shows in the nth: its own, if it is known, against the
+    /// topic's at the first place from which everything is still there.
+    fn after_valid(&self, position: Position, known_nth: Option<Nth>) -> Result<Opened, LogError> {
+        let seq = position.seq.max(self.floor.seq);
+        let (nth, next) = self.next_at(seq)?;
+        let is_trimmed = position.seq < self.floor.seq;
+        let count = nth.since(known_nth.unwrap_or(Nth::ZERO));
+        if count == 0 || (known_nth.is_none() && !is_trimmed) {
+            return Ok(self.opened(Position { seq, ..self.keep_epoch(position, seq) }, nth, None));
+        }
+        let (through, cause) = if is_trimmed {
+            (self.floor.seq, self.floor.cause)
+        } else {
+            // Events between the reader's place and the next readable one, or the end, are damaged.
+            (next.map_or(self.head.seq, |next| Seq(next.0 - 1)), GapCause::LogDamaged)
+        };
+        let through = self.position(through);
+        let count_is_exact = known_nth.is_some();
+        let gap = Gap { after: position, through, nth_through: nth, count, count_is_exact, cause };
+        Ok(self.opened(through, nth, Some(gap)))
+    }
+
+    /// After a position that is not of this history: from the last common place, or from the earliest retained.
+    fn after_epoch_change(&self, position: Position, common: Option<Position>) -> Result<Opened, LogError> {
+        let common_seq = common.map_or(Seq::ZERO, |common| common.seq);
+        let seq = common_seq.max(self.floor.seq);
+        let nth = self.nth_at(seq)?;
+        let through = common.filter(|common| common.seq == seq).unwrap_or_else(|| self.position(seq));
+        // From a common place on that is retained, nothing is missing. Below, the reader may have had some of it.
+        let count = if common_seq == seq { 0 } else { nth.0 };
+        let gap = Gap {
+            after: position,
+            through,
+            nth_through: nth,
+            count,
+            count_is_exact: count == 0,
+            cause: GapCause::EpochChanged,
+        };
+        Ok(self.opened(through, nth, Some(gap)))
+    }
+
+    fn since(&self, time: Timestamp) -> Result<Opened, LogError> {
+        match self.log.first_after(self.topic, self.floor.seq, time)? {
+            Some(first) if first.seq <= self.head.seq => {
+                let after = Seq(first.seq.0 - 1);
+                Ok(self.opened(self.position(after), Nth(first.nth.0 - 1), None))
+            }
+            Some(_) | None => Ok(self.latest()),
+        }
+    }
+
+    fn last(&self, count: u64) -> Result<Opened, LogError> {
+        let wanted = Nth(self.last_nth.0.saturating_sub(count));
+        if wanted == self.last_nth {
+            return Ok(self.latest());
+        }
+        if wanted > Nth::ZERO
+            && let Some(seq) = self.log.recent_seq_of(self.topic, wanted)
+        {
+            return self.at(seq);
+        }
+        // The nth at a seq rises with the seq: the first place that has reached the wanted one is searched by halves.
+        let (mut low, mut high) = (self.floor.seq.0, self.head.seq.0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.nth_at(Seq(middle))? >= wanted { high = middle } else { low = middle + 1 }
+        }
+        self.at(Seq(low))
+    }
+
+    fn is_valid(&self, position: Position) -> bool {
+        self.lineage.is_valid(position, self.head.seq)
+    }
+
+    fn last_common(&self, known: &Known) -> Option<Position> {
+        known.earlier.iter().copied().find(|position| self.is_valid(*position))
+    }
+
+    /// The position at a seq that a valid position may already name.
+    fn keep_epoch(&self, position: Position, seq: Seq) -> Position {
+        if position.seq == seq { position } else { self.position(seq) }
+    }
+
+    fn position(&self, seq: Seq) -> Position {
+        if seq == self.head.seq { self.head } else { self.lineage.position(seq) }
+    }
+
+    fn nth_at(&self, seq: Seq) -> Result<Nth, LogError> {
+        self.next_at(seq).map(|(nth, _)| nth)
+    }
+
+    /// The nth of the topic's last event at or before a retained seq, and the seq of the first one after it.
+    fn next_at(&self, seq: Seq) -> Result<(Nth, Option<Seq>), LogError> {
+        let next = self.log.first_after(self.topic, seq, Timestamp::default())?;
+        Ok(match next {
+            Some(next) if next.seq <= self.head.seq => (Nth(next.nth.0 - 1), Some(next.seq)),
+            Some(_) | None => (self.last_nth, None),
+        })
+    }
+
+    fn opened(&self, after: Position, nth: Nth, gap: Option<Gap>) -> Opened {
+        let pending = self.last_nth.since(nth);
+        Opened {
+            after,
+            nth,
+            head: self.head,
+            pending,
+            gap,
+            redelivered_through: Nth::ZERO,
+            stored: None,
+            epochs: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What is known of publishers: how far each has come, and what became of its recent numbers. Pure: what a commit changes
+//! is gathered in a [`Draft`] and taken over only once the commit is durable.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::history::PublisherState;
+use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
+use redeliver_protocol::time::Timestamp;
+
+use crate::layout::value::{Emit, PublisherEntry};
+
+/// Most refused numbers that are remembered of a publisher since its last event. Older ones are answered as forgotten.
+pub(crate) const REFUSED_MAX: usize = 256;
+
+/// All publishers of the log.
+#[derive(Debug, Default)]
+pub(crate) struct Publishers {
+    all: BTreeMap<PublisherId, Publisher>,
+    /// Where the search for idle ones goes on.
+    swept: Option<PublisherId>,
+}
+
+/// One publisher.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Publisher {
+    /// Every number up to this one is decided.
+    last: EmitNumber,
+    /// When it last emitted, by the paced clock.
+    when: Timestamp,
+    /// Numbers whose events are not folded yet, and final refusals among them, in order.
+    recent: VecDeque<Emit>,
+    /// Final refusals since its last event. They become durable with its next one.
+    refused: VecDeque<(EmitNumber, RefusalCode)>,
+}
+
+/// What one commit changes of one publisher.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) last: EmitNumber,
+    /// Its new emits and the refusals among them, in order.
+    pub(crate) emits: Vec<Emit>,
+}
+
+impl Publishers {
+    /// What a publisher that connects is told. `settled` is its own claim.
+    pub(crate) fn state(&self, id: PublisherId, settled: EmitNumber) -> PublisherState {
+        match self.all.get(&id) {
+            Some(publisher) => PublisherState::Reached(publisher.last),
+            None if settled == EmitNumber::ZERO => PublisherState::New,
+            None => PublisherState::Forgotten,
+        }
+    }
+
+    pub(crate) fn find(&self, id: PublisherId) -> Option<&Publisher> {
+        self.all.get(&id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Takes over what its own key says, at open.
+    pub(crate) fn load(&mut self, id: PublisherId, entry: PublisherEntry) {
+        let publisher = self.all.entry(id).or_default();
+        (publisher.last, publisher.when) = (entry.last, entry.when);
+    }
+
+    /// Takes over what a durable commit changed, or what is consumed without one.
+    pub(crate) fn apply(&mut self, id: PublisherId, draft: Draft, when: Timestamp) {
+        let publisher = self.all.entry(id).or_default();
+        publisher.last = publisher.last.max(draft.last);
+        publisher.when = publisher.when.max(when);
+        let stored = draft.emits.iter().rposition(|emit| emit.seq > Seq::ZERO).map_or(0, |at| at + 1);
+        if stored > 0 {
+            publisher.recent.extend(publisher.refused.drain(..).map(refusal));
+        }
+        for (at, emit) in draft.emits.into_iter().enumerate() {
+            if at < stored {
+                publisher.recent.push_back(emit);
+            } else if let Some(code) = refusal_code(&emit) {
+                publisher.refused.push_back((emit.number, code));
+            }
+        }
+        while publisher.refused.len() > REFUSED_MAX {
+            publisher.refused.pop_front();
+        }
+    }
+
+    /// Takes over one emit of a commit that is read back at open.
+    pub(crate) fn replay(&mut self, id: PublisherId, emit: Emit, when: Timestamp) {
+        let publisher = self.all.entry(id).or_default();
+        publisher.last = publisher.last.max(emit.number);
+        publisher.when = publisher.when.max(when);
+        publisher.recent.push_back(emit);
+    }
+
+    /// Forgets emits that a fold has put into their own keys.
+    pub(crate) fn folded_through(&mut self, id: PublisherId, through: Seq) {
+        let Some(publisher) = self.all.get_mut(&id) else { return };
+        let gone = publisher.recent.iter().rposition(|emit| emit.seq > Seq::ZERO && emit.seq <= through);
+        if let Some(last) = gone {
+            publisher.recent.drain(..=last);
+        }
+        if publisher.recent.is_empty() {
+            publisher.recent = VecDeque::new();
+        }
+    }
+
+    /// Looks at the next few publishers and gives those that have not emitted since `before` and have nothing unfolded.
+    pub(crate) fn sweep(&mut self, before: Timestamp, count: usize) -> (Vec<PublisherId>, bool) {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = self.swept.map_or(Unbounded, Excluded);
+        let mut idle = Vec::new();
+        let mut looked = 0;
+        for (id, publisher) in self.all.range((from, Unbounded)).take(count) {
+            looked += 1;
+            self.swept = Some(*id);
+            if publisher.when < before && publisher.recent.is_empty() {
+                idle.push(*id);
+            }
+        }
+        let is_through = looked < count;
+        if is_through {
+            self.swept = None;
+        }
+        (idle, is_through)
+    }
+
+    pub(crate) fn forget(&mut self, id: PublisherId) {
+        self.all.remove(&id);
+    }
+}
+
+impl Publisher {
+    pub(crate) fn last(&self) -> EmitNumber {
+        self.last
+    }
+
+    /// What became of a number, if its event is not folded yet or it was refused lately.
+    pub(crate) fn emit(&self, number: EmitNumber) -> Option<Emit> {
+        let at = self.recent.partition_point(|emit| emit.number < number);
+        if let Some(emit) = self.recent.get(at).filter(|emit| emit.number == number) {
+            return Some(*emit);
+        }
+        self.refused.iter().find(|(refused, _)| *refused == number).copied().map(refusal)
+    }
+
+    /// Final refusals that the next commit with an event of this publisher makes durable.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (EmitNumber, RefusalCode)> + '_ {
+        self.refused.iter().copied()
+    }
+}
+
+/// A final refusal as it is remembered.
+pub(crate) fn refusal((number, code): (EmitNumber, RefusalCode)) -> Emit {
+    Emit { number, seq: Seq::ZERO, content: u64::from(code.0) }
+}
+
+/// The code of a refusal; nothing for an event.
+pub(crate) fn refusal_code(emit: &Emit) -> Option<RefusalCode> {
+    if emit.seq > Seq::ZERO {
+        return None;
+    }
+    Some(RefusalCode(u16::try_from(emit.content).unwrap_or(RefusalCode::Invalid.0)))
+}

@@ -1,0 +1,375 @@
+//! The newest events in memory, as wire records in shared immutable chunks per topic. Pure: no store, no lock, no clock.
+//!
+//! A chunk is made once, when its commit is published, and handed out by reference. All chunks together stay within a
+//! bound: the oldest go first, whatever their topic.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use redeliver_protocol::seq::{Nth, Seq};
+
+/// What a chunk costs beside its records, in bytes.
+const CHUNK_OVERHEAD_BYTES: usize = 160;
+
+/// So many small chunks of a topic in a row become one.
+const MERGE_CHUNKS: usize = 16;
+
+/// Larger chunks are left alone: a batch is about twice this.
+const MERGE_BYTES_MAX: usize = 16 * 1024;
+
+/// Consecutive wire records of one topic.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    records: Bytes,
+    first_nth: Nth,
+    first_seq: Seq,
+    marks: Box<[Mark]>,
+}
+
+/// Where a record ends in its chunk, and how far its seq lies above the chunk's first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    pub(crate) seq_offset: u32,
+    pub(crate) end: u32,
+}
+
+/// The chunks of one topic, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TopicTail {
+    chunks: VecDeque<Chunk>,
+    /// How many small chunks stand in a row at the end.
+    loose: u8,
+}
+
+/// The account of all topics' chunks.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    /// Each chunk's topic and last seq, oldest first. Merged chunks have several entries; the last one counts.
+    order: VecDeque<(u32, Seq)>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+/// Records that were found in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    pub(crate) first_nth: Nth,
+    pub(crate) first_seq: Seq,
+    pub(crate) last_seq: Seq,
+    pub(crate) count: u32,
+    pub(crate) records: Bytes,
+    /// Whether it is known that no retained event of the topic lies between the seq asked for and the first record.
+    pub(crate) follows: bool,
+}
+
+/// What a reader wants at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) events_max: u32,
+    pub(crate) bytes_max: usize,
+    /// The last seq that may be given: the end of an epoch is found with the first record.
+    pub(crate) seq_max: Seq,
+}
+
+impl Chunk {
+    /// A chunk of at least one record with consecutive nths.
+    pub(crate) fn new(records: Bytes, first_nth: Nth, first_seq: Seq, marks: Vec<Mark>) -> Chunk {
+        debug_assert!(marks.last().is_some_and(|mark| mark.end as usize == records.len()));
+        Chunk { records, first_nth, first_seq, marks: marks.into_boxed_slice() }
+    }
+
+    pub(crate) fn first_nth(&self) -> Nth {
+        self.first_nth
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.marks.len() as u64
+    }
+
+    pub(crate) fn last_seq(&self) -> Seq {
+        self.seq(self.marks.len() - 1)
+    }
+
+    pub(crate) fn record_bytes(&self) -> usize {
+        self.records.len()
+    }
+
+    fn end_nth(&self) -> Nth {
+        Nth(self.first_nth.0 + self.count())
+    }
+
+    fn seq(&self, index: usize) -> Seq {
+        Seq(self.first_seq.0 + u64::from(self.marks[index].seq_offset))
+    }
+
+    fn start(&self, index: usize) -> usize {
+        if index == 0 { 0 } else { self.marks[index - 1].end as usize }
+    }
+
+    /// The first record above `after`.
+    fn index_after(&self, after: Seq) -> usize {
+        let offset = match after.0.checked_sub(self.first_seq.0) {
+            None => return 0,
+            Some(offset) => offset,
+        };
+        self.marks.partition_point(|mark| u64::from(mark.seq_offset) <= offset)
+    }
+
+    /// How many records from `index` on fit; at least one if `is_first`.
+    fn fitting(&self, index: usize, limits: &Limits, is_first: bool) -> usize {
+        let start = self.start(index);
+        let bound = usize::try_from(limits.events_max.max(1)).unwrap_or(usize::MAX).min(self.marks.len() - index);
+        let fits = |taken: usize| {
+            let last = index + taken - 1;
+            self.seq(last) <= limits.seq_max
+                && ((is_first && taken == 1) || self.marks[last].end as usize - start <= limits.bytes_max)
+        };
+        // Both seqs and ends rise, so what fits is a beginning.
+        let (mut low, mut high) = (0, bound);
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            if fits(middle) { low = middle } else { high = middle - 1 }
+        }
+        low
+    }
+
+    fn cost(&self) -> usize {
+        self.records.len() + self.marks.len() * size_of::<Mark>() + CHUNK_OVERHEAD_BYTES
+    }
+}
+
+impl TopicTail {
+    /// The records after a seq that stand in memory; `epoch_end` gives the last seq of a seq's epoch.
+    pub(crate) fn after(
+        &self,
+        after: Seq,
+        limits: Limits,
+        epoch_end: impl FnOnce(Seq) -> Option<Seq>,
+    ) -> Option<Slice> {
+        let at = self.chunks.partition_point(|chunk| chunk.last_seq() <= after);
+        let first = self.chunks.get(at)?;
+        let index = first.index_after(after);
+        let (first_seq, first_nth) = (first.seq(index), Nth(first.first_nth.0 + index as u64));
+        if first_seq > limits.seq_max {
+            return None;
+        }
+        let mut limits = limits;
+        limits.seq_max = epoch_end(first_seq).map_or(limits.seq_max, |end| end.min(limits.seq_max));
+        let mut parts: Vec<Bytes> = Vec::new();
+        let (mut next, mut count, mut last_seq) = (first_nth, 0_u32, first_seq);
+        for chunk in self.chunks.range(at..) {
+            let index = if count == 0 { index } else { 0 };
+            if Nth(chunk.first_nth.0 + index as u64) != next {
+                break;
+            }
+            let taken = chunk.fitting(index, &limits, count == 0);
+            if taken == 0 {
+                break;
+            }
+            let part = chunk.records.slice(chunk.start(index)..chunk.marks[index + taken - 1].end as usize);
+            let events = u32::try_from(taken).unwrap_or(u32::MAX);
+            last_seq = chunk.seq(index + taken - 1);
+            count += events;
+            next = Nth(next.0 + taken as u64);
+            limits.bytes_max = limits.bytes_max.saturating_sub(part.len());
+            limits.events_max = limits.events_max.saturating_sub(events);
+            parts.push(part);
+            if index + taken < chunk.marks.len() || limits.events_max == 0 {
+                break;
+            }
+        }
+        let follows = index > 0 || (at > 0 && self.chunks[at - 1].end_nth() == first_nth);
+        Some(Slice { first_nth, first_seq, last_seq, count, records: joined(parts), follows })
+    }
+
+    /// The seq of the event with this nth.
+    pub(crate) fn seq_of(&self, nth: Nth) -> Option<Seq> {
+        let at = self.chunks.partition_point(|chunk| chunk.end_nth() <= nth);
+        let chunk = self.chunks.get(at)?;
+        let index = usize::try_from(nth.0.checked_sub(chunk.first_nth.0)?).ok()?;
+        Some(chunk.seq(index))
+    }
+
+    /// Merges the last small chunks if there are many. Gives what was won, in bytes of cost.
+    fn merge(&mut self) -> usize {
+        if usize::from(self.loose) < MERGE_CHUNKS || self.chunks.len() < MERGE_CHUNKS {
+            return 0;
+        }
+        self.loose = 0;
+        let at = self.chunks.len() - MERGE_CHUNKS;
+        let (first_nth, first_seq) = (self.chunks[at].first_nth, self.chunks[at].first_seq);
+        let (mut next, mut bytes, mut before) = (first_nth, 0, 0);
+        for chunk in self.chunks.range(at..) {
+            if chunk.first_nth != next {
+                return 0;
+            }
+            next = chunk.end_nth();
+            bytes += chunk.records.len();
+            before += chunk.cost();
+        }
+        let mut records = BytesMut::with_capacity(bytes);
+        let mut marks = Vec::with_capacity(usize::try_from(next.0 - first_nth.0).unwrap_or(0));
+        for chunk in self.chunks.range(at..) {
+            for index in 0..chunk.marks.len() {
+                let end = records.len() + chunk.marks[index].end as usize;
+                let offset = u32::try_from(chunk.seq(index).0 - first_seq.0);
+                let (Ok(seq_offset), Ok(end)) = (offset, u32::try_from(end)) else { return 0 };
+                marks.push(Mark { seq_offset, end });
+            }
+            records.put_slice(&chunk.records);
+        }
+        self.chunks.truncate(at);
+        let merged = Chunk::new(records.freeze(), first_nth, first_seq, marks);
+        let won = before.saturating_sub(merged.cost());
+        self.chunks.push_back(merged);
+        won
+    }
+}
+
+impl Recent {
+    pub(crate) fn new(bytes_max: usize) -> Recent {
+        Recent { order: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds a chunk to its topic. Chunks of a topic come in the order of their seqs.
+    pub(crate) fn push(&mut self, topic: u32, tail: &mut TopicTail, chunk: Chunk) {
+        self.bytes += chunk.cost();
+        self.order.push_back((topic, chunk.last_seq()));
+        let is_small = chunk.records.len() < MERGE_BYTES_MAX / MERGE_CHUNKS;
+        tail.loose = if is_small { tail.loose.saturating_add(1) } else { 0 };
+        tail.chunks.push_back(chunk);
+        self.bytes -= tail.merge();
+    }
+
+    /// The topic whose oldest chunk is to go next, if the bound is passed.
+    pub(crate) fn overdue(&mut self) -> Option<(u32, Seq)> {
+        if self.bytes <= self.bytes_max {
+            return None;
+        }
+        self.order.pop_front()
+    }
+
+    /// Drops a topic's chunks up to a seq that [`Recent::overdue`] gave.
+    pub(crate) fn drop_through(&mut self, tail: &mut TopicTail, through: Seq) {
+        while tail.chunks.front().is_some_and(|chunk| chunk.last_seq() <= through) {
+            let Some(chunk) = tail.chunks.pop_front() else { break };
+            self.bytes -= chunk.cost();
+        }
+        if tail.chunks.is_empty() {
+            *tail = TopicTail::default();
+        }
+        tail.loose = tail.loose.min(u8::try_from(tail.chunks.len()).unwrap_or(u8::MAX));
+    }
+}
+
+/// Parts as one piece of memory, without a copy if there is only one.
+pub(crate) fn joined(mut parts: Vec<Bytes>) -> Bytes {
+    if parts.len() == 1 {
+        return parts.pop().unwrap_or_default();
+    }
+    let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+    for part in &parts {
+        whole.put_slice(part);
+    }
+    whole.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Limits = Limits { events_max: u32::MAX, bytes_max: usize::MAX, seq_max: Seq(u64::MAX) };
+
+    /// A chunk of one-letter records with these seqs.
+    fn chunk(first_nth: u64, seqs: &[u64]) -> Chunk {
+        let records: Vec<u8> = seqs.iter().map(|seq| b'a' + (seq % 26) as u8).collect();
+        let marks = seqs
+            .iter()
+            .enumerate()
+            .map(|(i, seq)| Mark { seq_offset: (seq - seqs[0]) as u32, end: i as u32 + 1 })
+            .collect();
+        Chunk::new(records.into(), Nth(first_nth), Seq(seqs[0]), marks)
+    }
+
+    fn filled(recent: &mut Recent, chunks: &[(u64, &[u64])]) -> TopicTail {
+        let mut tail = TopicTail::default();
+        for (nth, seqs) in chunks {
+            recent.push(0, &mut tail, chunk(*nth, seqs));
+        }
+        tail
+    }
+
+    #[test]
+    fn records_of_several_chunks_come_as_one_piece() {
+        let mut recent = Recent::new(usize::MAX);
+        let tail = filled(&mut recent, &[(5, &[10, 12]), (7, &[20]), (8, &[21, 30, 31])]);
+        let slice = tail.after(Seq(10), ALL, |_| None).unwrap();
+        assert_eq!((slice.first_nth, slice.first_seq, slice.last_seq, slice.count), (Nth(6), Seq(12), Seq(31), 5));
+        assert_eq!(&slice.records[..], b"muvef");
+        assert!(slice.follows);
+        assert!(!tail.after(Seq(3), ALL, |_| None).unwrap().follows);
+        assert_eq!(tail.after(Seq(31), ALL, |_| None), None);
+    }
+
+    #[test]
+    fn limits_cut_at_records_and_leave_at_least_one() {
+        let mut recent = Recent::new(usize::MAX);
+        let tail = filled(&mut recent, &[(1, &[1, 2, 3]), (4, &[4, 5])]);
+        let count = |events_max, bytes_max, seq_max| {
+            let limits = Limits { events_max, bytes_max, seq_max: Seq(seq_max) };
+            tail.after(Seq(1), limits, |_| None).map(|slice| (slice.count, slice.records.len()))
+        };
+        assert_eq!(count(3, 100, 100), Some((3, 3)));
+        assert_eq!(count(100, 2, 100), Some((2, 2)));
+        assert_eq!(count(100, 0, 100), Some((1, 1)), "one event always fits");
+        assert_eq!(count(100, 100, 4), Some((3, 3)));
+        assert_eq!(count(100, 100, 1), None);
+        let slice = tail.after(Seq(0), ALL, |seq| Some(Seq(seq.0 + 1))).unwrap();
+        assert_eq!(slice.last_seq, Seq(2), "a batch ends with its epoch");
+    }
+
+    #[test]
+    fn a_hole_in_the_nths_ends_a_batch() {
+        let mut recent = Recent::new(usize::MAX);
+        let tail = filled(&mut recent, &[(1, &[1]), (3, &[3])]);
+        assert_eq!(tail.after(Seq(0), ALL, |_| None).unwrap().count, 1);
+        let slice = tail.after(Seq(1), ALL, |_| None).unwrap();
+        assert_eq!((slice.first_nth, slice.follows), (Nth(3), false));
+    }
+
+    #[test]
+    fn many_small_chunks_become_one_and_stay_readable() {
+        let mut recent = Recent::new(usize::MAX);
+        let mut tail = TopicTail::default();
+        for i in 0..100_u64 {
+            recent.push(0, &mut tail, chunk(i + 1, &[10 * (i + 1)]));
+        }
+        assert!(tail.chunks.len() < 12, "{}", tail.chunks.len());
+        let slice = tail.after(Seq(555), ALL, |_| None).unwrap();
+        assert_eq!((slice.first_nth, slice.first_seq, slice.count), (Nth(56), Seq(560), 45));
+        assert_eq!(tail.seq_of(Nth(77)), Some(Seq(770)));
+        assert_eq!(recent.bytes, tail.chunks.iter().map(Chunk::cost).sum::<usize>());
+    }
+
+    #[test]
+    fn the_oldest_chunks_go_first_and_the_account_stays_right() {
+        let mut recent = Recent::new(10 * (CHUNK_OVERHEAD_BYTES + 9));
+        let mut tails = [TopicTail::default(), TopicTail::default()];
+        for seq in 1..=200_u64 {
+            let topic = usize::from(seq % 3 == 0);
+            recent.push(topic as u32, &mut tails[topic], chunk(seq, &[seq]));
+            while let Some((topic, through)) = recent.overdue() {
+                recent.drop_through(&mut tails[topic as usize], through);
+            }
+            assert!(recent.bytes <= recent.bytes_max);
+        }
+        let cost: usize = tails.iter().flat_map(|tail| &tail.chunks).map(Chunk::cost).sum();
+        assert_eq!(recent.bytes, cost);
+        assert!(tails[0].after(Seq(199), ALL, |_| None).is_some());
+        assert!(tails[0].after(Seq(0), ALL, |_| None).unwrap().first_seq > Seq(150));
+    }
+}

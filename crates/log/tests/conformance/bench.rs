@@ -1,0 +1,263 @@
+//! A log on a workbench: emits, reads and crashes in one line each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redeliver_log::kv::Kv;
+use redeliver_log::kv::memory::{Image, MemoryKv, Unsynced};
+use redeliver_log::{Committed, Log, LogConfig, Staged, Tended, WriteOutcome, WriteRequest};
+use redeliver_protocol::codec::Records;
+use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::event::{NewEvent, PayloadKind};
+use redeliver_protocol::history::{Cursor, EmitRun, Gap, Known, Opened, ReadOutcome, Start};
+use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
+use redeliver_protocol::time::{Instant, Timestamp};
+
+/// A log over the in-memory store, with a clock of its own.
+pub(crate) struct Bench {
+    pub(crate) kv: Arc<MemoryKv>,
+    pub(crate) log: Log,
+    pub(crate) config: LogConfig,
+    pub(crate) now: u64,
+    pub(crate) monotonic: u64,
+    epochs: u8,
+}
+
+/// One thing that a reader of a topic gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Got {
+    Event { seq: u64, nth: u64, payload: String },
+    Gap(Gap),
+}
+
+impl Bench {
+    pub(crate) fn new() -> Bench {
+        Bench::with(LogConfig::default())
+    }
+
+    pub(crate) fn with(config: LogConfig) -> Bench {
+        Bench::over(MemoryKv::new(), config, 1, 1_000_000)
+    }
+
+    fn over(kv: MemoryKv, config: LogConfig, epoch: u8, now: u64) -> Bench {
+        let kv = Arc::new(kv);
+        let log = open(Arc::clone(&kv) as Arc<dyn Kv>, &config, epoch, now).expect("the log opens");
+        Bench { kv, log, config, now, monotonic: 0, epochs: epoch }
+    }
+
+    /// Cuts the power and opens what is left.
+    pub(crate) fn crash(self, unsynced: Unsynced) -> Bench {
+        let kv = self.kv.crash(unsynced);
+        Bench::over(kv, self.config, self.epochs + 1, self.now)
+    }
+
+    /// Ends cleanly and opens again.
+    pub(crate) fn reopen(self) -> Bench {
+        self.crash(Unsynced::Lost)
+    }
+
+    /// Opens a copy of the store, as from a backup, under an epoch that the log never had.
+    pub(crate) fn restored(&self, image: &Image, epoch: u8) -> Bench {
+        Bench::over(MemoryKv::from_image(image), self.config.clone(), epoch, self.now)
+    }
+
+    /// The same after changing what is stored.
+    pub(crate) fn damaged(self, change: impl FnOnce(&mut Image)) -> Bench {
+        let mut image = self.kv.durable();
+        change(&mut image);
+        Bench::over(MemoryKv::from_image(&image), self.config, self.epochs + 1, self.now)
+    }
+
+    pub(crate) fn head_seq(&self) -> u64 {
+        self.log.head().seq.0
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        epoch(self.epochs)
+    }
+
+    pub(crate) fn stage(&self, requests: Vec<WriteRequest>) -> Staged {
+        self.log.stage(requests, Timestamp(self.now)).expect("it is staged")
+    }
+
+    pub(crate) fn write(&self, requests: Vec<WriteRequest>) -> Committed {
+        let staged = self.stage(requests);
+        self.log.publish(staged).expect("it is published")
+    }
+
+    /// Emits events without a publisher, as one commit.
+    pub(crate) fn emit(&self, events: Vec<NewEvent>) -> Vec<EmitRun> {
+        let request =
+            WriteRequest::Emit { publisher: None, first: EmitNumber(1), events: events.into_iter().map(Ok).collect() };
+        emitted(self.write(vec![request])).remove(0)
+    }
+
+    /// Emits one event to a topic and gives its seq.
+    pub(crate) fn say(&self, to: &str, payload: &str) -> u64 {
+        match self.emit(vec![event(&[to], payload)])[..] {
+            [EmitRun { fate: redeliver_protocol::history::EmitFate::Stored(position), .. }] => position.seq.0,
+            ref other => panic!("not stored: {other:?}"),
+        }
+    }
+
+    /// Emits as a publisher, as one commit.
+    pub(crate) fn publish(&self, publisher: u8, settled: u64, first: u64, payloads: &[&str]) -> Vec<EmitRun> {
+        emitted(self.write(vec![emit_as(publisher, settled, first, payloads)])).remove(0)
+    }
+
+    pub(crate) fn save(&self, subscriber: &str, to: &str, cursor: &Cursor) -> WriteOutcome {
+        let request = WriteRequest::SaveCursor {
+            subscriber: SubscriberName::new(subscriber).unwrap(),
+            topic: topic(to),
+            cursor: cursor.clone(),
+        };
+        self.write(vec![request]).outcomes.remove(0)
+    }
+
+    pub(crate) fn cursor(&self, subscriber: &str, of: &str) -> Option<Cursor> {
+        self.log.cursor(&SubscriberName::new(subscriber).unwrap(), &topic(of)).unwrap()
+    }
+
+    /// Lets time pass on both clocks.
+    pub(crate) fn wait(&mut self, ms: u64) {
+        self.now += ms;
+        self.monotonic += ms;
+    }
+
+    pub(crate) fn tend(&self) -> Tended {
+        let monotonic = Instant::from_origin(Duration::from_millis(self.monotonic));
+        self.log.tend(Timestamp(self.now), monotonic).expect("upkeep works")
+    }
+
+    pub(crate) fn tend_all(&self) {
+        let mut steps = 0;
+        while self.tend() == Tended::More {
+            steps += 1;
+            assert!(steps < 100_000, "upkeep never ends");
+        }
+    }
+
+    pub(crate) fn open_at(&self, of: &str, start: Start) -> Opened {
+        self.open_with(of, start, None)
+    }
+
+    pub(crate) fn open_with(&self, of: &str, start: Start, stored: Option<&Cursor>) -> Opened {
+        let opened = self.log.open_subscription(&topic(of), &start, stored, Timestamp(self.now)).unwrap();
+        if let Some(gap) = &opened.gap {
+            assert_eq!((opened.after, opened.nth), (gap.through, gap.nth_through), "delivery goes on after the gap");
+        }
+        opened
+    }
+
+    pub(crate) fn read(&self, of: &str, after: u64, nth: u64) -> ReadOutcome {
+        self.log.read(&topic(of), Seq(after), Nth(nth), 1000, 100_000).unwrap()
+    }
+
+    /// Everything that a reader gets from a place on, in batches of these bounds.
+    pub(crate) fn follow_in(&self, of: &str, after: u64, nth: u64, events_max: u32, bytes_max: usize) -> Vec<Got> {
+        let of = topic(of);
+        let (mut after, mut nth) = (Seq(after), Nth(nth));
+        let mut got = Vec::new();
+        loop {
+            match self.log.read(&of, after, nth, events_max, bytes_max).unwrap() {
+                ReadOutcome::End => return got,
+                ReadOutcome::Gap(gap) => {
+                    assert!(gap.through.seq > after, "a gap leads on: {gap:?}");
+                    assert_eq!(gap.after.seq, after);
+                    (after, nth) = (gap.through.seq, gap.nth_through);
+                    got.push(Got::Gap(gap));
+                }
+                ReadOutcome::Batch(batch) => {
+                    assert!(batch.count >= 1 && batch.count <= events_max.max(1));
+                    assert!(batch.count == 1 || batch.records.len() <= bytes_max);
+                    assert_eq!(batch.first_nth, nth.next(), "nth proves completeness");
+                    let records: Vec<_> = Records::new(batch.records.clone()).collect::<Result<_, _>>().unwrap();
+                    assert_eq!(records.len(), batch.count as usize);
+                    for record in records {
+                        assert!(record.seq > after);
+                        assert_eq!(record.nth, nth.next());
+                        (after, nth) = (record.seq, record.nth);
+                        let payload = String::from_utf8(record.payload.to_vec()).unwrap();
+                        got.push(Got::Event { seq: after.0, nth: nth.0, payload });
+                    }
+                    assert_eq!((batch.last_seq, batch.last_nth()), (after, nth));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn follow(&self, of: &str, after: u64, nth: u64) -> Vec<Got> {
+        self.follow_in(of, after, nth, 1000, 100_000)
+    }
+
+    /// The payloads of everything that a reader gets who starts with the oldest.
+    pub(crate) fn payloads(&self, of: &str) -> Vec<String> {
+        let opened = self.open_at(of, Start::Earliest);
+        let got = self.follow(of, opened.after.seq.0, opened.nth.0);
+        assert_eq!(got.len() as u64, opened.pending, "pending is what follows");
+        got.into_iter().map(|got| got.payload()).collect()
+    }
+}
+
+impl Got {
+    pub(crate) fn payload(&self) -> String {
+        match self {
+            Got::Event { payload, .. } => payload.clone(),
+            Got::Gap(gap) => panic!("a gap where an event was to be: {gap:?}"),
+        }
+    }
+}
+
+pub(crate) fn open(kv: Arc<dyn Kv>, config: &LogConfig, number: u8, now: u64) -> Result<Log, redeliver_log::LogError> {
+    Log::open(kv, config.clone(), epoch(number), Timestamp(now), Instant::ORIGIN)
+}
+
+pub(crate) fn epoch(number: u8) -> Epoch {
+    Epoch([number; 16])
+}
+
+pub(crate) fn at(number: u8, seq: u64) -> Position {
+    Position::new(epoch(number), Seq(seq))
+}
+
+pub(crate) fn known(position: Position, nth: u64) -> Known {
+    Known::new(position, Nth(nth))
+}
+
+pub(crate) fn topic(name: &str) -> TopicName {
+    TopicName::new(name).unwrap()
+}
+
+pub(crate) fn event(topics: &[&str], payload: &str) -> NewEvent {
+    let name = EventName::new("said").unwrap();
+    let mut event = NewEvent::new(topic(topics[0]), name, PayloadKind::Text, payload.to_owned());
+    event.topics = topics.iter().map(|name| topic(name)).collect();
+    event
+}
+
+pub(crate) fn publisher(number: u8) -> PublisherId {
+    PublisherId([number; 16])
+}
+
+/// Emits to the topic `t`. A payload `!` is a final refusal, `?` a retryable one.
+pub(crate) fn emit_as(number: u8, settled: u64, first: u64, payloads: &[&str]) -> WriteRequest {
+    let judge = |payload: &&str| match *payload {
+        "!" => Err(RefusalCode::Forbidden),
+        "?" => Err(RefusalCode::Overloaded),
+        payload => Ok(event(&["t"], payload)),
+    };
+    WriteRequest::Emit {
+        publisher: Some((publisher(number), EmitNumber(settled))),
+        first: EmitNumber(first),
+        events: payloads.iter().map(judge).collect(),
+    }
+}
+
+pub(crate) fn emitted(committed: Committed) -> Vec<Vec<EmitRun>> {
+    let runs = |outcome| match outcome {
+        WriteOutcome::Emitted(runs) => Some(runs),
+        WriteOutcome::CursorSaved | WriteOutcome::CursorNotSaved => None,
+    };
+    committed.outcomes.into_iter().filter_map(runs).collect()
+}
