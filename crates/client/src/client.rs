@@ -58,7 +58,6 @@ impl std::fmt::Debug for Shared {
 
 impl Client {
     /// Starts to build a client of the server at `ws://HOST:PORT[/path]`.
-    #[must_use]
     pub fn builder(url: impl AsRef<str>) -> ClientBuilder {
         ClientBuilder::new(url.as_ref())
     }
