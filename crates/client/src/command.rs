@@ -3,6 +3,7 @@
 //! Invariant: the channel that carries these has no bound of its own, because each command is paid for elsewhere: an
 //! emit by room in the outbox, its cancellation by the emit, the others by a caller that waits or a handle that exists.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use redeliver_protocol::client::{Delivery, EmitTicket, SubscribeRequest, SubscriptionEnd};
@@ -29,8 +30,12 @@ pub(crate) enum Command {
 /// Where the driver puts what belongs to one subscription.
 #[derive(Debug)]
 pub(crate) struct Outlet {
-    /// Invariant: holds at most a window of events, since the session hands over no more than that unacknowledged.
+    /// Invariant: holds at most a window of events, since the session hands over no more than that unacknowledged; gaps,
+    /// of which one stands for many events; and a bounded number of asides.
     pub(crate) deliveries: mpsc::UnboundedSender<Delivery>,
+    /// How many deliveries that are neither event nor gap wait in `deliveries`: an app that takes nothing for weeks must
+    /// not pile up the news of each reconnect.
+    pub(crate) asides: Arc<AtomicUsize>,
     /// Where it started: sent once, at the first `Subscribed`.
     pub(crate) opened: Option<oneshot::Sender<Opened>>,
     /// Set before `deliveries` closes.

@@ -2,7 +2,7 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use redeliver_protocol::client::{CursorKeeper, SubscribeRequest, SubscriptionEnd};
@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::command::{Command, Outlet};
 use crate::cursor_store::{CursorKey, KeyClaim};
 use crate::error::{CursorStoreError, SubscribeError};
-use crate::subscription::Subscription;
+use crate::subscription::{Inlet, Subscription};
 
 /// A subscription in the making: set what is needed, then await it.
 ///
@@ -134,10 +134,12 @@ impl SubscribeBuilder {
         let (deliveries, inlet) = mpsc::unbounded_channel();
         let (opened, standing) = oneshot::channel();
         let end = Arc::new(OnceLock::new());
-        let outlet = Outlet { deliveries, opened: Some(opened), end: Arc::clone(&end), key };
+        let asides = Arc::new(AtomicUsize::new(0));
+        let inlet = Inlet { deliveries: inlet, asides: Arc::clone(&asides), end: Arc::clone(&end) };
+        let outlet = Outlet { deliveries, asides, opened: Some(opened), end, key };
         shared.commands.send(Command::Subscribe { id, request, outlet }).map_err(|_| SubscribeError::ClientEnded)?;
         // From here on, dropping this future drops the subscription, which unsubscribes.
-        let mut subscription = Subscription::new(id, topic, self.client, inlet, end, self.auto_ack);
+        let mut subscription = Subscription::new(id, topic, self.client, inlet, self.auto_ack);
         match standing.await {
             Ok(opened) => {
                 subscription.opened = opened;

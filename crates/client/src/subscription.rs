@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -27,9 +28,8 @@ pub struct Subscription {
     id: SubscriptionId,
     topic: TopicName,
     client: Client,
-    inlet: mpsc::UnboundedReceiver<client::Delivery>,
+    inlet: Inlet,
     pub(crate) opened: Opened,
-    end: Arc<OnceLock<SubscriptionEnd>>,
     has_ended: bool,
     /// How many events and gaps were handed over.
     order: u64,
@@ -38,17 +38,24 @@ pub struct Subscription {
     unacked: Option<Ack>,
 }
 
+/// Where a subscription takes what the driver puts into its outlet.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    pub(crate) deliveries: mpsc::UnboundedReceiver<client::Delivery>,
+    pub(crate) asides: Arc<AtomicUsize>,
+    pub(crate) end: Arc<OnceLock<SubscriptionEnd>>,
+}
+
 impl Subscription {
     pub(crate) fn new(
         id: SubscriptionId,
         topic: TopicName,
         client: Client,
-        inlet: mpsc::UnboundedReceiver<client::Delivery>,
-        end: Arc<OnceLock<SubscriptionEnd>>,
+        inlet: Inlet,
         auto_ack: bool,
     ) -> Subscription {
         let opened = Opened { after: Position::default(), nth: Nth::ZERO, pending: 0 };
-        Subscription { id, topic, client, inlet, opened, end, has_ended: false, order: 0, auto_ack, unacked: None }
+        Subscription { id, topic, client, inlet, opened, has_ended: false, order: 0, auto_ack, unacked: None }
     }
 
     /// The topic.
@@ -90,7 +97,8 @@ impl Subscription {
         event.ack();
     }
 
-    /// Waits until all acks so far are confirmed: durable with whoever keeps the cursor.
+    /// Waits until all acks so far are confirmed: durable with whoever keeps the cursor. With `auto_ack`, what was handed
+    /// over last is not acknowledged yet.
     ///
     /// # Errors
     ///
@@ -106,7 +114,7 @@ impl Subscription {
         {
             return result;
         }
-        Err(NotConfirmed { end: self.end.get().cloned().unwrap_or(SubscriptionEnd::ClientEnded) })
+        Err(NotConfirmed { end: self.inlet.end.get().cloned().unwrap_or(SubscriptionEnd::ClientEnded) })
     }
 
     /// Ends the subscription and waits until its acks are confirmed. With `auto_ack`, what was handed over last counts
@@ -122,9 +130,9 @@ impl Subscription {
     pub async fn close(mut self) -> Result<(), NotConfirmed> {
         self.ack_handled();
         let _ = self.client.shared.commands.send(Command::Unsubscribe { id: self.id });
-        while self.inlet.recv().await.is_some() {}
+        while self.inlet.deliveries.recv().await.is_some() {}
         self.has_ended = true;
-        match self.end.get() {
+        match self.inlet.end.get() {
             Some(SubscriptionEnd::Asked) => Ok(()),
             Some(end @ (SubscriptionEnd::TakenOver | SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded)) => {
                 Err(NotConfirmed { end: end.clone() })
@@ -136,7 +144,7 @@ impl Subscription {
     /// Why the subscription has ended, once it has. Deliveries may still wait to be taken.
     #[must_use]
     pub fn end(&self) -> Option<&SubscriptionEnd> {
-        self.end.get()
+        self.inlet.end.get()
     }
 
     fn ack_handled(&mut self) {
@@ -147,8 +155,14 @@ impl Subscription {
 
     fn hand_over(&mut self, delivery: client::Delivery) -> Delivery {
         match delivery {
-            client::Delivery::Subscribed { after, nth, pending } => Delivery::Resumed { after, nth, pending },
-            client::Delivery::CaughtUp { seq } => Delivery::CaughtUp { seq },
+            client::Delivery::Subscribed { after, nth, pending } => {
+                self.inlet.asides.fetch_sub(1, Ordering::Relaxed);
+                Delivery::Resumed { after, nth, pending }
+            }
+            client::Delivery::CaughtUp { seq } => {
+                self.inlet.asides.fetch_sub(1, Ordering::Relaxed);
+                Delivery::CaughtUp { seq }
+            }
             client::Delivery::Gap(gap) => {
                 let handle = self.handle(gap.through, gap.nth_through);
                 Delivery::Gap(Gap { gap, handle })
@@ -185,7 +199,7 @@ impl Stream for Subscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         self.ack_handled();
-        match ready!(self.inlet.poll_recv(cx)) {
+        match ready!(self.inlet.deliveries.poll_recv(cx)) {
             Some(delivery) => Poll::Ready(Some(self.hand_over(delivery))),
             None => {
                 self.has_ended = true;

@@ -149,8 +149,8 @@ impl<C: Connector> Transport<C> {
 /// A WebSocket and the messages that wait to be written to it.
 ///
 /// Reading never waits for writing, nor the other way round: two peers that did would wait for each other for ever.
-/// Invariant: what waits is bounded by the outbox, the subscriptions and the peer's pings, which it does not send to
-/// somebody whom it hears nothing from.
+/// What waits is bounded by the outbox, the subscriptions, and `OUTGOING_MAX`, which only a peer reaches that asks and
+/// asks without reading the answers.
 struct Connection<Io> {
     ws: WebSocketStream<Io>,
     outgoing: VecDeque<Bytes>,
@@ -163,6 +163,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
     }
 
     async fn next(&mut self) -> Result<Bytes, String> {
+        if self.outgoing.len() > OUTGOING_MAX {
+            return Err("the server takes nothing, and asks for more and more".to_owned());
+        }
         poll_fn(|cx| {
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
                 return Poll::Ready(Err(error.to_string()));
@@ -250,6 +253,10 @@ fn refusal(error: &WsError) -> Option<Close> {
 /// How much is read from the socket at once, in bytes. tungstenite clears it before each read, so that a large one makes
 /// small reads slow; this takes half a batch of the server's.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Most messages that wait to be written. An outbox full of single emits and a subscription and an ack for each of 10,000
+/// topics stay well below.
+const OUTGOING_MAX: usize = 128 * 1024;
 
 /// How long the peer of a closed connection may take to hear it.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);

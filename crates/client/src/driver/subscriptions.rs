@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use redeliver_protocol::client::{Delivery, SubscriptionEnd};
 use redeliver_protocol::seq::{Seq, SubscriptionId};
@@ -50,6 +51,14 @@ impl Subscriptions {
         {
             // Whoever waited for it may have gone; the unsubscribe is on its way then.
             let _ = opened.send(Opened { after: *after, nth: *nth, pending: *pending });
+            return;
+        }
+        let is_aside = match delivery {
+            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => true,
+            Delivery::Event { .. } | Delivery::Gap(_) => false,
+        };
+        if is_aside && entry.outlet.asides.fetch_add(1, Ordering::Relaxed) >= ASIDES_MAX {
+            entry.outlet.asides.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         let _ = entry.outlet.deliveries.send(delivery);
@@ -116,8 +125,9 @@ impl Entry {
     }
 
     fn end(self, why: &SubscriptionEnd) {
-        // The reason first: the channels, which close with this entry, are what readers wait for.
+        // The channels close last: they are what readers wait for, who then ask for the reason, or use the key again.
         let _ = self.outlet.end.set(why.clone());
+        drop(self.outlet.key);
         for (_, answer) in self.flushes {
             let _ = answer.send(match why {
                 // It ended because it was asked to, after its acks were confirmed.
@@ -129,6 +139,10 @@ impl Entry {
         }
     }
 }
+
+/// Most news of the connection that wait for a reader who takes nothing. What comes after them, it will not miss: each
+/// says less than the events around it.
+const ASIDES_MAX: usize = 64;
 
 /// Most acks of one subscription that are told apart until they are confirmed.
 const UNCONFIRMED_MAX: usize = 1024;

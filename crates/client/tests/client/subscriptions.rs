@@ -70,6 +70,24 @@ async fn after_a_cut_the_reader_goes_on_exactly_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_app_that_takes_nothing_for_long_is_not_buried_under_news_of_the_connection() {
+    let toy = Toy::new();
+    let client = client(&toy).await;
+    let mut orders = client.subscribe("orders").await.unwrap();
+    for _ in 0..200 {
+        toy.cut();
+        // Its receipt comes after what the new connection begins with.
+        client.emit("elsewhere", "created", "x").await.unwrap();
+    }
+    toy.store("orders", texts(1..=1));
+    let mut news = 0;
+    while orders.next().await.unwrap().into_event().is_none() {
+        news += 1;
+    }
+    assert!(news < 100, "{news} pieces of news before the event");
+}
+
+#[tokio::test(start_paused = true)]
 async fn waiting_for_the_next_one_can_be_given_up_at_any_time() {
     let toy = Toy::new();
     let client = client(&toy).await;
