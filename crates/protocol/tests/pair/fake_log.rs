@@ -292,7 +292,7 @@ impl FakeLog {
 
     /// The log goes back to an earlier state, as a restored backup does.
     pub(crate) fn roll_back(&mut self, seq: Seq, epoch: u8) {
-        self.events.truncate(seq.0 as usize);
+        self.events.truncate(usize::try_from(seq.0).expect("a short log"));
         self.lineage.retain(|began| began.seq <= seq);
         for numbers in self.publishers.values_mut() {
             numbers.taken.retain(|_, (_, position)| position.seq <= seq);

@@ -134,8 +134,8 @@ impl Pair {
         }
         let ids: Vec<_> = self.links.keys().copied().collect();
         for id in ids {
-            moved |= self.to_server(id);
-            moved |= self.to_client(id);
+            moved |= self.move_to_server(id);
+            moved |= self.move_to_client(id);
         }
         for end in 0..self.ends.len() {
             moved |= self.client_outputs(end);
@@ -156,7 +156,7 @@ impl Pair {
     }
 
     /// Moves one message to the server, if it wants one.
-    fn to_server(&mut self, id: ConnectionId) -> bool {
+    fn move_to_server(&mut self, id: ConnectionId) -> bool {
         let Some(link) = self.links.get_mut(&id) else { return false };
         if link.server_is_done {
             return false;
@@ -180,7 +180,7 @@ impl Pair {
     }
 
     /// Moves one message to the client, if it takes any.
-    fn to_client(&mut self, id: ConnectionId) -> bool {
+    fn move_to_client(&mut self, id: ConnectionId) -> bool {
         let now = self.now;
         let Some(link) = self.links.get_mut(&id).filter(|link| !link.is_stalled) else { return false };
         if link.to_client_left == Some(0) && !link.to_client.is_empty() {
@@ -219,9 +219,9 @@ impl Pair {
             match output {
                 FromClient::Connect if self.is_up => {
                     self.connect(end);
-                    self.to_session(end, ToClient::Connected);
+                    self.tell_session(end, ToClient::Connected);
                 }
-                FromClient::Connect => self.to_session(end, ToClient::Disconnected("nobody is there".to_owned())),
+                FromClient::Connect => self.tell_session(end, ToClient::Disconnected("nobody is there".to_owned())),
                 FromClient::SendHello(hello) => {
                     real.hellos.push(hello.clone());
                     self.write(end, codec::encode_hello(&hello));
@@ -244,7 +244,7 @@ impl Pair {
         }
     }
 
-    fn to_session(&mut self, end: usize, input: ToClient) {
+    fn tell_session(&mut self, end: usize, input: ToClient) {
         let now = self.now;
         if let Kind::Real(real) = &mut self.ends[end].kind {
             real.session.handle(input, now);

@@ -195,10 +195,8 @@ fn more_emits_than_agreed_are_left_in_the_socket() {
 
 #[test]
 fn frames_that_no_honest_client_sends_end_the_connection() {
-    let too_many = ClientFrame::Emit {
-        first: EmitNumber(1),
-        events: vec![event("orders", ""); EMITS_PER_FRAME_MAX + 1],
-    };
+    let too_many =
+        ClientFrame::Emit { first: EmitNumber(1), events: vec![event("orders", ""); EMITS_PER_FRAME_MAX + 1] };
     let none = ClientFrame::Emit { first: EmitNumber(1), events: vec![] };
     for (frame, code) in [
         (emit(0, &["a"]), CloseCode::Unexpected),

@@ -3,6 +3,7 @@
 //! Nothing happens by itself: a story does something, and `Pair` plays on until nothing is left to happen *now*. Time
 //! passes only in `pass`.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -172,8 +173,8 @@ impl Pair {
     }
 
     /// A peer writes a frame.
-    pub(crate) fn send(&mut self, peer: Peer, frame: ClientFrame) {
-        self.send_bytes(peer, codec::encode_client(&frame));
+    pub(crate) fn send(&mut self, peer: Peer, frame: impl Borrow<ClientFrame>) {
+        self.send_bytes(peer, codec::encode_client(frame.borrow()));
     }
 
     /// A peer writes several frames before anything else happens.
