@@ -1,0 +1,264 @@
+//! The bytes of every message are fixed: what is written in `fixtures/vectors.txt` is what this crate writes and reads, for ever.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use redeliver_protocol::codec::{self, FromClient, FromServer};
+use redeliver_protocol::config::Limits;
+use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
+use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind};
+use redeliver_protocol::frame::{
+    ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
+};
+use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Known, PublisherState, Start};
+use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::time::Timestamp;
+
+const ID: SubscriptionId = SubscriptionId(3);
+const E: Epoch = Epoch([0xe1; 16]);
+const F: Epoch = Epoch([0xe2; 16]);
+const WINDOW: Window = Window { events: 1024, bytes: 1024 * 1024 };
+
+#[test]
+fn hello_is_written_and_read_as_fixed() {
+    let full = Hello {
+        instance: InstanceId([0x11; 16]),
+        publisher: Some(PublisherId([0x22; 16])),
+        settled: EmitNumber(7),
+        subscriber: Some(SubscriberName::new("billing").unwrap()),
+        auth: Some(Bytes::from_static(&[1, 2, 255])),
+        client_name: "app/1".to_owned(),
+    };
+    let bare = Hello {
+        publisher: None,
+        settled: EmitNumber::ZERO,
+        subscriber: None,
+        auth: None,
+        client_name: String::new(),
+        ..full.clone()
+    };
+    let vectors = vectors();
+    for (name, hello) in [("hello", full), ("hello_bare", bare)] {
+        assert_eq!(hex(&codec::encode_hello(&hello)), hex(&vectors[name]), "{name}");
+        assert_eq!(codec::decode_hello(&vectors[name]), Ok(hello), "{name}");
+    }
+}
+
+#[test]
+fn closes_are_written_and_read_as_fixed() {
+    let close = |code, reason: &str, retry| Close { code, reason: reason.to_owned(), retry };
+    let closes = [
+        ("close_never", close(CloseCode::PublisherFenced, "fenced", RetryAdvice::Never)),
+        ("close_now", close(CloseCode::HeartbeatTimeout, "", RetryAdvice::Now)),
+        ("close_after", close(CloseCode::Draining, "später", RetryAdvice::After(Duration::from_millis(1500)))),
+    ];
+    let vectors = vectors();
+    for (name, close) in closes {
+        let bytes = &vectors[name];
+        assert_eq!(hex(&codec::encode_close(&close)), hex(bytes), "{name}");
+        assert_eq!(codec::decode_from_client(bytes), Ok(FromClient::Close(close.clone())), "{name}");
+        assert_eq!(codec::decode_from_server(bytes), Ok(FromServer::Close(close)), "{name}");
+    }
+}
+
+#[test]
+fn client_frames_are_written_and_read_as_fixed() {
+    let vectors = vectors();
+    for (name, frame) in client_frames() {
+        assert_eq!(hex(&codec::encode_client(&frame)), hex(&vectors[name]), "{name}");
+        assert_eq!(codec::decode_from_client(&vectors[name]), Ok(FromClient::Frame(frame)), "{name}");
+    }
+}
+
+#[test]
+fn server_frames_are_written_and_read_as_fixed() {
+    let vectors = vectors();
+    for (name, frame) in server_frames() {
+        assert_eq!(hex(&codec::encode_server(&frame)), hex(&vectors[name]), "{name}");
+        assert_eq!(codec::decode_from_server(&vectors[name]), Ok(FromServer::Frame(frame)), "{name}");
+    }
+}
+
+#[test]
+fn no_vector_is_without_a_message() {
+    let client = client_frames().into_iter().map(|(name, _)| name);
+    let server = server_frames().into_iter().map(|(name, _)| name);
+    let fixed = ["hello", "hello_bare", "close_never", "close_now", "close_after"];
+    let mut tested: Vec<_> = client.chain(server).chain(fixed).collect();
+    tested.sort_unstable();
+    assert_eq!(vectors().keys().map(String::as_str).collect::<Vec<_>>(), tested);
+}
+
+fn client_frames() -> Vec<(&'static str, ClientFrame)> {
+    let known = Known::new(Position::new(E, Seq(41)), Nth(9));
+    let came_back = Known { earlier: vec![Position::new(F, Seq(30))], ..known.clone() };
+    let subscribe = |start| {
+        ClientFrame::Subscribe(Subscribe {
+            id: SubscriptionId(1),
+            topic: topic("t"),
+            start,
+            window: WINDOW,
+            ownership: Ownership::Takeover,
+            durable: false,
+        })
+    };
+    let resume = |at_least, ownership| {
+        let start = Start::Resume { at_least };
+        let (topic, window) = (topic("orders"), WINDOW);
+        ClientFrame::Subscribe(Subscribe { id: ID, topic, start, window, ownership, durable: true })
+    };
+    vec![
+        ("subscribe_resume", resume(Some(came_back), Ownership::Standby)),
+        ("subscribe_resume_bare", resume(None, Ownership::Takeover)),
+        ("subscribe_latest", subscribe(Start::Latest)),
+        ("subscribe_earliest", subscribe(Start::Earliest)),
+        ("subscribe_after", subscribe(Start::After(known))),
+        ("subscribe_after_seq", subscribe(Start::AfterSeq(Seq(48211)))),
+        ("subscribe_since", subscribe(Start::Since(Timestamp(1_767_225_600_000)))),
+        ("subscribe_within", subscribe(Start::Within(Duration::from_millis(3_600_500)))),
+        ("subscribe_last", subscribe(Start::Last(10))),
+        ("ack", ClientFrame::Ack { id: ID, seq: Seq(48211), nth: Nth(12) }),
+        ("unsubscribe", ClientFrame::Unsubscribe { id: ID }),
+        ("emit", ClientFrame::Emit { first: EmitNumber(8), events: new_events() }),
+        ("client_ping", ClientFrame::Ping { token: 77 }),
+        ("client_pong", ClientFrame::Pong { token: 77 }),
+    ]
+}
+
+fn new_events() -> Vec<NewEvent> {
+    let event = |topics: &[&str], name, kind, payload| NewEvent {
+        topics: topics.iter().map(|name| topic(name)).collect(),
+        name: EventName::new(name).unwrap(),
+        kind,
+        payload: Bytes::from_static(payload),
+        options: EmitOptions::default(),
+    };
+    vec![
+        event(&["orders", "audit"], "made", PayloadKind::Json, b"{}"),
+        event(&["orders"], "raw", PayloadKind::Bytes, &[0, 255]),
+    ]
+}
+
+fn server_frames() -> Vec<(&'static str, ServerFrame)> {
+    let mut frames = vec![
+        ("welcome_new", welcome(PublisherState::New)),
+        ("welcome_reached", welcome(PublisherState::Reached(EmitNumber(7)))),
+        ("welcome_forgotten", welcome(PublisherState::Forgotten)),
+        ("subscribed", subscribed(11, None)),
+        ("subscribed_gap", subscribed(0, Some(gap(E, GapCause::RetentionAge)))),
+        (
+            "subscribe_refused",
+            ServerFrame::SubscribeRefused { id: ID, code: RefusalCode::Forbidden, reason: "not this topic".to_owned() },
+        ),
+        ("events", ServerFrame::Events(Events { id: ID, epoch: E, count: 2, records: records() })),
+        ("caught_up", ServerFrame::CaughtUp { id: ID, seq: Seq(48211) }),
+        ("skip", ServerFrame::Skip { id: ID, through: Position::new(E, Seq(48220)), nth_through: Nth(14) }),
+        ("acked", ServerFrame::Acked { id: ID, seq: Seq(48211) }),
+        ("unsubscribed", ServerFrame::Unsubscribed { id: ID }),
+        ("taken_over", ServerFrame::TakenOver { id: ID }),
+        ("emitted", emitted()),
+        ("out_of_order", ServerFrame::OutOfOrder { expected: EmitNumber(8) }),
+        ("server_ping", ServerFrame::Ping { token: 77 }),
+        ("server_pong", ServerFrame::Pong { token: 77 }),
+    ];
+    let causes = [
+        ("gap_retention_age", GapCause::RetentionAge),
+        ("gap_retention_size", GapCause::RetentionSize),
+        ("gap_purged", GapCause::Purged),
+        ("gap_log_damaged", GapCause::LogDamaged),
+        ("gap_epoch_changed", GapCause::EpochChanged),
+    ];
+    frames.extend(causes.map(|(name, cause)| (name, ServerFrame::Gap { id: ID, gap: gap(F, cause) })));
+    frames
+}
+
+fn welcome(publisher: PublisherState) -> ServerFrame {
+    ServerFrame::Welcome(Welcome {
+        epoch: E,
+        head: Seq(48211),
+        publisher,
+        heartbeat: Duration::from_secs(15),
+        limits: Limits {
+            event_bytes_max: 256 * 1024,
+            event_topics_max: 16,
+            emits_in_flight_max: 16 * 1024,
+            emit_bytes_in_flight_max: 4 * 1024 * 1024,
+            subscriptions_max: 10_000,
+            window_events_max: 65_536,
+            window_bytes_max: 16 * 1024 * 1024,
+        },
+        server_name: "redeliver/1".to_owned(),
+    })
+}
+
+fn subscribed(redelivered_through: u64, gap: Option<Gap>) -> ServerFrame {
+    ServerFrame::Subscribed(Subscribed {
+        id: ID,
+        after: Position::new(E, Seq(41)),
+        nth: Nth(9),
+        head: Position::new(F, Seq(50)),
+        pending: 4,
+        redelivered_through: Nth(redelivered_through),
+        gap,
+        window: WINDOW,
+    })
+}
+
+fn gap(through: Epoch, cause: GapCause) -> Gap {
+    let count_is_exact = !matches!(cause, GapCause::LogDamaged | GapCause::EpochChanged);
+    let (after, through) = (Position::new(E, Seq(20)), Position::new(through, Seq(41)));
+    Gap { after, through, nth_through: Nth(9), count: 5, count_is_exact, cause }
+}
+
+fn records() -> Bytes {
+    let mut records = BytesMut::new();
+    let first = (Seq(48211), Nth(12), Timestamp(1_767_225_600_000));
+    codec::encode_record(&mut records, first, PayloadKind::Text, "made", b"hello");
+    let second = (Seq(48215), Nth(13), Timestamp(1_767_225_600_001));
+    codec::encode_record(&mut records, second, PayloadKind::Json, "x", b"");
+    records.freeze()
+}
+
+fn emitted() -> ServerFrame {
+    let run = |first, count, fate| EmitRun { first: EmitNumber(first), count, fate };
+    ServerFrame::Emitted {
+        runs: vec![
+            run(8, 2, EmitFate::Stored(Position::new(E, Seq(48216)))),
+            run(10, 1, EmitFate::Duplicate(Position::new(E, Seq(48000)))),
+            run(11, 3, EmitFate::DuplicateForgotten),
+            run(14, 1, EmitFate::Refused(RefusalCode::StorageFull)),
+        ],
+    }
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::new(name).unwrap()
+}
+
+/// The fixture: messages by name.
+fn vectors() -> BTreeMap<String, Bytes> {
+    let mut vectors = BTreeMap::new();
+    let mut name = String::new();
+    let mut digits: BTreeMap<String, String> = BTreeMap::new();
+    for line in include_str!("fixtures/vectors.txt").lines() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if let Some(begun) = line.strip_prefix('[') {
+            name = begun.trim_end_matches(']').to_owned();
+            assert!(digits.insert(name.clone(), String::new()).is_none(), "{name} stands there twice");
+        } else if !line.is_empty() {
+            digits.get_mut(&name).expect("a name comes first").push_str(line);
+        }
+    }
+    for (name, digits) in digits {
+        let pairs = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        let bytes: Vec<u8> = pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+        vectors.insert(name, Bytes::from(bytes));
+    }
+    vectors
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
