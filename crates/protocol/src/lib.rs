@@ -2,10 +2,10 @@
 //!
 //! # The protocol in one page
 //!
-//! Events lie in one durable **log**. Each has a **seq**, its number in the log, and in each of its **topics** an **nth**, its
-//! number there: 1, 2, 3 …, never reset. Each opening of the log is an **epoch**; `{epoch, seq}` is a **position**, the only
-//! thing from which anyone resumes. A **subscription** is one reader of one topic: a cursor, nothing more. Delivery is always a
-//! read of the log after the cursor; *live* is a replay with nothing left to replay.
+//! Events lie in one durable **log**. Each has a **seq**, its number in the log, and in each of its **topics** an
+//! **nth**, its number there: 1, 2, 3 …, never reset. Each opening of the log is an **epoch**; `{epoch, seq}` is a
+//! **position**, the only thing from which anyone resumes. A **subscription** is one reader of one topic: a cursor,
+//! nothing more. Delivery is always a read of the log after the cursor; *live* is a replay with nothing left to replay.
 //!
 //! ```text
 //! client                                                server
@@ -33,8 +33,8 @@
 //! * **An emit has a number**, given when it is first sent; sent again it has the same. The server answers what it has
 //!   already with the position of old. A *final* refusal consumes the number; a *retryable* one does not, and nothing
 //!   overtakes it.
-//! * **An ack counts when it is confirmed**, in this order: handler, saved cursor, ack, `Acked`. What may be handed over a second time is
-//!   marked `redelivered`.
+//! * **An ack counts when it is confirmed**, in this order: handler, saved cursor, ack, `Acked`. What may be handed over
+//!   a second time is marked `redelivered`.
 //! * **Slow readers cost nothing**: what is sent and not acknowledged stays within the window, and the server reads
 //!   nothing for a closed one.
 //! * **Both ends ping** a silent peer, and give it up after twice the heartbeat.
@@ -55,14 +55,14 @@
 //! Nothing in this crate opens a socket, reads a clock, draws a random number or iterates in random order: the same inputs
 //! give the same outputs. A shell does the rest, and decides nothing.
 //!
-//! Who owns a durable subscriber's topic, which connection of a publisher counts and who is to be woken are machines as well:
-//! [`server::owners`], [`server::publishers`], [`server::watchers`].
+//! Who owns a durable subscriber's topic, which connection of a publisher counts and who is to be woken are machines as
+//! well: [`server::owners`], [`server::publishers`], [`server::watchers`].
 //!
 //! # Where to look
 //!
 //! [`seq`] numbers and positions · [`event`] · [`name`] · [`history`] what is asked of a log and answered · [`frame`] the
-//! messages · [`codec`] their bytes · [`error`] codes · [`config`] every limit · [`backoff`], [`timer`], [`time`] · [`server`] ·
-//! [`client`]. The stories in `tests/` show the machines at work.
+//! messages · [`codec`] their bytes · [`error`] codes · [`config`] every limit · [`backoff`], [`timer`], [`time`] ·
+//! [`server`] · [`client`]. The stories in `tests/` show the machines at work.
 
 pub mod backoff;
 pub mod client;

@@ -211,7 +211,7 @@ impl Outbox {
     }
 
     fn answered_run(&mut self, run: &EmitRun, out: &mut VecDeque<Output>) -> Answered {
-        let last = run.first.0.checked_add(u64::from(run.count)).map(|end| end - 1);
+        let last = run.first.0.checked_add(u64::from(run.count)).and_then(|end| end.checked_sub(1));
         let known_through = self.settled.0 + self.numbered as u64;
         let Some(last) = last.filter(|last| run.count > 0 && run.first.0 > 0 && *last <= known_through) else {
             return Answered::Nonsense;

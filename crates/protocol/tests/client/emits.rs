@@ -310,6 +310,7 @@ fn answers_to_what_was_never_emitted_cost_the_connection() {
         stored(1, 4, 100),
         stored(2, 1, 100),
         stored(0, 1, 100),
+        stored(0, 0, 100),
         stored(1, 0, 100),
         stored(u64::MAX, 3, 100),
         stored(3, u32::MAX, 1),

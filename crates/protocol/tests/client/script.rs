@@ -21,38 +21,38 @@ use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, Publ
 use redeliver_protocol::time::{Instant, Timestamp};
 
 /// The subscription of stories with a single one, as the app numbers it.
-pub const SUB: SubscriptionId = SubscriptionId(70);
+pub(crate) const SUB: SubscriptionId = SubscriptionId(70);
 /// Its number on the wire: the first of each connection.
-pub const WIRE: SubscriptionId = SubscriptionId(1);
+pub(crate) const WIRE: SubscriptionId = SubscriptionId(1);
 /// The epoch of stories with a single one.
-pub const A: Epoch = Epoch([0xa; 16]);
-pub const B: Epoch = Epoch([0xb; 16]);
-pub const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(crate) const A: Epoch = Epoch([0xa; 16]);
+pub(crate) const B: Epoch = Epoch([0xb; 16]);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
-pub struct Script {
-    pub session: ClientSession,
-    pub now: Instant,
-    pub config: ClientConfig,
-    pub connects: u32,
-    pub hellos: Vec<Hello>,
-    pub sent: Vec<ClientFrame>,
-    pub handed: Vec<(SubscriptionId, Delivery)>,
-    pub saves: Vec<(SubscriptionId, Cursor)>,
-    pub confirmed: Vec<Seq>,
-    pub gone: Vec<(SubscriptionId, SubscriptionEnd)>,
-    pub emitted: Vec<(EmitTicket, EmitOutcome)>,
-    pub lost: Vec<(u64, u64)>,
-    pub states: Vec<ConnectionState>,
-    pub disconnects: Vec<Close>,
-    pub ended: bool,
+pub(crate) struct Script {
+    pub(crate) session: ClientSession,
+    pub(crate) now: Instant,
+    pub(crate) config: ClientConfig,
+    pub(crate) connects: u32,
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) sent: Vec<ClientFrame>,
+    pub(crate) handed: Vec<(SubscriptionId, Delivery)>,
+    pub(crate) saves: Vec<(SubscriptionId, Cursor)>,
+    pub(crate) confirmed: Vec<Seq>,
+    pub(crate) gone: Vec<(SubscriptionId, SubscriptionEnd)>,
+    pub(crate) emitted: Vec<(EmitTicket, EmitOutcome)>,
+    pub(crate) lost: Vec<(u64, u64)>,
+    pub(crate) states: Vec<ConnectionState>,
+    pub(crate) disconnects: Vec<Close>,
+    pub(crate) ended: bool,
 }
 
 impl Script {
-    pub fn new() -> Script {
+    pub(crate) fn new() -> Script {
         Script::with(ClientConfig::default(), 1)
     }
 
-    pub fn with(config: ClientConfig, seed: u64) -> Script {
+    pub(crate) fn with(config: ClientConfig, seed: u64) -> Script {
         let identity = Identity {
             instance: InstanceId([1; 16]),
             publisher: PublisherId([2; 16]),
@@ -84,14 +84,14 @@ impl Script {
     }
 
     /// A client that is connected and welcomed.
-    pub fn welcomed() -> Script {
+    pub(crate) fn welcomed() -> Script {
         let mut script = Script::new();
         script.connect();
         script
     }
 
     /// A welcomed client with a subscription whose Subscribed has come: after seq 10, nth 4, of epoch A.
-    pub fn subscribed(keeper: CursorKeeper) -> Script {
+    pub(crate) fn subscribed(keeper: CursorKeeper) -> Script {
         let mut script = Script::welcomed();
         script.subscribe(SUB, keeper);
         script.server(subscribed(WIRE, at(10), 4));
@@ -100,68 +100,68 @@ impl Script {
 
     // What the app and the shell do.
 
-    pub fn give(&mut self, input: Input) {
+    pub(crate) fn give(&mut self, input: Input) {
         self.session.handle(input, self.now);
         self.drain();
     }
 
-    pub fn connect(&mut self) {
+    pub(crate) fn connect(&mut self) {
         self.connect_to(welcome(PublisherState::New));
     }
 
     /// The next connection is made, and this is its Welcome.
-    pub fn connect_to(&mut self, welcome: ServerFrame) {
+    pub(crate) fn connect_to(&mut self, welcome: ServerFrame) {
         self.dialed();
         self.give(Input::Connected);
         self.server(welcome);
     }
 
     /// The connection is cut, and the next one is made.
-    pub fn reconnect(&mut self) {
+    pub(crate) fn reconnect(&mut self) {
         self.cut();
         self.connect();
     }
 
-    pub fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         self.give(Input::Disconnected("cut".to_owned()));
     }
 
     /// Lets time pass until the client dials.
-    pub fn dialed(&mut self) {
+    pub(crate) fn dialed(&mut self) {
         while let ConnectionState::Waiting { .. } = self.session.state() {
             self.wait_for_next();
         }
     }
 
-    pub fn subscribe(&mut self, id: SubscriptionId, keeper: CursorKeeper) {
+    pub(crate) fn subscribe(&mut self, id: SubscriptionId, keeper: CursorKeeper) {
         self.subscribe_with(id, keeper, Start::Latest, Window::default());
     }
 
-    pub fn subscribe_with(&mut self, id: SubscriptionId, keeper: CursorKeeper, start: Start, window: Window) {
+    pub(crate) fn subscribe_with(&mut self, id: SubscriptionId, keeper: CursorKeeper, start: Start, window: Window) {
         let topic = TopicName::new(format!("topic-{id}")).unwrap();
         let request = SubscribeRequest { topic, start, window, ownership: Ownership::Takeover, keeper };
         self.give(Input::Subscribe { id, request });
     }
 
-    pub fn ack(&mut self, position: Position, nth: u64) {
+    pub(crate) fn ack(&mut self, position: Position, nth: u64) {
         self.give(Input::Ack { id: SUB, position, nth: Nth(nth) });
     }
 
     /// Acknowledges the event of this number as `event` and `events` make it.
-    pub fn ack_nth(&mut self, nth: u64) {
+    pub(crate) fn ack_nth(&mut self, nth: u64) {
         self.ack(at(seq_of(nth)), nth);
     }
 
-    pub fn emit(&mut self, ticket: u64) {
+    pub(crate) fn emit(&mut self, ticket: u64) {
         self.emit_event(ticket, event_for("orders", &ticket.to_string()));
     }
 
-    pub fn emit_event(&mut self, ticket: u64, event: NewEvent) {
+    pub(crate) fn emit_event(&mut self, ticket: u64, event: NewEvent) {
         self.give(Input::Emit { ticket: EmitTicket(ticket), event });
     }
 
     /// Several emits before anybody looks at the outputs.
-    pub fn emit_all(&mut self, tickets: impl IntoIterator<Item = u64>) {
+    pub(crate) fn emit_all(&mut self, tickets: impl IntoIterator<Item = u64>) {
         for ticket in tickets {
             let event = event_for("orders", &ticket.to_string());
             self.session.handle(Input::Emit { ticket: EmitTicket(ticket), event }, self.now);
@@ -169,13 +169,13 @@ impl Script {
         self.drain();
     }
 
-    pub fn saved(&mut self) {
+    pub(crate) fn saved(&mut self) {
         let (id, cursor) = self.saves.last().expect("a cursor was to be saved").clone();
         self.give(Input::CursorSaved { id, seq: cursor.known.position.seq });
     }
 
     /// Time passes, and every timeout on the way is given its tick.
-    pub fn wait(&mut self, time: Duration) {
+    pub(crate) fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(due) = self.session.poll_timeout().filter(|due| *due <= until) {
             self.now = self.now.max(due);
@@ -185,7 +185,7 @@ impl Script {
     }
 
     /// Lets time pass until emits are sent again.
-    pub fn wait_for_next_of_emits(&mut self) {
+    pub(crate) fn wait_for_next_of_emits(&mut self) {
         while self.sent.is_empty() {
             self.wait_for_next();
             let token = 0;
@@ -196,7 +196,7 @@ impl Script {
         }
     }
 
-    pub fn wait_for_next(&mut self) {
+    pub(crate) fn wait_for_next(&mut self) {
         let due = self.session.poll_timeout().expect("something is due");
         self.now = self.now.max(due);
         self.give(Input::Tick);
@@ -204,11 +204,11 @@ impl Script {
 
     // What the server does.
 
-    pub fn server(&mut self, frame: ServerFrame) {
+    pub(crate) fn server(&mut self, frame: ServerFrame) {
         self.give(Input::Message(codec::encode_server(&frame)));
     }
 
-    pub fn server_closes(&mut self, code: CloseCode, retry: RetryAdvice) {
+    pub(crate) fn server_closes(&mut self, code: CloseCode, retry: RetryAdvice) {
         let close = Close { code, reason: "because".to_owned(), retry };
         self.give(Input::Message(codec::encode_close(&close)));
     }
@@ -216,29 +216,29 @@ impl Script {
     // What can be asked about what the client did.
 
     /// The frames sent since the last call.
-    pub fn take_sent(&mut self) -> Vec<ClientFrame> {
+    pub(crate) fn take_sent(&mut self) -> Vec<ClientFrame> {
         std::mem::take(&mut self.sent)
     }
 
     /// The only Subscribe sent since the last call.
-    pub fn take_subscribe(&mut self) -> Subscribe {
+    pub(crate) fn take_subscribe(&mut self) -> Subscribe {
         let mut found: Vec<_> = self.take_sent().into_iter().filter_map(as_subscribe).collect();
         assert_eq!(found.len(), 1, "one Subscribe was to be sent: {found:?}");
         found.remove(0)
     }
 
     /// The nths handed over since the last call, with their marks.
-    pub fn take_events(&mut self) -> Vec<(u64, bool)> {
+    pub(crate) fn take_events(&mut self) -> Vec<(u64, bool)> {
         std::mem::take(&mut self.handed).into_iter().filter_map(|(_, delivery)| as_event(delivery)).collect()
     }
 
     /// The acks sent since the last call: seq and nth.
-    pub fn take_acks(&mut self) -> Vec<(u64, u64)> {
+    pub(crate) fn take_acks(&mut self) -> Vec<(u64, u64)> {
         self.take_sent().into_iter().filter_map(as_ack).collect()
     }
 
     /// The emits sent since the last call: first number and count of each frame.
-    pub fn take_emits(&mut self) -> Vec<(u64, usize)> {
+    pub(crate) fn take_emits(&mut self) -> Vec<(u64, usize)> {
         self.take_sent().into_iter().filter_map(as_emit).collect()
     }
 
@@ -266,23 +266,23 @@ impl Script {
 /// The nth of the events that `events` makes lies this far below their seq.
 const SEQ_AHEAD: u64 = 6;
 
-pub fn seq_of(nth: u64) -> u64 {
+pub(crate) fn seq_of(nth: u64) -> u64 {
     nth + SEQ_AHEAD
 }
 
-pub fn at(seq: u64) -> Position {
+pub(crate) fn at(seq: u64) -> Position {
     Position::new(A, Seq(seq))
 }
 
-pub fn known(position: Position, nth: u64) -> Known {
+pub(crate) fn known(position: Position, nth: u64) -> Known {
     Known::new(position, Nth(nth))
 }
 
-pub fn welcome(publisher: PublisherState) -> ServerFrame {
+pub(crate) fn welcome(publisher: PublisherState) -> ServerFrame {
     welcome_in(A, 1000, publisher)
 }
 
-pub fn welcome_in(epoch: Epoch, head: u64, publisher: PublisherState) -> ServerFrame {
+pub(crate) fn welcome_in(epoch: Epoch, head: u64, publisher: PublisherState) -> ServerFrame {
     ServerFrame::Welcome(Welcome {
         epoch,
         head: Seq(head),
@@ -293,15 +293,15 @@ pub fn welcome_in(epoch: Epoch, head: u64, publisher: PublisherState) -> ServerF
     })
 }
 
-pub fn reached(number: u64) -> PublisherState {
+pub(crate) fn reached(number: u64) -> PublisherState {
     PublisherState::Reached(EmitNumber(number))
 }
 
-pub fn subscribed(id: SubscriptionId, after: Position, nth: u64) -> ServerFrame {
+pub(crate) fn subscribed(id: SubscriptionId, after: Position, nth: u64) -> ServerFrame {
     ServerFrame::Subscribed(Subscribed { gap: None, ..subscribed_frame(id, after, nth) })
 }
 
-pub fn subscribed_frame(id: SubscriptionId, after: Position, nth: u64) -> Subscribed {
+pub(crate) fn subscribed_frame(id: SubscriptionId, after: Position, nth: u64) -> Subscribed {
     Subscribed {
         id,
         after,
@@ -315,21 +315,27 @@ pub fn subscribed_frame(id: SubscriptionId, after: Position, nth: u64) -> Subscr
 }
 
 /// A gap of `count` events that ends at `through`, whose nth is `nth`.
-pub fn gap(after: Position, through: Position, nth: u64, count: u64, cause: GapCause) -> Gap {
+pub(crate) fn gap(after: Position, through: Position, nth: u64, count: u64, cause: GapCause) -> Gap {
     Gap { after, through, nth_through: Nth(nth), count, count_is_exact: true, cause }
 }
 
 /// Events of epoch A with these nths, in one batch.
-pub fn events(id: SubscriptionId, nths: std::ops::RangeInclusive<u64>) -> ServerFrame {
+pub(crate) fn events(id: SubscriptionId, nths: std::ops::RangeInclusive<u64>) -> ServerFrame {
     events_in(A, id, nths)
 }
 
-pub fn events_in(epoch: Epoch, id: SubscriptionId, nths: std::ops::RangeInclusive<u64>) -> ServerFrame {
+pub(crate) fn events_in(epoch: Epoch, id: SubscriptionId, nths: std::ops::RangeInclusive<u64>) -> ServerFrame {
     let records: Vec<_> = nths.map(|nth| (seq_of(nth), nth)).collect();
     batch(epoch, id, &records, u32::try_from(records.len()).unwrap(), b"payload")
 }
 
-pub fn batch(epoch: Epoch, id: SubscriptionId, records: &[(u64, u64)], count: u32, payload: &[u8]) -> ServerFrame {
+pub(crate) fn batch(
+    epoch: Epoch,
+    id: SubscriptionId,
+    records: &[(u64, u64)],
+    count: u32,
+    payload: &[u8],
+) -> ServerFrame {
     let mut bytes = BytesMut::new();
     for (seq, nth) in records {
         let place = (Seq(*seq), Nth(*nth), Timestamp(5));
@@ -338,42 +344,42 @@ pub fn batch(epoch: Epoch, id: SubscriptionId, records: &[(u64, u64)], count: u3
     ServerFrame::Events(Events { id, epoch, count, records: bytes.freeze() })
 }
 
-pub fn event_for(topic: &str, payload: &str) -> NewEvent {
+pub(crate) fn event_for(topic: &str, payload: &str) -> NewEvent {
     let payload = Bytes::copy_from_slice(payload.as_bytes());
     NewEvent::new(TopicName::new(topic).unwrap(), EventName::new("made").unwrap(), PayloadKind::Text, payload)
 }
 
-pub fn runs(runs: impl IntoIterator<Item = (u64, u32, EmitFate)>) -> ServerFrame {
+pub(crate) fn runs(runs: impl IntoIterator<Item = (u64, u32, EmitFate)>) -> ServerFrame {
     let runs = runs.into_iter().map(|(first, count, fate)| EmitRun { first: EmitNumber(first), count, fate });
     ServerFrame::Emitted { runs: runs.collect() }
 }
 
-pub fn stored(first: u64, count: u32, seq: u64) -> ServerFrame {
+pub(crate) fn stored(first: u64, count: u32, seq: u64) -> ServerFrame {
     runs([(first, count, EmitFate::Stored(at(seq)))])
 }
 
-pub fn as_subscribe(frame: ClientFrame) -> Option<Subscribe> {
+pub(crate) fn as_subscribe(frame: ClientFrame) -> Option<Subscribe> {
     if let ClientFrame::Subscribe(subscribe) = frame { Some(subscribe) } else { None }
 }
 
-pub fn as_ack(frame: ClientFrame) -> Option<(u64, u64)> {
+pub(crate) fn as_ack(frame: ClientFrame) -> Option<(u64, u64)> {
     if let ClientFrame::Ack { seq, nth, .. } = frame { Some((seq.0, nth.0)) } else { None }
 }
 
-pub fn as_emit(frame: ClientFrame) -> Option<(u64, usize)> {
+pub(crate) fn as_emit(frame: ClientFrame) -> Option<(u64, usize)> {
     if let ClientFrame::Emit { first, events } = frame { Some((first.0, events.len())) } else { None }
 }
 
-pub fn as_event(delivery: Delivery) -> Option<(u64, bool)> {
+pub(crate) fn as_event(delivery: Delivery) -> Option<(u64, bool)> {
     if let Delivery::Event { record, redelivered, .. } = delivery { Some((record.nth.0, redelivered)) } else { None }
 }
 
 /// Events that are not marked.
-pub fn fresh(nths: std::ops::RangeInclusive<u64>) -> Vec<(u64, bool)> {
+pub(crate) fn fresh(nths: std::ops::RangeInclusive<u64>) -> Vec<(u64, bool)> {
     nths.map(|nth| (nth, false)).collect()
 }
 
 /// Events that are marked as redelivered.
-pub fn marked(nths: std::ops::RangeInclusive<u64>) -> Vec<(u64, bool)> {
+pub(crate) fn marked(nths: std::ops::RangeInclusive<u64>) -> Vec<(u64, bool)> {
     nths.map(|nth| (nth, true)).collect()
 }
