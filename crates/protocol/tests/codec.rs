@@ -1,6 +1,8 @@
 //! What holds for all messages: what is written is read back, and what is not a message is an error, never a panic and
 //! never much memory.
 
+#![allow(clippy::unwrap_used, reason = "what cannot be made here fails the test")]
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};

@@ -93,12 +93,12 @@ fn play(script: &mut Script, step: Step, tickets: &mut u64) {
             script.emit(*tickets);
         }
         Step::Ack(back) => {
-            let held = script.handed.iter().rev().filter_map(|(_, delivery)| match delivery {
+            let mut held = script.handed.iter().rev().filter_map(|(_, delivery)| match delivery {
                 Delivery::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth.0)),
                 Delivery::Gap(gap) => Some((gap.through, gap.nth_through.0)),
                 Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => None,
             });
-            if let Some((position, nth)) = held.skip(back).next() {
+            if let Some((position, nth)) = held.nth(back) {
                 script.ack(position, nth);
             }
         }
