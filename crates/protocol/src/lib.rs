@@ -23,9 +23,9 @@
 //!   Close ──▶                                                              either side, with a code and what to do
 //! ```
 //!
-//! * **Nothing is skipped in silence.** The reader knows the next nth. What is gone is told in its place, as a `Gap` with
-//!   its count and cause; what is withheld, as a `Skip`. Anything else is a broken stream, and the reader subscribes
-//!   again from what it has.
+//! * **Nothing is skipped in silence.** The reader knows the next nth. What is gone is told in its place, as a `Gap`
+//!   with its count and cause; what is withheld, as a `Skip`. Anything else is a broken stream, and the reader
+//!   subscribes again from what it has.
 //! * **A resume is no special case.** After a lost connection the client sends `Hello` and `Subscribe` from its place;
 //!   the server keeps nothing for a client that is away, but the cursors of durable subscribers.
 //! * **A history that is not ours is noticed.** A position is valid only within what its epoch wrote, so a log that was
@@ -33,8 +33,8 @@
 //! * **An emit has a number**, given when it is first sent; sent again it has the same. The server answers what it has
 //!   already with the position of old. A *final* refusal consumes the number; a *retryable* one does not, and nothing
 //!   overtakes it.
-//! * **An ack counts when it is confirmed**, in this order: handler, saved cursor, ack, `Acked`. What may be handed over
-//!   a second time is marked `redelivered`.
+//! * **An ack counts when it is confirmed**, in this order: handler, saved cursor, ack, `Acked`. What may be handed
+//!   over a second time is marked `redelivered`.
 //! * **Slow readers cost nothing**: what is sent and not acknowledged stays within the window, and the server reads
 //!   nothing for a closed one.
 //! * **Both ends ping** a silent peer, and give it up after twice the heartbeat.
@@ -43,8 +43,8 @@
 //!
 //! # The machines
 //!
-//! [`server::ServerSession`] is one connection of a server; [`client::ClientSession`] is a client for its whole life. Both
-//! take an `Input` and the time, and give `Output`s and the moment at which they want to be woken:
+//! [`server::ServerSession`] is one connection of a server; [`client::ClientSession`] is a client for its whole life.
+//! Both take an `Input` and the time, and give `Output`s and the moment at which they want to be woken:
 //!
 //! ```text
 //! session.handle(input, now);                       // never fails, never blocks
@@ -52,16 +52,16 @@
 //! session.poll_timeout();                           // when Input::Tick is due
 //! ```
 //!
-//! Nothing in this crate opens a socket, reads a clock, draws a random number or iterates in random order: the same inputs
-//! give the same outputs. A shell does the rest, and decides nothing.
+//! Nothing in this crate opens a socket, reads a clock, draws a random number or iterates in random order: the same
+//! inputs give the same outputs. A shell does the rest, and decides nothing.
 //!
 //! Who owns a durable subscriber's topic, which connection of a publisher counts and who is to be woken are machines as
 //! well: [`server::owners`], [`server::publishers`], [`server::watchers`].
 //!
 //! # Where to look
 //!
-//! [`seq`] numbers and positions · [`event`] · [`name`] · [`history`] what is asked of a log and answered · [`frame`] the
-//! messages · [`codec`] their bytes · [`error`] codes · [`config`] every limit · [`backoff`], [`timer`], [`time`] ·
+//! [`seq`] numbers and positions · [`event`] · [`name`] · [`history`] what is asked of a log and answered · [`frame`]
+//! the messages · [`codec`] their bytes · [`error`] codes · [`config`] every limit · [`backoff`], [`timer`], [`time`] ·
 //! [`server`] · [`client`]. The stories in `tests/` show the machines at work.
 
 pub mod backoff;

@@ -1,4 +1,5 @@
-//! The bytes of every message are fixed: what is written in `fixtures/vectors.txt` is what this crate writes and reads, for ever.
+//! The bytes of every message are fixed: what is written in `fixtures/vectors.txt` is what this crate writes and reads,
+//! for ever.
 
 #![allow(clippy::unwrap_used, reason = "what cannot be made here fails the test")]
 

@@ -1,8 +1,8 @@
 //! Acks on their way from the app to whoever keeps the cursor, and back as confirmations.
 //!
-//! The order is always: handler, saved cursor, ack on the wire. Who confirms is who keeps the cursor: nobody else's word
-//! makes it durable. Without a keeper an ack counts at once, because there is nothing that could outlive this process; with
-//! the client's own store when the store has it; with the server when `Acked` comes.
+//! The order is always: handler, saved cursor, ack on the wire. Who confirms is who keeps the cursor: nobody else's
+//! word makes it durable. Without a keeper an ack counts at once, because there is nothing that could outlive this
+//! process; with the client's own store when the store has it; with the server when `Acked` comes.
 
 use std::collections::VecDeque;
 
@@ -11,8 +11,8 @@ use crate::frame::ClientFrame;
 use crate::history::{Cursor, Known};
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
 
-/// Stands in a saved cursor's `handed_through` if events behind a change of history may have been handed over, while the
-/// cursor itself still lies in the old history: no nth of the old one says anything about the new one.
+/// Stands in a saved cursor's `handed_through` if events behind a change of history may have been handed over, while
+/// the cursor itself still lies in the old history: no nth of the old one says anything about the new one.
 pub(super) const UNBOUNDED: Nth = Nth(u64::MAX);
 
 #[derive(Debug)]

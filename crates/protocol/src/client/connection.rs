@@ -96,8 +96,8 @@ impl ClientSession {
         }
     }
 
-    /// A silent server is asked; one that stays silent as long again is gone. (After a pause of our own, however long, it
-    /// is asked first: the answer may lie unread.)
+    /// A silent server is asked; one that stays silent as long again is gone. (After a pause of our own, however long,
+    /// it is asked first: the answer may lie unread.)
     pub(super) fn heartbeat(&mut self, now: Instant) {
         let Phase::Talking { heartbeat, heard, pinged, .. } = &mut self.phase else { return };
         let heartbeat = *heartbeat;

@@ -193,8 +193,8 @@ impl Outbox {
         Some((from, self.stored))
     }
 
-    /// The server knows this publisher no more: what was sent has an outcome that nobody knows. Its numbers are used up,
-    /// so that they can never mean another event.
+    /// The server knows this publisher no more: what was sent has an outcome that nobody knows. Its numbers are used
+    /// up, so that they can never mean another event.
     pub(super) fn forget_unanswered(&mut self, out: &mut VecDeque<Output>) {
         self.rewind();
         while self.numbered > 0 {

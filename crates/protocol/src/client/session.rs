@@ -1,5 +1,5 @@
-//! The client session: takes inputs apart, brings each to its subscription, to the outbox or to the connection, and keeps
-//! what they want done in order.
+//! The client session: takes inputs apart, brings each to its subscription, to the outbox or to the connection, and
+//! keeps what they want done in order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -325,8 +325,8 @@ impl ClientSession {
         self.subscribe(id);
     }
 
-    /// Which subscription has this number on the connection. Frames of one that has just been given up are passed over; a
-    /// number that was never given is a violation.
+    /// Which subscription has this number on the connection. Frames of one that has just been given up are passed over;
+    /// a number that was never given is a violation.
     fn named(&mut self, wire: SubscriptionId, now: Instant) -> Option<SubscriptionId> {
         let id = self.wires.get(&wire).copied();
         if id.is_none() && (wire.0 == 0 || wire.0 > self.wire_last) {

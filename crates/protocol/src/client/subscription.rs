@@ -6,9 +6,9 @@
 //! `redelivered` follows from that. What an earlier process may have been handed is known when the first Subscribed of
 //! this process comes: from the server's mark, and from the cursor in the client's store. Up to that nth events are
 //! marked, on this connection and on later ones. Later Subscribeds of an unbroken history add nothing: what came after
-//! the first was handed over by this process alone, which never does so twice, and another owner that came between shows
-//! in a cursor ahead of ours; then the server's mark counts. When the history breaks, nths start anew: the old marks mean
-//! nothing, and only the server's, made in the new history, counts.
+//! the first was handed over by this process alone, which never does so twice, and another owner that came between
+//! shows in a cursor ahead of ours; then the server's mark counts. When the history breaks, nths start anew: the old
+//! marks mean nothing, and only the server's, made in the new history, counts.
 
 use std::collections::VecDeque;
 
@@ -301,8 +301,8 @@ impl Subscription {
         self.acks.save_last(self.last_history(), self.handed_exactly(), out);
     }
 
-    /// Whether the answer follows on what was handed over. `Ok(true)` if it begins further on, which only a cursor on the
-    /// server may cause.
+    /// Whether the answer follows on what was handed over. `Ok(true)` if it begins further on, which only a cursor on
+    /// the server may cause.
     fn follows(&self, answer: &Subscribed, breaks: bool) -> Result<bool, Misfit> {
         if let Some(gap) = &answer.gap
             && gap.nth_through != answer.nth
@@ -444,8 +444,8 @@ impl Subscription {
         }
     }
 
-    /// How far a cursor saved now allows to hand over: a window beyond what is handed over and what comes next. Marks of
-    /// earlier processes stay.
+    /// How far a cursor saved now allows to hand over: a window beyond what is handed over and what comes next. Marks
+    /// of earlier processes stay.
     fn hand_through(&self, next: Nth) -> Nth {
         let handed = self.handed.as_ref().filter(|_| self.handed_history == self.history);
         let reached = handed.map_or(Nth::ZERO, |known| known.nth).max(next);

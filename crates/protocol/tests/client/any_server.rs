@@ -1,5 +1,6 @@
-//! A server that sends anything at all, in any order, over connections that come and go: the client does not panic, hands
-//! over no event that does not follow on what it handed over before, answers each emit once, and still ends when told to.
+//! A server that sends anything at all, in any order, over connections that come and go: the client does not panic,
+//! hands over no event that does not follow on what it handed over before, answers each emit once, and still ends when
+//! told to.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -38,7 +39,8 @@ proptest! {
         keeper in 0usize..3,
         steps in vec(step(), 1..80),
     ) {
-        let keeper = [CursorKeeper::Nobody, CursorKeeper::Server, CursorKeeper::Client { stored: None }][keeper].clone();
+        let keepers = [CursorKeeper::Nobody, CursorKeeper::Server, CursorKeeper::Client { stored: None }];
+        let keeper = keepers[keeper].clone();
         let mut script = Script::new();
         script.subscribe_with(SUB, keeper, Start::Earliest, Window { events: 4, bytes: 300 });
         let mut tickets = 0;
