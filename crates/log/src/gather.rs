@@ -184,7 +184,7 @@ impl<'a> Gather<'a> {
         match found {
             Found::Whole(value) => self.offer(key, &Bytes::from(value)),
             Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => {
-                self.damaged.push(key.to_vec())
+                self.damaged.push(key.to_vec());
             }
         }
     }

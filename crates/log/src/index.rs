@@ -85,8 +85,9 @@ impl Topics {
 impl Topic {
     /// Takes note of events in an unfolded commit.
     pub(crate) fn grow(&mut self, tail_ref: TailRef, last_seq: Seq) {
-        self.last_seq = last_seq;
-        self.last_nth = Nth(tail_ref.first_nth.0 + u64::from(tail_ref.count) - 1);
+        // Neither goes back, also where a commit is read again that a half-done fold has counted.
+        self.last_seq = self.last_seq.max(last_seq);
+        self.last_nth = self.last_nth.max(Nth(tail_ref.first_nth.0 + u64::from(tail_ref.count) - 1));
         self.tail.push(tail_ref);
     }
 

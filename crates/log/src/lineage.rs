@@ -33,11 +33,6 @@ impl Lineage {
         self.epochs.last().map_or(Epoch::default(), |entry| entry.epoch)
     }
 
-    /// The head when the current epoch began.
-    pub(crate) fn current_start(&self) -> Seq {
-        self.epochs.last().map_or(Seq::ZERO, |entry| entry.start)
-    }
-
     /// The position of an event: its seq, with the epoch in which it was written. (Of seq zero: the first epoch.)
     pub(crate) fn position(&self, seq: Seq) -> Position {
         Position::new(self.epochs.get(self.index(seq)).map_or(Epoch::default(), |entry| entry.epoch), seq)
@@ -80,7 +75,7 @@ mod tests {
     }
 
     fn epoch(index: usize) -> Epoch {
-        Epoch([index as u8 + 1; 16])
+        Epoch([u8::try_from(index).unwrap() + 1; 16])
     }
 
     #[test]

@@ -3,11 +3,13 @@
 
 mod decide;
 mod draft;
+mod folding;
 mod open;
 mod read;
 mod stage;
 mod subscribe;
 mod tend;
+mod trimming;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use crate::config::LogConfig;
 use crate::error::LogError;
 use crate::floor::PacedClock;
 use crate::kv::Kv;
-use crate::layout::value::{CursorEntry, Plan};
+use crate::layout::value::CursorEntry;
 use crate::layout::{key, piece};
 use crate::publishers::Publishers;
 use crate::state::Shared;
@@ -53,7 +55,16 @@ struct Work {
     clock: PacedClock,
     /// Whether a commit is staged and not yet published.
     is_staged: bool,
-    plan: Option<Plan>,
+    fold: Option<folding::Fold>,
+    /// The last fold point, up to which commits may still have to be deleted.
+    folded_through: Seq,
+    has_folded_commits: bool,
+    trim: Option<trimming::Trim>,
+    /// The floor as it is in the store.
+    saved_floor: Seq,
+    sweep: Option<trimming::Sweep>,
+    /// When the last sweep began.
+    swept: Timestamp,
 }
 
 /// Something to be written with the next commit.
@@ -153,15 +164,30 @@ impl Log {
         let store = Store::new(kv);
         let recovered = open::recover(&store, &config, epoch, now)?;
         let clock = PacedClock::resume(recovered.clock.unwrap_or(now), now, monotonic);
-        Ok(Log {
+        let work = Work {
+            clock,
+            is_staged: false,
+            fold: None,
+            folded_through: Seq::ZERO,
+            has_folded_commits: false,
+            trim: None,
+            saved_floor: recovered.saved_floor,
+            sweep: None,
+            swept: clock.now(),
+        };
+        let fold_point = recovered.shared.fold_point;
+        let log = Log {
             config,
             store,
             shared: RwLock::new(recovered.shared),
             publishers: Mutex::new(recovered.publishers),
-            work: Mutex::new(Work { clock, is_staged: false, plan: recovered.plan }),
+            work: Mutex::new(work),
             damaged_reads: AtomicU64::new(0),
             damaged_keys: Mutex::default(),
-        })
+        };
+        let fold = recovered.plan.map(|plan| log.reading(plan));
+        log.work.lock().resume_fold(fold, fold_point);
+        Ok(log)
     }
 
     /// Decides, numbers and applies requests as one commit that nobody sees yet; it must be given to [`Log::publish`]

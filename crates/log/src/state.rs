@@ -78,11 +78,6 @@ impl Shared {
         Position::new(self.lineage.current(), self.head)
     }
 
-    /// The position of any seq up to the head.
-    pub(crate) fn position(&self, seq: Seq) -> Position {
-        if seq == self.head { self.head_position() } else { self.lineage.position(seq) }
-    }
-
     /// Lets go of the oldest records in memory until the rest is within its bound.
     pub(crate) fn evict(&mut self) {
         while let Some((id, through)) = self.recent.overdue() {

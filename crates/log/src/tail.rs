@@ -90,10 +90,6 @@ impl Chunk {
         self.seq(self.marks.len() - 1)
     }
 
-    pub(crate) fn record_bytes(&self) -> usize {
-        self.records.len()
-    }
-
     fn end_nth(&self) -> Nth {
         Nth(self.first_nth.0 + self.count())
     }
@@ -284,13 +280,17 @@ mod tests {
 
     const ALL: Limits = Limits { events_max: u32::MAX, bytes_max: usize::MAX, seq_max: Seq(u64::MAX) };
 
+    fn small(number: u64) -> u32 {
+        u32::try_from(number).unwrap()
+    }
+
     /// A chunk of one-letter records with these seqs.
     fn chunk(first_nth: u64, seqs: &[u64]) -> Chunk {
         let records: Vec<u8> = seqs.iter().map(|seq| b'a' + (seq % 26) as u8).collect();
         let marks = seqs
             .iter()
             .enumerate()
-            .map(|(i, seq)| Mark { seq_offset: (seq - seqs[0]) as u32, end: i as u32 + 1 })
+            .map(|(i, seq)| Mark { seq_offset: small(seq - seqs[0]), end: small(i as u64 + 1) })
             .collect();
         Chunk::new(records.into(), Nth(first_nth), Seq(seqs[0]), marks)
     }
@@ -361,7 +361,7 @@ mod tests {
         let mut tails = [TopicTail::default(), TopicTail::default()];
         for seq in 1..=200_u64 {
             let topic = usize::from(seq % 3 == 0);
-            recent.push(topic as u32, &mut tails[topic], chunk(seq, &[seq]));
+            recent.push(small(topic as u64), &mut tails[topic], chunk(seq, &[seq]));
             while let Some((topic, through)) = recent.overdue() {
                 recent.drop_through(&mut tails[topic as usize], through);
             }

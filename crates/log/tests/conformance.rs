@@ -1,6 +1,11 @@
-//! The log's conformance suite: the same stories over every store.
+//! The log's conformance suite: stories of what a log must do, over the in-memory store with its crash image, and
+//! against a reference model.
+
+#![allow(clippy::unwrap_used, reason = "a story that cannot go on may panic")]
 
 #[path = "conformance/basics.rs"]
 mod basics;
 #[path = "conformance/bench.rs"]
 mod bench;
+#[path = "conformance/folding.rs"]
+mod folding;

@@ -125,20 +125,6 @@ pub(crate) fn read_u32(key: &[u8]) -> Result<u32, Damaged> {
     Ok(u32::from_be_bytes(bytes))
 }
 
-/// The first seq in a [`topic_records`] key.
-pub(crate) fn read_topic_records(key: &[u8]) -> Result<Seq, Damaged> {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(key.get(5..13).ok_or(Damaged)?);
-    Ok(Seq(u64::from_be_bytes(bytes)))
-}
-
-/// The first topic in a [`group_records`] key.
-pub(crate) fn read_group_records(key: &[u8]) -> Result<u32, Damaged> {
-    let mut bytes = [0; 4];
-    bytes.copy_from_slice(key.get(9..13).ok_or(Damaged)?);
-    Ok(u32::from_be_bytes(bytes))
-}
-
 /// The publisher in a [`publisher`] key.
 pub(crate) fn read_publisher(key: &[u8]) -> Result<PublisherId, Damaged> {
     Ok(PublisherId(Reader::new(key.get(1..).ok_or(Damaged)?).array()?))

@@ -13,10 +13,6 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes }
     }
 
-    pub(crate) fn rest(&self) -> &'a [u8] {
-        self.rest
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -77,11 +73,14 @@ impl<'a> Reader<'a> {
 
 /// Appends a number in groups of seven bits, lowest first.
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push((number & 0x7f) as u8 | 0x80);
+    loop {
+        let [low, ..] = number.to_le_bytes();
         number >>= 7;
+        if number == 0 {
+            return out.push(low);
+        }
+        out.push(low | 0x80);
     }
-    out.push(number as u8);
 }
 
 /// Appends a name behind its length. Names are at most 255 bytes long.

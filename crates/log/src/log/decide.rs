@@ -133,7 +133,7 @@ impl<'a> Decider<'a, '_> {
                 // What was not consumed holds back all that was sent behind it.
                 EmitFate::Refused(code) if !code.is_final() => blocked = Some(code),
                 EmitFate::Refused(_) | EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten => {
-                    next = next.max(number.saturating_add(1))
+                    next = next.max(number.saturating_add(1));
                 }
             }
             runs.push(number, fate);

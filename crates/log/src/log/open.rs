@@ -35,6 +35,8 @@ pub(super) struct Recovered {
     pub(super) clock: Option<Timestamp>,
     /// A fold that was begun.
     pub(super) plan: Option<Plan>,
+    /// The floor as it is in the store.
+    pub(super) saved_floor: Seq,
 }
 
 /// Reads the store, and begins an epoch in it.
@@ -87,7 +89,7 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     shared.floor = floor;
     shared.recount();
     shared.retain(&config.retention);
-    Ok(Recovered { shared, publishers: recovery.publishers, clock: recovery.clock, plan })
+    Ok(Recovered { shared, publishers: recovery.publishers, clock: recovery.clock, plan, saved_floor: floor.seq })
 }
 
 /// Whether this is a new log; an error if it is one of a later version.
@@ -222,7 +224,7 @@ impl<'a> Recovery<'a> {
             let entry = entry?;
             let Ok(first) = key::read_u64(&entry.0) else { continue };
             if let Some((before, pieces)) = current.take_if(|(before, _)| *before != first) {
-                self.commit(shared, Seq(before), pieces.finish(), Some(Seq(first)));
+                self.commit(shared, Seq(before), &pieces.finish(), Some(Seq(first)));
             }
             current.get_or_insert_with(|| (first, Pieces::default())).1.push(&entry);
         }
@@ -234,15 +236,15 @@ impl<'a> Recovery<'a> {
                 Ok(())
             }
             found @ (Found::Whole(_) | Found::Nothing | Found::Damaged(_)) => {
-                self.commit(shared, Seq(first), found, None);
+                self.commit(shared, Seq(first), &found, None);
                 Ok(())
             }
         }
     }
 
     /// Takes a commit into the index, or the gap that it leaves.
-    fn commit(&mut self, shared: &mut Shared, first: Seq, found: Found, next: Option<Seq>) {
-        if let Found::Whole(bytes) = &found
+    fn commit(&mut self, shared: &mut Shared, first: Seq, found: &Found, next: Option<Seq>) {
+        if let Found::Whole(bytes) = found
             && let Ok(commit) = Commit::decode(bytes)
             && commit.first == first
             && self.events(shared, &commit, bytes.len()).is_ok()
@@ -251,7 +253,7 @@ impl<'a> Recovery<'a> {
         }
         tracing::error!(%first, "a commit in the log's tail is damaged: its events are lost");
         // What its tables still tell: which topics lost how many events, so that the gap has a count.
-        let beginning = match &found {
+        let beginning = match found {
             Found::Whole(bytes) | Found::Damaged(bytes) | Found::Beginning(bytes) => Commit::decode(bytes).ok(),
             Found::Nothing | Found::Incomplete => None,
         };

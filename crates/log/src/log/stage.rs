@@ -161,6 +161,7 @@ impl Log {
             shared.head = commit.last;
             shared.last_time = commit.time;
             shared.tail_bytes += commit.value_bytes;
+            shared.retained_bytes += commit.event_bytes;
             shared.tail.push_back(commit);
         }
         shared.evict();

@@ -1,4 +1,4 @@
-//! Upkeep: one bounded step at a time.
+//! Upkeep: one bounded step at a time, the most urgent first. Each step leaves reads right and a crash harmless.
 
 use redeliver_protocol::time::{Instant, Timestamp};
 
@@ -7,7 +7,29 @@ use crate::error::LogError;
 
 impl Log {
     pub(super) fn tend_step(&self, now: Timestamp, monotonic: Instant) -> Result<Tended, LogError> {
-        self.work.lock().clock.tick(now, monotonic);
-        Ok(Tended::Idle)
+        let mut guard = self.work.lock();
+        let work = &mut *guard;
+        work.clock.tick(now, monotonic);
+        if work.is_staged {
+            // The staged commit's sync comes first.
+            return Ok(Tended::Idle);
+        }
+        // What frees space goes before what needs some.
+        if let Some(trim) = work.trim.take() {
+            return self.trim_step(work, trim);
+        }
+        if self.raise_floor_by_age(work)? == Tended::More || self.begin_trim(work)? == Tended::More {
+            return Ok(Tended::More);
+        }
+        if work.has_folded_commits {
+            return self.delete_folded(work);
+        }
+        if let Some(fold) = work.fold.take() {
+            return self.fold_step(work, fold);
+        }
+        if self.begin_fold(work)? == Tended::More {
+            return Ok(Tended::More);
+        }
+        self.sweep_step(work)
     }
 }

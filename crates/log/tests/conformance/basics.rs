@@ -49,9 +49,9 @@ fn a_log_that_is_reopened_goes_on_where_it_was_in_a_new_epoch() {
     for round in 1..=5_u64 {
         bench.say("a", &format!("{round}"));
         bench.say("b", "x");
-        assert_eq!(bench.log.head(), at(round as u8, 2 * round));
+        assert_eq!(bench.log.head(), at(u8::try_from(round).unwrap(), 2 * round));
         bench = bench.reopen();
-        assert_eq!(bench.log.head(), at(round as u8 + 1, 2 * round), "the head is the new epoch's");
+        assert_eq!(bench.log.head(), at(u8::try_from(round).unwrap() + 1, 2 * round), "the head is the new epoch's");
     }
     assert_eq!(bench.payloads("a"), ["1", "2", "3", "4", "5"]);
 }

@@ -52,6 +52,27 @@ impl Bench {
         Bench::over(kv, self.config, self.epochs + 1, self.now)
     }
 
+    /// What a crash now would leave, opened beside this log.
+    pub(crate) fn copy(&self) -> Bench {
+        let mut bench = self.restored(&self.kv.durable(), self.epochs + 1);
+        bench.monotonic = self.monotonic;
+        bench
+    }
+
+    /// Opens another store under the next epoch.
+    pub(crate) fn over_store(self, kv: MemoryKv) -> Bench {
+        Bench::over(kv, self.config, self.epochs + 1, self.now)
+    }
+
+    /// The seq of a topic's event with this nth; zero for zero.
+    pub(crate) fn seq_of(&self, of: &str, nth: u64) -> u64 {
+        if nth == 0 { 0 } else { self.open_at(of, Start::Last(self.last_nth(of) - nth)).after.seq.0 }
+    }
+
+    pub(crate) fn last_nth(&self, of: &str) -> u64 {
+        self.open_at(of, Start::Latest).nth.0
+    }
+
     /// Ends cleanly and opens again.
     pub(crate) fn reopen(self) -> Bench {
         self.crash(Unsynced::Lost)

@@ -1,0 +1,198 @@
+//! Removing what is hidden or has expired, in small steps. What is about to go is durably below the floor before.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use redeliver_protocol::seq::Seq;
+use redeliver_protocol::time::Timestamp;
+
+use super::folding::{DELETED_KEYS_MAX, WRITE_BYTES};
+use super::{Log, Tended, Work};
+use crate::error::LogError;
+use crate::fold::manifest;
+use crate::kv::{Batch, Direction};
+use crate::layout::key::{self, Meta};
+use crate::layout::piece::{self, Found};
+use crate::layout::value::{CursorEntry, encode_seq};
+
+/// A run that is being deleted.
+#[derive(Debug)]
+pub(super) struct Trim {
+    run: Seq,
+    left: VecDeque<Vec<u8>>,
+}
+
+/// A search for what has expired.
+#[derive(Debug)]
+pub(super) enum Sweep {
+    Publishers,
+    /// Cursors from this key on.
+    Cursors(Vec<u8>),
+}
+
+impl Log {
+    /// Raises the floor by age, durably before it shows.
+    pub(super) fn raise_floor_by_age(&self, work: &mut Work) -> Result<Tended, LogError> {
+        let Some(age) = self.config.retention.age else { return Ok(Tended::Idle) };
+        let Some(floor) = self.shared.read().floor_at(work.clock.now().before(age)) else { return Ok(Tended::Idle) };
+        let mut batch = Batch::default();
+        piece::put_small(&mut batch, key::meta(Meta::Floor), &floor.encode());
+        put_clock(work, &mut batch);
+        self.store.write(&batch)?;
+        work.saved_floor = floor.seq;
+        self.shared.write().raise_floor(floor);
+        Ok(Tended::More)
+    }
+
+    /// Begins to delete the oldest run if it is wholly below the floor.
+    pub(super) fn begin_trim(&self, work: &mut Work) -> Result<Tended, LogError> {
+        let run = {
+            let shared = self.shared.read();
+            match shared.runs.first() {
+                Some(run) if run.last <= shared.floor.seq => run.first,
+                Some(_) | None => return Ok(Tended::Idle),
+            }
+        };
+        let left = self.keys_of_run(run)?;
+        let mut batch = Batch::default();
+        self.put_floor(work, &mut batch);
+        self.store.write(&batch)?;
+        let mut shared = self.shared.write();
+        work.saved_floor = work.saved_floor.max(shared.floor.seq);
+        shared.generation += 1;
+        Arc::make_mut(&mut shared.runs).remove(0);
+        drop(shared);
+        work.trim = Some(Trim { run, left });
+        Ok(Tended::More)
+    }
+
+    /// Deletes some keys of the run that is being trimmed.
+    pub(super) fn trim_step(&self, work: &mut Work, mut trim: Trim) -> Result<Tended, LogError> {
+        let mut batch = Batch::default();
+        for key in trim.left.iter().take(DELETED_KEYS_MAX) {
+            batch.delete(key.clone());
+        }
+        if let Err(error) = self.store.write(&batch) {
+            work.trim = Some(trim);
+            return Err(error);
+        }
+        let count = trim.left.len().min(DELETED_KEYS_MAX);
+        trim.left.drain(..count);
+        if !trim.left.is_empty() {
+            work.trim = Some(trim);
+        } else {
+            tracing::debug!(run = %trim.run, "a run is trimmed");
+        }
+        Ok(Tended::More)
+    }
+
+    /// All keys of a run, the manifest's own last.
+    fn keys_of_run(&self, run: Seq) -> Result<VecDeque<Vec<u8>>, LogError> {
+        let kv = self.store.kv();
+        let prefix = key::run(run);
+        let named = match piece::read(kv, &prefix)? {
+            Found::Whole(bytes) => manifest::read_keys(&bytes).ok(),
+            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => None,
+        };
+        let mut keys = VecDeque::new();
+        if let Some(named) = named {
+            for key in named {
+                if key.pieces == 0 {
+                    keys.push_back(key.prefix);
+                } else {
+                    let mut batch = Batch::default();
+                    piece::delete(&mut batch, &key.prefix, key.pieces);
+                    keys.extend(batch.entries().iter().map(|(key, _)| key.clone()));
+                }
+            }
+        } else {
+            // Its groups are found by their keys; the topics' own values stay behind, hidden below the floor.
+            self.note_damage(vec![prefix.clone()]);
+            let (from, to) = (key::group_records(run, 0), key::above_pieces(&key::group_records(run, u32::MAX)));
+            for entry in kv.range(&from, &to, Direction::Up) {
+                keys.push_back(entry?.0);
+            }
+        }
+        for entry in kv.range(&prefix, &key::above_pieces(&prefix), Direction::Up) {
+            keys.push_back(entry?.0);
+        }
+        Ok(keys)
+    }
+
+    /// Puts the floor and the clock into a batch, before anything below the floor goes.
+    pub(super) fn put_floor(&self, work: &Work, batch: &mut Batch) {
+        let floor = self.shared.read().floor;
+        if floor.seq > work.saved_floor {
+            piece::put_small(batch, key::meta(Meta::Floor), &floor.encode());
+        }
+        put_clock(work, batch);
+    }
+
+    /// Looks for publishers and cursors that have expired, a few at a time, once in a while.
+    pub(super) fn sweep_step(&self, work: &mut Work) -> Result<Tended, LogError> {
+        let now = work.clock.now();
+        let Some(sweep) = work.sweep.take() else {
+            if now < work.swept.after(SWEEP_INTERVAL) {
+                return Ok(Tended::Idle);
+            }
+            // The clock is worth a key once in a while, or an idle log would lose it with each restart.
+            let mut batch = Batch::default();
+            put_clock(work, &mut batch);
+            self.store.write(&batch)?;
+            work.swept = now;
+            work.sweep = Some(Sweep::Publishers);
+            return Ok(Tended::More);
+        };
+        match sweep {
+            Sweep::Publishers => {
+                let before = now.before(self.config.publisher_idle);
+                let (idle, is_through) = self.publishers.lock().sweep(before, SWEPT_AT_ONCE);
+                let mut batch = Batch::default();
+                for id in &idle {
+                    batch.delete(key::publisher(*id));
+                }
+                self.store.write(&batch)?;
+                let mut publishers = self.publishers.lock();
+                for id in idle {
+                    publishers.forget(id);
+                }
+                work.sweep = Some(if is_through { Sweep::Cursors(vec![key::CURSOR]) } else { Sweep::Publishers });
+            }
+            Sweep::Cursors(from) => {
+                work.sweep = self.sweep_cursors(&from, now.before(self.config.cursor_idle))?.map(Sweep::Cursors);
+            }
+        }
+        Ok(Tended::More)
+    }
+
+    /// Deletes the expired among the next cursors. Gives the key to go on from.
+    fn sweep_cursors(&self, from: &[u8], before: Timestamp) -> Result<Option<Vec<u8>>, LogError> {
+        let mut batch = Batch::default();
+        let (mut next, mut bytes) = (None, 0);
+        let entries = self.store.kv().range(from, &key::all(key::CURSOR).1, Direction::Up);
+        for (at, entry) in entries.enumerate() {
+            let (key, sealed) = entry?;
+            if at == SWEPT_AT_ONCE || bytes > WRITE_BYTES {
+                next = Some(key);
+                break;
+            }
+            let saved = piece::open_small(&key, &sealed).and_then(CursorEntry::decode);
+            if saved.is_ok_and(|saved| saved.when < before) {
+                bytes += sealed.len();
+                batch.delete(key);
+            }
+        }
+        self.store.write(&batch)?;
+        Ok(next)
+    }
+}
+
+/// How often expired publishers and cursors are looked for, by the paced clock.
+const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// So many of them are looked at in one step.
+const SWEPT_AT_ONCE: usize = 256;
+
+fn put_clock(work: &Work, batch: &mut Batch) {
+    piece::put_small(batch, key::meta(Meta::Clock), &encode_seq(Seq(work.clock.now().0)));
+}
