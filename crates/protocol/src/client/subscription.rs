@@ -165,7 +165,7 @@ impl Subscription {
             self.acks.history_gone(out);
             self.history += 1;
         }
-        self.mark(&answer, breaks, ahead);
+        self.mark(&answer, breaks);
         self.begun = true;
         self.window = Window {
             events: answer.window.events.min(self.requested.events),
@@ -333,11 +333,12 @@ impl Subscription {
         Ok(true)
     }
 
-    fn mark(&mut self, answer: &Subscribed, breaks: bool, ahead: bool) {
+    fn mark(&mut self, answer: &Subscribed, breaks: bool) {
         if self.begun && !breaks {
-            if ahead {
-                self.marks_through = self.marks_through.max(answer.redelivered_through);
-            }
+            // While we were away another reader of the same name may have been given what comes next, whether or not it
+            // acknowledged any of it: only the server's mark tells. That it covers some that we are the first to get is
+            // the lesser evil.
+            self.marks_through = self.marks_through.max(answer.redelivered_through);
             return;
         }
         let stored = std::mem::take(&mut self.stored_marks);

@@ -286,7 +286,7 @@ fn nothing_is_handed_over_that_the_store_could_not_mark_later() {
 }
 
 #[test]
-fn with_the_servers_cursor_the_servers_mark_counts_on_the_first_connection() {
+fn with_the_servers_cursor_the_servers_mark_counts_on_every_connection() {
     let mut script = Script::welcomed();
     script.subscribe(SUB, CursorKeeper::Server);
     let answer = Subscribed { redelivered_through: Nth(7), ..subscribed_frame(WIRE, at(10), 4) };
@@ -294,12 +294,13 @@ fn with_the_servers_cursor_the_servers_mark_counts_on_the_first_connection() {
     script.server(events(WIRE, 5..=5));
     assert_eq!(script.take_events(), marked(5..=5));
 
-    // Later the server's mark covers what it sent to us: that is no news, and was never handed over twice.
+    // While we were away somebody else under our name may have been given 6 to 8, and lost its connection before it
+    // acknowledged any of them. Then the place is still ours, and only the mark tells. (Found by simulation.)
     script.reconnect();
-    let answer = Subscribed { redelivered_through: Nth(1000), ..subscribed_frame(WIRE, at(seq_of(5)), 5) };
+    let answer = Subscribed { redelivered_through: Nth(8), ..subscribed_frame(WIRE, at(seq_of(5)), 5) };
     script.server(ServerFrame::Subscribed(answer));
     script.server(events(WIRE, 6..=9));
-    assert_eq!(script.take_events(), [marked(6..=7), fresh(8..=9)].concat());
+    assert_eq!(script.take_events(), [marked(6..=8), fresh(9..=9)].concat());
 }
 
 #[test]
