@@ -137,7 +137,9 @@ pub enum Output {
         /// The cursor.
         cursor: Cursor,
     },
-    /// Everything up to here is acknowledged, and that is confirmed (durable with the keeper of the cursor).
+    /// Everything up to here is acknowledged, and that is durable with whoever keeps the cursor: the server says so, or
+    /// the client's store. Without a keeper it is so at once. Acks of a history that is gone are confirmed at once too,
+    /// because there is nothing left that could keep them.
     AckConfirmed {
         /// The subscription.
         id: SubscriptionId,

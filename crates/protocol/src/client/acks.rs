@@ -114,12 +114,15 @@ impl Acks {
         self.stream = None;
     }
 
-    /// The keeper's cursor stands here or further, whatever was acknowledged on the way.
+    /// The keeper's cursor stands here, further than all that was handed over: that is all confirmed, acknowledged or not.
     pub(super) fn overtaken(&mut self, by: Known, history: u32, out: &mut VecDeque<Output>) {
         let seq = by.position.seq;
         self.begin(by, history);
         self.dirty = false;
-        self.confirmed(seq, out);
+        if let Keeper::Server { unconfirmed } = &mut self.keeper {
+            *unconfirmed = false;
+        }
+        out.push_back(Output::AckConfirmed { id: self.id, seq });
     }
 
     /// The history in which the app's acks lie is gone from the server: nothing can confirm them any more, and there is

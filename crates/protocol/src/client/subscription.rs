@@ -5,10 +5,10 @@
 //!
 //! `redelivered` follows from that. What an earlier process may have been handed is known when the first Subscribed of
 //! this process comes: from the server's mark, and from the cursor in the client's store. Up to that nth events are
-//! marked, on this connection and on later ones. Later Subscribeds of an unbroken history add nothing: what came after
-//! the first was handed over by this process alone, which never does so twice, and another owner that came between
-//! shows in a cursor ahead of ours; then the server's mark counts. When the history breaks, nths start anew: the old
-//! marks mean nothing, and only the server's, made in the new history, counts.
+//! marked, on this connection and on later ones. What an own store says later is no news: only this process hands over,
+//! and never twice. What the server's mark says later may be: another reader of the same name may have come and gone
+//! while we were away. When the history breaks, nths start anew: the old marks mean nothing, and only the server's, made
+//! in the new history, counts.
 
 use std::collections::VecDeque;
 

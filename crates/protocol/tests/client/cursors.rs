@@ -161,6 +161,15 @@ fn a_cursor_on_the_server_that_is_further_on_wins() {
 }
 
 #[test]
+fn what_the_app_still_holds_counts_as_confirmed_when_another_reader_was_further() {
+    let mut script = Script::subscribed(CursorKeeper::Server);
+    script.server(events(WIRE, 5..=8));
+    script.reconnect();
+    script.server(subscribed(WIRE, at(seq_of(20)), 20));
+    assert_eq!(script.confirmed, [Seq(seq_of(20))]);
+}
+
+#[test]
 fn with_an_own_store_nothing_is_handed_over_before_the_start_is_saved() {
     let mut script = Script::subscribed(own_store(None));
     script.server(events(WIRE, 5..=6));
