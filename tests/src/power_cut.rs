@@ -39,6 +39,13 @@ impl FileSystem {
         command
     }
 
+    fn smallest_bytes(self) -> u64 {
+        match self {
+            FileSystem::Ext4 => 32 * 1024 * 1024,
+            FileSystem::Xfs => 320 * 1024 * 1024,
+        }
+    }
+
     fn maker(self) -> &'static str {
         match self {
             FileSystem::Ext4 => "mkfs.ext4",
@@ -60,13 +67,13 @@ impl PowerCutDisk {
                 return Some(format!("{tool} is not installed"));
             }
         }
-        match PowerCutDisk::new(file_system, SMALLEST_BYTES) {
+        match PowerCutDisk::new(file_system, 0) {
             Ok(_) => None,
             Err(error) => Some(format!("a disk cannot be made: {error:#}")),
         }
     }
 
-    /// Makes and mounts a fresh file system of so many bytes.
+    /// Makes and mounts a fresh file system of so many bytes, or of the least that it can be made with.
     ///
     /// # Errors
     ///
@@ -74,7 +81,7 @@ impl PowerCutDisk {
     pub fn new(file_system: FileSystem, bytes: u64) -> Result<PowerCutDisk> {
         let dir = tempfile::Builder::new().prefix("redeliver-power-cut-").tempdir()?;
         let image = dir.path().join("disk.img");
-        File::create(&image)?.set_len(bytes.max(SMALLEST_BYTES))?;
+        File::create(&image)?.set_len(bytes.max(file_system.smallest_bytes()))?;
         run(&mut file_system.make(&image))?;
         let script = dir.path().join("cut.py");
         fs::write(&script, CUT_SCRIPT)?;
@@ -144,12 +151,11 @@ fn signal(process: &Child, signal: rustix::process::Signal) {
 fn run(command: &mut Command) -> Result<Output> {
     let output = command.output().with_context(|| format!("running {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?} ended with {}: {}", output.status, errors.lines().next().unwrap_or_default());
     }
     Ok(output)
 }
-
-const SMALLEST_BYTES: u64 = 32 * 1024 * 1024;
 
 /// `FS_IOC_SHUTDOWN` without flushing the journal: the only way to lose what was not synced, short of a real power cut. An
 /// ioctl needs unsafe code in Rust, so a script does it.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::kv::sled::panics::caught;
-use crate::kv::sled::space::Space;
+use crate::kv::sled::space::{Room, Space};
 use crate::kv::{Batch, Direction, Entries, Entry, Kv, KvError};
 
 /// How a [`SledKv`] is opened.
@@ -26,7 +26,8 @@ pub struct SledConfig {
     /// sled's page cache, in bytes. It is not a bound: sled takes up to several times as much.
     pub cache_bytes: u64,
     /// Batches that put something are refused as [`KvError::Full`] while the file system has less free than this and a
-    /// multiple of the batch, in bytes. On small file systems an eighth of their size counts instead.
+    /// multiple of the batch, in bytes; less is asked for once much of the store was deleted. On small file systems an
+    /// eighth of their size counts instead.
     pub free_bytes_min: u64,
     /// Size of a file that is kept only to be released when sled must be opened on a full disk, in bytes. On small file
     /// systems a sixteenth of their size counts instead.
@@ -91,6 +92,43 @@ impl SledKv {
     /// [`KvError::Failed`].
     pub fn is_empty(&self) -> Result<bool, KvError> {
         self.guarded("looking for a first key", |db| db.iter().next().transpose()).map(|first| first.is_none())
+    }
+
+    /// Refuses a batch as [`KvError::Full`] before sled could meet a full disk.
+    fn take_room(&self, space: &mut Space, batch: &Batch) -> Result<(), KvError> {
+        let mut room = space.room_for(batch, self.bytes_on_disk());
+        if room == Room::Uncounted {
+            space.counted(self.live_bytes()?);
+            room = space.room_for(batch, self.bytes_on_disk());
+        }
+        match room {
+            Room::Ample => Ok(()),
+            Room::Tight => {
+                space.replaced(batch, self.replaced_bytes(batch)?);
+                Ok(())
+            }
+            Room::None | Room::Uncounted => Err(KvError::Full),
+        }
+    }
+
+    /// Bytes of all keys and values. Reads the whole store.
+    fn live_bytes(&self) -> Result<u64, KvError> {
+        let mut entries = self.guarded("counting what is there", |db| Ok(db.iter()))?;
+        let mut bytes = 0;
+        while let Some((key, value)) = self.guarded("counting what is there", |_| entries.next().transpose())? {
+            bytes += key.len() + value.len();
+        }
+        Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+
+    /// Bytes of the keys and values that a batch replaces or deletes.
+    fn replaced_bytes(&self, batch: &Batch) -> Result<u64, KvError> {
+        let mut bytes = 0;
+        for (key, _) in batch.entries() {
+            let replaced = self.guarded("looking for what is replaced", |db| db.get(key))?;
+            bytes += replaced.map_or(0, |value| key.len() + value.len());
+        }
+        Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
     fn check_alive(&self) -> Result<&::sled::Db, KvError> {
@@ -159,9 +197,7 @@ impl Kv for SledKv {
         if !writer.is_synced {
             return Err(self.fail("a batch was applied before the one before it was synced".to_owned()));
         }
-        if !writer.space.has_room_for(batch) {
-            return Err(KvError::Full);
-        }
+        self.take_room(&mut writer.space, batch)?;
         let mut changes = ::sled::Batch::default();
         for (key, value) in batch.entries() {
             match value {

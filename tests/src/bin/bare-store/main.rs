@@ -1,10 +1,9 @@
 //! The log's storage layout without the log: commits, folds and trims straight on the store, to cut its power.
 //!
-//! `bare-store DIR SEED ACKED FLOOR`: opens the store in DIR, checks that everything acknowledged up to seq ACKED and above
-//! FLOOR is there with the right content, says so on stdout, then writes until it is killed. It says `acked N` only after
-//! the sync, and `floor N` before it trims. Every event's content follows from its seq.
+//! `bare-store SEED ACKED FLOOR DIR [COMMITS]`: opens the store in DIR, checks that everything acknowledged up to seq ACKED and
+//! above FLOOR is there with the right content, says so on stdout, then writes COMMITS times or until it is killed. It says
+//! `acked N` only after the sync, and `floor N` before it trims. Every event's content follows from its seq.
 
-mod content;
 mod store;
 
 use std::io::{self, Write};
@@ -22,12 +21,14 @@ fn main() -> Result<()> {
     };
     let (seed, acked, floor) = (number("SEED")?, number("ACKED")?, number("FLOOR")?);
     let dir = PathBuf::from(arguments.next().context("DIR is missing")?);
+    let commits =
+        arguments.next().map_or(Ok(u64::MAX), |commits| commits.parse()).context("COMMITS is not a number")?;
     say(&format!("opening {}", dir.display()))?;
     let mut store = BareStore::open(&dir, seed)?;
     say(&format!("opened {}", store.state_in_words()))?;
     let checked = store.check(acked, floor)?;
     say(&format!("checked {checked}"))?;
-    loop {
+    for _ in 0..commits {
         let head = store.commit()?;
         say(&format!("acked {head}"))?;
         while store.fold_is_due() {
@@ -39,6 +40,7 @@ fn main() -> Result<()> {
             store.trim(floor)?;
         }
     }
+    Ok(())
 }
 
 /// One write: a killed process says a line whole or not at all.

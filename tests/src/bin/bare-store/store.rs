@@ -7,8 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use redeliver_log::kv::sled::{SledConfig, SledKv};
 use redeliver_log::kv::{BATCH_BYTES_MAX, Batch, Direction, Kv, VALUE_BYTES_MAX};
 use redeliver_tests::chance::Chance;
-
-use crate::content::Event;
+use redeliver_tests::content::Event;
 
 /// A store with the log's shape and none of its logic.
 pub(crate) struct BareStore {

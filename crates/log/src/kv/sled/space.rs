@@ -1,6 +1,8 @@
 //! Keeps sled away from a full disk: one ENOSPC inside it is the end of the store, and on a full disk it does not even open.
 //!
-//! It never decides on data: it only says whether there is room, and keeps a file that can be given up to make some.
+//! sled's file hardly ever shrinks, but what is deleted makes room within it. So the less of the file is live, the less
+//! room beside it is asked for: a disk that the store itself has filled is used again once enough of the store is trimmed.
+//! All of this is estimates. They never decide on data, only on whether a batch may be tried.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,11 +19,28 @@ pub(super) struct Space {
     has_reserve: bool,
     free_bytes_min: u64,
     reserve_bytes: u64,
+    /// Whether there was ample room at some time since the store was opened.
+    was_ample: bool,
+    /// Bytes of keys and values in the store, while room is tight and once they were counted.
+    live_bytes: Option<u64>,
+}
+
+/// Whether a batch may be given to sled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// It may.
+    Ample,
+    /// It may, and [`Space::replaced`] is to be told of it.
+    Tight,
+    /// It must be refused.
+    None,
+    /// That depends on how much of the store is live: [`Space::counted`] is to be told, and asked again.
+    Uncounted,
 }
 
 impl Space {
     pub(super) fn new(dir: &Path, config: &SledConfig) -> Space {
-        let total = room(dir).map_or(u64::MAX, |room| room.total);
+        let total = disk(dir).map_or(u64::MAX, |disk| disk.total);
         let reserve = dir.join(RESERVE_NAME);
         let has_reserve = reserve.exists();
         Space {
@@ -30,31 +49,59 @@ impl Space {
             has_reserve,
             free_bytes_min: config.free_bytes_min.min(total / 8),
             reserve_bytes: config.reserve_bytes.min(total / 16),
+            was_ample: false,
+            live_bytes: None,
         }
     }
 
-    /// Whether a batch may be given to sled. A batch that mostly deletes may use half of what the others must leave, and
-    /// the reserve too: it is how room is made.
-    pub(super) fn has_room_for(&mut self, batch: &Batch) -> bool {
-        let Ok(mut free) = room(&self.dir).map(|room| room.free) else { return true };
-        let weight = u64::try_from(batch.bytes()).unwrap_or(u64::MAX).saturating_mul(WRITE_AMPLIFICATION);
-        let puts = batch.entries().iter().filter(|(_, value)| value.is_some()).count();
-        let is_freeing = puts <= batch.entries().len() / 2;
-        let floor = if is_freeing { self.free_bytes_min / 2 } else { self.free_bytes_min };
-        let needed = floor.saturating_add(weight);
-        if free < needed && is_freeing && self.release_reserve() {
-            free = room(&self.dir).map_or(0, |room| room.free);
+    /// Whether there is room for a batch beside, or within, a store of so many bytes.
+    pub(super) fn room_for(&mut self, batch: &Batch, file_bytes: u64) -> Room {
+        let Ok(mut free) = disk(&self.dir).map(|disk| disk.free) else { return Room::Ample };
+        let weight = length(batch.bytes()).saturating_mul(WRITE_AMPLIFICATION);
+        let ample = self.free_bytes_min.saturating_add(weight);
+        if free >= ample {
+            self.was_ample = true;
+            // Well above it, so that making the reserve does not make room tight again, and the count is not lost for it.
+            if free >= ample.saturating_add(ample).saturating_add(2 * self.reserve_bytes) {
+                self.live_bytes = None;
+                self.make_reserve();
+            }
+            return if self.live_bytes.is_some() { Room::Tight } else { Room::Ample };
         }
-        if free > needed.saturating_add(2 * self.reserve_bytes) {
-            self.make_reserve();
+        let Some(live) = self.live_bytes else {
+            if !self.was_ample {
+                return Room::Uncounted;
+            }
+            // What sled keeps to by itself. Counting would stop the writer for as long as reading the whole store takes.
+            self.counted(file_bytes / 2);
+            return self.room_for(batch, file_bytes);
+        };
+        let least = self.free_bytes_min / 8;
+        let mut needed = needed_when_tight(ample, least, live, file_bytes);
+        if is_freeing(batch) {
+            needed = (needed / 2).max(least);
+            if free < needed && self.release_reserve() {
+                free = disk(&self.dir).map_or(0, |disk| disk.free);
+            }
         }
-        free >= needed
+        if free >= needed { Room::Tight } else { Room::None }
+    }
+
+    /// How many bytes of keys and values the store holds.
+    pub(super) fn counted(&mut self, live_bytes: u64) {
+        self.live_bytes = Some(live_bytes);
+    }
+
+    /// A batch was allowed while room was tight, and takes the place of so many bytes of keys and values.
+    pub(super) fn replaced(&mut self, batch: &Batch, replaced_bytes: u64) {
+        let puts = batch.entries().iter().filter_map(|(key, value)| Some(key.len() + value.as_ref()?.len()));
+        let put_bytes = puts.map(length).sum::<u64>();
+        self.live_bytes = self.live_bytes.map(|live| live.saturating_add(put_bytes).saturating_sub(replaced_bytes));
     }
 
     /// Gives up the reserve if sled could not be opened without that room.
     pub(super) fn make_room_to_open(&mut self) {
-        let is_tight = room(&self.dir).is_ok_and(|room| room.free < self.free_bytes_min / 2);
-        if is_tight {
+        if disk(&self.dir).is_ok_and(|disk| disk.free < self.free_bytes_min / 2) {
             self.release_reserve();
         }
     }
@@ -80,14 +127,29 @@ impl Space {
     }
 }
 
-struct Room {
+/// All that is ample while half of the file or more is live, and the least once it is a quarter or less: then there is more
+/// room within the file than a batch can take.
+fn needed_when_tight(ample: u64, least: u64, live_bytes: u64, file_bytes: u64) -> u64 {
+    let quarter = (file_bytes / 4).max(1);
+    let above_a_quarter = live_bytes.saturating_sub(quarter).min(quarter);
+    let scaled = u128::from(ample.saturating_sub(least)) * u128::from(above_a_quarter) / u128::from(quarter);
+    least + u64::try_from(scaled).unwrap_or(ample)
+}
+
+/// Whether a batch mostly deletes: that is how room is made.
+fn is_freeing(batch: &Batch) -> bool {
+    let puts = batch.entries().iter().filter(|(_, value)| value.is_some()).count();
+    puts <= batch.entries().len() / 2
+}
+
+struct Disk {
     total: u64,
     free: u64,
 }
 
-fn room(dir: &Path) -> io::Result<Room> {
+fn disk(dir: &Path) -> io::Result<Disk> {
     let stat = rustix::fs::statvfs(dir)?;
-    Ok(Room { total: stat.f_blocks.saturating_mul(stat.f_frsize), free: stat.f_bavail.saturating_mul(stat.f_frsize) })
+    Ok(Disk { total: stat.f_blocks.saturating_mul(stat.f_frsize), free: stat.f_bavail.saturating_mul(stat.f_frsize) })
 }
 
 /// Written out, not punched: a sparse file would reserve nothing.
@@ -104,7 +166,34 @@ fn write_reserve(path: &Path, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 const RESERVE_NAME: &str = "reserve";
 
 /// How many bytes sled may write for one of a batch before the room is looked at again: it rewrites whole pages.
 const WRITE_AMPLIFICATION: u64 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_less_of_the_file_is_live_the_less_room_beside_it_is_needed() {
+        let (ample, file) = (64 << 20, 400 << 20);
+        let needed: Vec<u64> =
+            [400, 200, 150, 100, 0].map(|live| needed_when_tight(ample, live << 20, file) >> 20).into();
+        assert_eq!(needed, [64, 64, 34, 4, 4]);
+        assert_eq!(needed_when_tight(1 << 20, 0, 0), 1 << 20, "never more than what is ample");
+    }
+
+    #[test]
+    fn deletes_and_folds_that_only_move_are_told_apart() {
+        let mut batch = Batch::default();
+        batch.put(b"a".to_vec(), Vec::new());
+        assert!(!is_freeing(&batch));
+        batch.delete(b"b".to_vec());
+        assert!(is_freeing(&batch));
+    }
+}

@@ -1,18 +1,22 @@
 //! What each event holds: all of it follows from its seq, so that a checker needs no other source of truth.
 
-use redeliver_tests::chance::Chance;
+use crate::chance::Chance;
 
-/// An event as the bare store knows it.
+/// An event as the writers under test know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) seq: u64,
-    pub(crate) topic: u32,
-    pub(crate) body: Vec<u8>,
+pub struct Event {
+    /// Its number.
+    pub seq: u64,
+    /// The number of its topic, below 1,000.
+    pub topic: u32,
+    /// 16 bytes to 64 KiB.
+    pub body: Vec<u8>,
 }
 
 impl Event {
-    /// Mostly small, some up to 64 KiB; most in few topics, some in many.
-    pub(crate) fn of(seq: u64) -> Event {
+    /// The event with this seq: mostly small, some up to 64 KiB; most in few topics, some in many.
+    #[must_use]
+    pub fn of(seq: u64) -> Event {
         let mut chance = Chance::new(seq);
         let bytes = match chance.below(100) {
             0..80 => chance.between(16, 256),
@@ -25,14 +29,17 @@ impl Event {
         Event { seq, topic: u32::try_from(topic).unwrap_or(u32::MAX), body: body[..bytes].to_vec() }
     }
 
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends it to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.seq.to_be_bytes());
         out.extend(self.topic.to_be_bytes());
         out.extend(u32::try_from(self.body.len()).unwrap_or(u32::MAX).to_be_bytes());
         out.extend(&self.body);
     }
 
-    pub(crate) fn decode_all(mut bytes: &[u8]) -> Option<Vec<Event>> {
+    /// Events that were encoded one after another, or `None` if that is not what the bytes are.
+    #[must_use]
+    pub fn decode_all(mut bytes: &[u8]) -> Option<Vec<Event>> {
         let mut events = Vec::new();
         while !bytes.is_empty() {
             let (seq, rest) = bytes.split_first_chunk::<8>()?;
