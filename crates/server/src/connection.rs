@@ -50,8 +50,14 @@ where
             }
             () = desk.listen() => {}
             () = timer.as_mut(), if due.is_some() => {
-                let is_stuck = stuck_at.is_some_and(|at| at <= Instant::now());
-                desk.handle(if is_stuck { Input::Stuck } else { Input::Tick });
+                let now = Instant::now();
+                // Asked anew: bytes may have left since the timer was set.
+                let is_stuck = wire.waiting_since().is_some_and(|since| since + write_timeout <= now);
+                if is_stuck {
+                    desk.handle(Input::Stuck);
+                } else if tick_at.is_some_and(|at| at <= now) {
+                    desk.handle(Input::Tick);
+                }
             }
         }
     }

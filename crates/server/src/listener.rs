@@ -65,7 +65,6 @@ async fn handshake(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
         .header_read_timeout(HANDSHAKE_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, exchange).await {

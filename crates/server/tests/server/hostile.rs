@@ -145,7 +145,9 @@ async fn a_slow_reader_that_takes_some_bytes_is_left_in_peace() {
     while taken < 20_000 {
         tokio::time::sleep(Duration::from_secs(4)).await;
         let mut bytes = [0; 1000];
-        taken += tokio::io::AsyncReadExt::read(slow.socket.get_mut(), &mut bytes).await.expect("open");
+        let read = tokio::io::AsyncReadExt::read(slow.socket.get_mut(), &mut bytes).await.expect("open");
+        assert!(read > 0, "it was closed after {taken} bytes");
+        taken += read;
     }
     assert_eq!(server.stats().connections, 1);
 }

@@ -100,7 +100,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             let message = self.socket.next().await.expect("a message before the end").expect("a whole message");
             let Message::Binary(bytes) = message else { continue };
             match decode_from_server(&bytes).expect("a frame") {
-                FromServer::Frame(ServerFrame::Ping { token }) => self.send(ClientFrame::Pong { token }).await,
+                FromServer::Frame(ServerFrame::Ping { token }) => {
+                    // The server may have gone meanwhile; what it said before is still to be read.
+                    let pong = encode_client(&ClientFrame::Pong { token });
+                    let _ = self.socket.send(Message::Binary(pong)).await;
+                }
                 other => return other,
             }
         }
