@@ -62,10 +62,13 @@ impl Errands {
 async fn run(shared: Arc<Shared>, batch: Vec<Errand>) -> Vec<Input> {
     // The semaphore is never closed.
     let permit = Arc::clone(&shared.cold_reads).acquire_owned().await;
-    let worker = Arc::clone(&shared);
+    let (worker, helping) = (Arc::clone(&shared), shared.help());
     let answers = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        batch.into_iter().map(|errand| answer(&worker, errand)).collect::<Result<Vec<_>, _>>()
+        let answers = batch.into_iter().map(|errand| answer(&worker, errand)).collect::<Result<Vec<_>, _>>();
+        // The connection may be gone: then this was the last to hold the log.
+        drop(worker);
+        drop((permit, helping));
+        answers
     });
     match answers.await {
         Ok(Ok(answers)) => answers,

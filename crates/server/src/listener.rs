@@ -32,10 +32,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                let helping = shared.help();
                 let handshake = handshake(Arc::clone(&shared), stream, peer);
                 tokio::spawn(async move {
-                    let _permit = permit;
                     handshake.await;
+                    drop((permit, helping));
                 });
             }
             Err(error) => {

@@ -15,6 +15,7 @@ use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_protocol::seq::Position;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::builder::ServerBuilder;
@@ -130,7 +131,18 @@ impl Server {
     pub fn serve(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + 'static {
         // Holds a handle, so that a server which is only served does not end.
         let server = self.clone();
-        async move { listener::serve(Arc::clone(&server.handle.shared), listener).await }
+        async move {
+            // In a task of its own, so that a shutdown never waits for somebody who does not poll this.
+            let mut listening = JoinSet::new();
+            listening.spawn(async move {
+                let helping = server.handle.shared.help();
+                listener::serve(Arc::clone(&server.handle.shared), listener).await;
+                drop(server);
+                drop(helping);
+            });
+            // The set ends the task when it is dropped.
+            listening.join_next().await;
+        }
     }
 
     /// Answers a WebSocket handshake that came to the app's own HTTP server, whatever its path, and serves the connection in
@@ -142,7 +154,8 @@ impl Server {
 
     /// Ends the server: takes nothing more, sends every client away with the advice to come back after a moment (a different
     /// one for each, so that they do not come at once), finishes what the writer has in hand. Returns whether all of it was
-    /// done within `patience`; what is left goes on by itself.
+    /// done within `patience`; what is left goes on by itself. A data directory is free once it returned true and the
+    /// handles are dropped.
     ///
     /// # Cancel safety
     ///
@@ -157,7 +170,9 @@ impl Server {
         let mut writer = self.handle.writer.clone();
         let writer_ended = tokio::time::timeout_at(deadline, async { while writer.changed().await.is_ok() {} }).await.is_ok();
         self.handle.shared.stop();
-        all_left && writer_ended
+        let mut helping = self.handle.shared.helping();
+        let none_help = tokio::time::timeout_at(deadline, helping.wait_for(|helping| *helping == 0)).await.is_ok();
+        all_left && writer_ended && none_help
     }
 }
 

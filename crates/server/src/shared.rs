@@ -28,19 +28,22 @@ pub(crate) struct Shared {
     phase: watch::Sender<Phase>,
     /// Whether the shutdown is over, so that nobody is to be answered any more.
     stopped: watch::Sender<bool>,
-    /// How many connections there are, until their last byte. Apart from the rest, so that who counts holds nothing else.
+    /// How many connections there are, until their last byte.
     present: Arc<watch::Sender<usize>>,
+    /// How many others hold what is shared: listeners, handshakes, reads. The log is let go only after them.
+    helping: Arc<watch::Sender<usize>>,
 }
 
-/// A connection that counts, for as long as it is held.
+/// Something that counts, for as long as this is held: to be dropped after all that it holds of the server. Apart from
+/// [`Shared`], so that it holds nothing itself.
 #[derive(Debug)]
 pub(crate) struct Presence {
-    present: Arc<watch::Sender<usize>>,
+    counted: Arc<watch::Sender<usize>>,
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.present.send_modify(|present| *present -= 1);
+        self.counted.send_modify(|present| *present -= 1);
     }
 }
 
@@ -80,6 +83,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Ready),
             stopped: watch::Sender::new(false),
             present: Arc::new(watch::Sender::new(0)),
+            helping: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -117,7 +121,18 @@ impl Shared {
 
     fn entered(&self) -> Presence {
         add(&self.counters.connections_total, 1);
-        Presence { present: Arc::clone(&self.present) }
+        Presence { counted: Arc::clone(&self.present) }
+    }
+
+    /// Counts something that is no connection.
+    pub(crate) fn help(&self) -> Presence {
+        self.helping.send_modify(|helping| *helping += 1);
+        Presence { counted: Arc::clone(&self.helping) }
+    }
+
+    /// How many of those there are.
+    pub(crate) fn helping(&self) -> watch::Receiver<usize> {
+        self.helping.subscribe()
     }
 
     /// How many connections there are.
