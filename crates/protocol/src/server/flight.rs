@@ -276,7 +276,7 @@ mod tests {
         let mut flight = flight(100, 1000);
         flight.sent_batch(&batch(EPOCH, 6, 3, 16, 10));
         flight.sent_batch(&batch(LATER, 9, 1, 18, 10));
-        for (seq, nth) in [(19, 9), (18, 8), (17, 9), (16, 7), (15, 8), (11, 7), (12, 5), (14, 6_000)] {
+        for (seq, nth) in [(19, 9), (18, 8), (17, 9), (16, 7), (15, 8), (15, 6), (11, 7), (12, 5), (14, 6_000)] {
             assert_eq!(ack(&mut flight, seq, nth).0, AckKind::Forged, "{seq} {nth}");
         }
         assert_eq!(ack(&mut flight, 10, 5).0, AckKind::Old);

@@ -127,11 +127,11 @@ impl Pair {
 
     /// Lets one round of things happen. Returns whether anything did.
     fn step(&mut self) -> bool {
-        let mut moved = false;
-        while let Some((id, input)) = self.hub.next_input() {
+        if let Some((id, input)) = self.hub.next_input() {
             self.run(id, input);
-            moved = true;
+            return true;
         }
+        let mut moved = false;
         let ids: Vec<_> = self.links.keys().copied().collect();
         for id in ids {
             moved |= self.move_to_server(id);

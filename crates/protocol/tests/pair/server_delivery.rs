@@ -262,8 +262,8 @@ fn an_event_that_comes_while_a_read_finds_nothing_is_read_again() {
     pair.hub.input(connection, Input::Grew { id: SubscriptionId(1) });
     pair.pass(Duration::ZERO);
     assert_eq!(pair.hub.held(Held::Reads), 1);
-    pair.hub.input(connection, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::End });
     pair.hub.append(event("orders", "just then"), pair.now);
+    pair.hub.input(connection, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::End });
     pair.pass(Duration::ZERO);
     assert_eq!(pair.hub.held(Held::Reads), 2, "the wake was lost");
 }
@@ -350,6 +350,20 @@ fn a_gap_up_to_the_head_catches_the_reader_up() {
     let frames = pair.frames(peer);
     assert!(matches!(frames[1], ServerFrame::Gap { .. }), "{frames:?}");
     assert_eq!(frames[2..], [caught_up(1, 4)]);
+}
+
+#[test]
+fn a_read_that_finds_the_end_catches_the_reader_up_whatever_was_pending() {
+    let mut pair = Pair::new();
+    pair.emit_many("orders", 1..=2);
+    let peer = pair.guest(1, None);
+    pair.hub.hold(Held::Reads);
+    pair.subscribed(peer, subscribe(1, "orders"));
+    for _ in 0..2 {
+        pair.input(peer, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::End });
+        pair.input(peer, Input::Grew { id: SubscriptionId(1) });
+    }
+    assert_eq!(pair.frames(peer), [caught_up(1, 2)]);
 }
 
 #[test]

@@ -144,6 +144,17 @@ fn a_promotion_that_crosses_with_the_standbys_end_is_passed_over() {
 }
 
 #[test]
+fn the_number_of_a_standby_that_gave_up_is_spent_while_a_promotion_may_be_under_way() {
+    let mut pair = Pair::new();
+    owner(&mut pair);
+    let second = pair.guest(2, Some("billing"));
+    pair.send_all(second, [ClientFrame::Subscribe(standby()), unsubscribe(1)]);
+    pair.frames(second);
+    pair.send(second, ClientFrame::Subscribe(resume(1, "others")));
+    assert_eq!(pair.closed(second).code, CloseCode::Unexpected);
+}
+
+#[test]
 fn the_same_client_coming_back_is_no_takeover_and_its_half_open_connection_ends() {
     let mut pair = Pair::new();
     let old = owner(&mut pair);
