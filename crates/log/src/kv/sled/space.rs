@@ -182,10 +182,8 @@ mod tests {
     #[test]
     fn the_less_of_the_file_is_live_the_less_room_beside_it_is_needed() {
         let (ample, file) = (64 << 20, 400 << 20);
-        let needed: Vec<u64> =
-            [400, 200, 150, 100, 0].map(|live| needed_when_tight(ample, live << 20, file) >> 20).into();
+        let needed = [400, 200, 150, 100, 0].map(|live| needed_when_tight(ample, 4 << 20, live << 20, file) >> 20);
         assert_eq!(needed, [64, 64, 34, 4, 4]);
-        assert_eq!(needed_when_tight(1 << 20, 0, 0), 1 << 20, "never more than what is ample");
     }
 
     #[test]
