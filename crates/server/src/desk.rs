@@ -236,7 +236,10 @@ impl Drop for Desk {
 
 impl std::fmt::Debug for Desk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Desk").field("connection", &self.connection).field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Desk")
+            .field("connection", &self.connection)
+            .field("session", &self.session)
+            .finish_non_exhaustive()
     }
 }
 
@@ -252,4 +255,3 @@ async fn judged(judging: &mut Option<(Hello, Judgement<'static>)>) -> (Hello, Re
 
 /// When a client comes back that could not be judged.
 const DENIED_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
-

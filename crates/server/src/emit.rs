@@ -67,7 +67,10 @@ fn check(event: &NewEvent, limits: &Limits) -> Result<(), EmitError> {
     let topics_max = usize::try_from(limits.event_topics_max).unwrap_or(usize::MAX);
     let bytes_max = usize::try_from(limits.event_bytes_max).unwrap_or(usize::MAX);
     if event.topics.is_empty() || event.topics.len() > topics_max {
-        return Err(EmitError::Invalid(format!("it must have 1 to {topics_max} topics, and has {}", event.topics.len())));
+        return Err(EmitError::Invalid(format!(
+            "it must have 1 to {topics_max} topics, and has {}",
+            event.topics.len()
+        )));
     }
     let mut topics: Vec<_> = event.topics.iter().collect();
     topics.sort_unstable();
@@ -78,7 +81,10 @@ fn check(event: &NewEvent, limits: &Limits) -> Result<(), EmitError> {
         return Err(EmitError::Invalid("it has options that this version does not know".to_owned()));
     }
     if event.size_bytes() > bytes_max {
-        return Err(EmitError::Invalid(format!("it has {} bytes, at most {bytes_max} are allowed", event.size_bytes())));
+        return Err(EmitError::Invalid(format!(
+            "it has {} bytes, at most {bytes_max} are allowed",
+            event.size_bytes()
+        )));
     }
     Ok(())
 }

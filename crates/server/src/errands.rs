@@ -7,10 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use redeliver_log::LogError;
-use redeliver_protocol::history::Start;
+use redeliver_protocol::history::{Cursor, PublisherState, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq, SubscriptionId};
-use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::server::{Admitted, Input};
 
 use crate::clock::wall_clock;
@@ -111,11 +110,7 @@ fn answer(shared: &Shared, errand: Errand) -> Result<Input, LogError> {
 
 /// A durable subscriber's cursor, also one that is still on its way into the log: the fence let it through, so a successor
 /// must start from it.
-fn stored_cursor(
-    shared: &Shared,
-    subscriber: SubscriberName,
-    topic: &TopicName,
-) -> Result<Option<redeliver_protocol::history::Cursor>, LogError> {
+fn stored_cursor(shared: &Shared, subscriber: SubscriberName, topic: &TopicName) -> Result<Option<Cursor>, LogError> {
     let key = (subscriber, topic.clone());
     if let Some(cursor) = shared.queue.cursor(&key) {
         return Ok(Some(cursor));

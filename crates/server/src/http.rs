@@ -45,11 +45,7 @@ pub(crate) fn upgrade<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option
         Err(response) => return *response,
     };
     let (mut parts, _) = request.into_parts();
-    let origin = Origin {
-        peer,
-        uri: std::mem::take(&mut parts.uri),
-        headers: std::mem::take(&mut parts.headers),
-    };
+    let origin = Origin { peer, uri: std::mem::take(&mut parts.uri), headers: std::mem::take(&mut parts.headers) };
     let upgrade = hyper::upgrade::on(Request::from_parts(parts, ()));
     // Made before the answer goes out, so that the connection counts from here on.
     let desk = Desk::new(shared, Arc::clone(&shared.access), origin);

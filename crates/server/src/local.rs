@@ -308,6 +308,10 @@ impl Link {
                 self.to_server.clear();
                 self.tell(Input::Message(encode_close(&close)));
                 self.tell(Input::Disconnected(close.reason));
+                // A server that has ended does not come back within this process: there is nothing to wait for.
+                if !self.shared.is_ready() {
+                    return Some(SubscriptionEnd::ClientEnded);
+                }
             }
             if is_quiet {
                 return None;
@@ -318,7 +322,6 @@ impl Link {
     fn perform(&mut self, output: Output) -> Option<SubscriptionEnd> {
         match output {
             Output::Connect => {
-                // A server that has ended does not come back within this process.
                 if !self.shared.is_ready() {
                     return Some(SubscriptionEnd::ClientEnded);
                 }
@@ -373,4 +376,3 @@ async fn listen(desk: &mut Option<Desk>) {
         None => std::future::pending().await,
     }
 }
-

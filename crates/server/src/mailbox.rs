@@ -65,7 +65,10 @@ mod tests {
         mailbox.answer(Input::TakenOver { id: SubscriptionId(1) });
         let taken: Vec<_> = mailbox.take().collect();
         assert!(
-            matches!(taken[..], [Input::Claimed { .. }, Input::TakenOver { .. }, Input::Grew { id: SubscriptionId(2) }]),
+            matches!(
+                taken[..],
+                [Input::Claimed { .. }, Input::TakenOver { .. }, Input::Grew { id: SubscriptionId(2) }]
+            ),
             "{taken:?}"
         );
         assert_eq!(mailbox.take().count(), 0);

@@ -152,7 +152,13 @@ impl Queue {
     }
 
     /// Takes a cursor; a newer one of the same subscriber and topic replaces one that still waits.
-    pub(crate) fn save_cursor(&self, key: CursorKey, cursor: Cursor, waiter: (Arc<Mailbox>, SubscriptionId), urgent: bool) {
+    pub(crate) fn save_cursor(
+        &self,
+        key: CursorKey,
+        cursor: Cursor,
+        waiter: (Arc<Mailbox>, SubscriptionId),
+        urgent: bool,
+    ) {
         let mut content = self.content.lock();
         if content.failed {
             return;

@@ -74,7 +74,12 @@ impl Server {
     /// # Cancel safety
     ///
     /// As [`Server::emit`].
-    pub async fn emit_json(&self, topic: &str, name: &str, value: &impl serde::Serialize) -> Result<Receipt, EmitError> {
+    pub async fn emit_json(
+        &self,
+        topic: &str,
+        name: &str,
+        value: &impl serde::Serialize,
+    ) -> Result<Receipt, EmitError> {
         let invalid = |error: &dyn std::fmt::Display| EmitError::Invalid(error.to_string());
         let topic = TopicName::new(topic).map_err(|error| invalid(&error))?;
         let name = EventName::new(name).map_err(|error| invalid(&error))?;
@@ -168,7 +173,8 @@ impl Server {
         let all_left = tokio::time::timeout_at(deadline, present.wait_for(|present| *present == 0)).await.is_ok();
         self.handle.shared.queue.close();
         let mut writer = self.handle.writer.clone();
-        let writer_ended = tokio::time::timeout_at(deadline, async { while writer.changed().await.is_ok() {} }).await.is_ok();
+        let writer_ended =
+            tokio::time::timeout_at(deadline, async { while writer.changed().await.is_ok() {} }).await.is_ok();
         self.handle.shared.stop();
         let mut helping = self.handle.shared.helping();
         let none_help = tokio::time::timeout_at(deadline, helping.wait_for(|helping| *helping == 0)).await.is_ok();

@@ -190,7 +190,8 @@ mod tests {
                     rest = behind;
                 }
                 assert!(rest.is_empty());
-                let messages: Vec<_> = seen.iter().filter(|(opcode, _)| *opcode == 0x82).map(|(_, body)| *body).collect();
+                let messages: Vec<_> =
+                    seen.iter().filter(|(opcode, _)| *opcode == 0x82).map(|(_, body)| *body).collect();
                 assert_eq!(messages, [&b"abcde"[..], b"xyz"]);
             }
         }

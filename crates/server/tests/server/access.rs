@@ -52,7 +52,10 @@ async fn who_is_not_known_is_told_so_and_whether_to_try_again() {
         peer.closed().await
     };
     let close = closed(named("nobody", hello())).await;
-    assert_eq!((close.code, close.reason.as_str(), close.retry), (CloseCode::Unauthenticated, "who are you?", RetryAdvice::Never));
+    assert_eq!(
+        (close.code, close.reason.as_str(), close.retry),
+        (CloseCode::Unauthenticated, "who are you?", RetryAdvice::Never)
+    );
     let close = closed(named("later", hello())).await;
     assert!(matches!(close.retry, RetryAdvice::After(_)), "{close:?}");
     let close = closed(named("ali", hello_subscriber("bob"))).await;

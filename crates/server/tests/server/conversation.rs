@@ -1,11 +1,11 @@
 //! Emits, subscriptions, acks and resumes over real sockets.
 
+use futures_util::{SinkExt, StreamExt};
+use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, Window};
 use redeliver_protocol::history::{EmitFate, EmitRun, Known, PublisherState, Start};
-use redeliver_protocol::seq::{EmitNumber, Nth, Position, Seq};
+use redeliver_protocol::seq::{EmitNumber, Nth, Position, Seq, SubscriptionId};
 use tokio_tungstenite::tungstenite::Message;
-
-use futures_util::{SinkExt, StreamExt};
 
 use crate::peer::*;
 
@@ -87,11 +87,16 @@ async fn the_window_bounds_what_a_reader_is_sent_without_acks() {
 }
 
 /// Events between other frames, such as confirmations.
-async fn collect_events(peer: &mut Peer<tokio::net::TcpStream>, count: usize) -> Vec<redeliver_protocol::event::Record> {
+async fn collect_events(
+    peer: &mut Peer<tokio::net::TcpStream>,
+    count: usize,
+) -> Vec<redeliver_protocol::event::Record> {
     let mut records = Vec::new();
     while records.len() < count {
         if let ServerFrame::Events(events) = peer.frame().await {
-            records.extend(redeliver_protocol::codec::Records::new(events.records).map(|record| record.expect("a record")));
+            records.extend(
+                redeliver_protocol::codec::Records::new(events.records).map(|record| record.expect("a record")),
+            );
         }
     }
     records
@@ -137,12 +142,15 @@ async fn a_newer_connection_of_a_publisher_ends_the_older() {
     let mut old = Peer::welcomed(&address, publisher.clone()).await;
     let mut new = Peer::welcomed(&address, Hello { instance: hello().instance, ..publisher.clone() }).await;
     let close = old.closed().await;
-    assert_eq!(close.code, redeliver_protocol::error::CloseCode::PublisherFenced);
+    assert_eq!(close.code, CloseCode::PublisherFenced);
     assert_eq!(new.emit(1, vec![event("t", "a")]).await.len(), 1);
 
-    let mut newest = Peer::welcomed(&address, Hello { instance: hello().instance, ..publisher.clone() }).await;
-    let instance = newest.emit(2, vec![event("t", "b")]).await;
-    assert_eq!(instance.len(), 1);
+    // The same client coming again after a half-open connection is told apart.
+    let again = Hello { instance: hello().instance, ..publisher };
+    let mut half_open = Peer::welcomed(&address, again.clone()).await;
+    let mut back = Peer::welcomed(&address, again).await;
+    assert_eq!(half_open.closed().await.code, CloseCode::Superseded);
+    assert_eq!(back.emit(2, vec![event("t", "b")]).await.len(), 1);
 }
 
 #[tokio::test]
@@ -165,4 +173,49 @@ async fn thousands_of_pipelined_emits_are_all_answered_in_order() {
     assert_eq!(server.stats().events_in, 5000);
     let commits = server.stats().commits;
     assert!(commits <= 50, "emits share commits: {commits}");
+}
+
+#[tokio::test]
+async fn a_client_with_many_subscriptions_gets_each_topics_events() {
+    const TOPICS: u32 = 1000;
+    let (server, address) = serve().await;
+    let mut reader = Peer::welcomed(&address, hello()).await;
+    let id = SubscriptionId;
+    for n in 0..TOPICS {
+        reader
+            .send(ClientFrame::Subscribe(Subscribe { id: id(n), ..subscribe(&format!("t{n}"), Start::Earliest) }))
+            .await;
+    }
+    let mut emitter = Peer::welcomed(&address, hello_publisher()).await;
+    emitter.emit(1, (0..TOPICS).map(|n| event(&format!("t{n}"), n.to_string())).collect()).await;
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 1000 {
+        if let ServerFrame::Events(events) = reader.frame().await {
+            let mut records = redeliver_protocol::codec::Records::new(events.records);
+            let record = records.next().expect("one event").expect("a record");
+            assert_eq!((payloads(&[record]), records.next()), (vec![events.id.to_string()], None));
+            assert!(seen.insert(events.id), "each once");
+        }
+    }
+    assert_eq!(server.stats().subscriptions, u64::from(TOPICS));
+    drop(reader);
+    while server.stats().connections > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.stats().subscriptions, 0, "nothing is left of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_reader_of_a_topic_gets_every_event_once_and_in_order() {
+    let (server, address) = serve().await;
+    let mut readers = Vec::new();
+    for _ in 0..50 {
+        let mut reader = Peer::welcomed(&address, hello()).await;
+        reader.subscribe(subscribe("t", Start::Latest)).await;
+        readers.push(tokio::spawn(async move { payloads(&reader.events(500).await) }));
+    }
+    emit_numbered(&server, "t", 0..500).await;
+    for reader in readers {
+        assert_eq!(reader.await.expect("no panic"), numbers(0..500));
+    }
 }

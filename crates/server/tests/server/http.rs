@@ -56,8 +56,8 @@ async fn a_server_that_works_is_healthy_and_ready() {
 #[tokio::test]
 async fn a_server_that_drains_is_healthy_and_not_ready_and_takes_nobody() {
     let (server, address) = serve().await;
-    // A peer that does not read keeps the shutdown waiting.
-    let _lingering = Peer::welcomed(&address, hello()).await;
+    // A peer that does not read keeps the shutdown waiting for a while.
+    let lingering = Peer::welcomed(&address, hello()).await;
     let shutdown = tokio::spawn({
         let server = server.clone();
         async move { server.shutdown(Duration::from_secs(60)).await }
@@ -70,7 +70,7 @@ async fn a_server_that_drains_is_healthy_and_not_ready_and_takes_nobody() {
     let answer = shake_hands(&address, "").await;
     assert_eq!(status(&answer), "503");
     assert!(answer.to_lowercase().contains("retry-after"), "{answer}");
-    drop(_lingering);
+    drop(lingering);
     assert!(shutdown.await.expect("no panic"));
 }
 
@@ -97,7 +97,8 @@ async fn the_subprotocol_is_taken_if_it_is_offered_and_others_alone_are_refused(
 
 #[tokio::test]
 async fn pages_of_other_origins_are_refused_unless_they_are_allowed() {
-    let server = Server::builder().in_memory().allowed_origins(["https://app.example.com"]).open().await.expect("opens");
+    let server =
+        Server::builder().in_memory().allowed_origins(["https://app.example.com"]).open().await.expect("opens");
     let address = listen(&server).await;
     let origin = async |origin: &str| {
         let answer = shake_hands(&address, &format!("Origin: {origin}\r\n")).await;
@@ -148,4 +149,18 @@ async fn connections_beyond_the_cap_are_told_to_come_back() {
         tokio::task::yield_now().await;
     }
     Peer::welcomed(&address, hello()).await;
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_is_dropped() {
+    let (_server, address) = serve().await;
+    let mut stream = TcpStream::connect(&address).await.expect("connects");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n").await.expect("sends");
+    tokio::time::pause();
+    let before = tokio::time::Instant::now();
+    let mut rest = Vec::new();
+    // Whether it ends with an answer, an end or a reset is hyper's business.
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(before.elapsed() < Duration::from_secs(11));
+    assert!(!String::from_utf8_lossy(&rest).starts_with("HTTP/1.1 200"));
 }

@@ -89,7 +89,8 @@ async fn a_failed_log_is_told_to_everybody_and_answers_nothing_more() {
 #[tokio::test]
 async fn a_full_disk_refuses_events_and_goes_on_when_there_is_room() {
     let kv = Arc::new(MemoryKv::new());
-    let log = Log::open(kv.clone(), LogConfig::default(), Epoch([1; 16]), Timestamp(1), Instant::ORIGIN).expect("opens");
+    let log =
+        Log::open(kv.clone(), LogConfig::default(), Epoch([1; 16]), Timestamp(1), Instant::ORIGIN).expect("opens");
     let server = Server::builder().log(log).open().await.expect("starts");
     server.emit(event("t", "first")).await.expect("stored");
     kv.set_faults(Faults { capacity_bytes: Some(1), ..Faults::default() });
@@ -110,7 +111,8 @@ async fn the_last_handle_ends_the_server() {
     peer.subscribe(subscribe("t", redeliver_protocol::history::Start::Latest)).await;
 
     let server = Server::builder().in_memory().open().await.expect("opens");
-    let mut reader = server.subscribe(redeliver_server::LocalSubscribe::new(redeliver_server::TopicName::new("t").expect("a name")));
+    let mut reader =
+        server.subscribe(redeliver_server::LocalSubscribe::new(redeliver_server::TopicName::new("t").expect("a name")));
     reader.next().await.expect("subscribed");
     drop(server);
     while reader.next().await.is_some() {}

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use redeliver_protocol::codec::{
-    FromServer, Records, decode_from_server, encode_client, encode_hello,
-};
+use redeliver_protocol::codec::{FromServer, Records, decode_from_server, encode_client, encode_hello};
 use redeliver_protocol::error::Close;
 use redeliver_protocol::event::{NewEvent, PayloadKind, Record};
-use redeliver_protocol::frame::{ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window};
+use redeliver_protocol::frame::{
+    ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
+};
 use redeliver_protocol::history::{EmitRun, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, InstanceId, Nth, PublisherId, Seq, SubscriptionId};
