@@ -4,6 +4,8 @@
 //! `POWER_CUTS=200 cargo test -p redeliver-tests --test power_cut` cuts more often than the default; `POWER_CUT_SEED` repeats
 //! a run's choices. Needs root, and says so and passes where it cannot run.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail, and says what it did")]
+
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};

@@ -2,6 +2,8 @@
 //!
 //! `STORE_DAMAGES=200` damages more copies than the default. What cannot run here says so and passes.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail, and says what it did")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,7 @@
 //! One conformance suite for every store: what the log relies on, and nothing else. Power cuts are tested in `tests/`.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail, and says what it did")]
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -9,6 +9,9 @@ use redeliver_log::kv::{BATCH_BYTES_MAX, Batch, Direction, Kv, VALUE_BYTES_MAX};
 use redeliver_tests::chance::Chance;
 use redeliver_tests::content::Event;
 
+/// By the key without the piece: the first seq, and the whole value.
+type Values = BTreeMap<Vec<u8>, (u64, Vec<u8>)>;
+
 /// A store with the log's shape and none of its logic.
 pub(crate) struct BareStore {
     kv: SledKv,
@@ -72,9 +75,9 @@ impl BareStore {
         Ok(u64::try_from(found.len())?)
     }
 
-    /// Joins pieces: gives the first seq and the whole value by the key without the piece.
-    fn values_under(&self, prefix: u8) -> Result<BTreeMap<Vec<u8>, (u64, Vec<u8>)>> {
-        let mut values: BTreeMap<Vec<u8>, (u64, Vec<u8>)> = BTreeMap::new();
+    /// Joins pieces.
+    fn values_under(&self, prefix: u8) -> Result<Values> {
+        let mut values: Values = BTreeMap::new();
         for entry in self.kv.range(&[prefix], &[prefix + 1], Direction::Up) {
             let (key, value) = entry?;
             let (key, piece) = key.split_last_chunk::<2>().context("a short key")?;
