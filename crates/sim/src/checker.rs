@@ -159,7 +159,10 @@ impl Judge {
                 readers.durable.cursor_written(case, truth, (subscriber, topic), *connection, cursor);
             }
             Entry::Crashed(process) => emits.crashed(*process),
-            Entry::Connected { process, opening } => truth.connected(*process, *opening),
+            Entry::Connected { process, opening } => {
+                readers.connecting(case, truth, *process);
+                truth.connected(*process, *opening);
+            }
             Entry::Emitting { process, key, event } => emits.emitting(case, truth, (*process, *key), event),
             Entry::EmitDone { process, key, outcome } => {
                 figures.acknowledged += u64::from(emits.done(case, truth, *process, *key, *outcome));

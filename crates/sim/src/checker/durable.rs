@@ -41,7 +41,8 @@ struct Durable {
     window: u32,
     /// Handled, told as gone, or before its first start: what a run need not give.
     done: BTreeSet<(Epoch, Seq)>,
-    handed: BTreeMap<(Epoch, Seq), Run>,
+    /// To which run an event was handed last, and when that run's stream had begun.
+    handed: BTreeMap<(Epoch, Seq), (Run, usize)>,
     confirmed: BTreeSet<(Epoch, Seq)>,
 }
 
@@ -110,12 +111,17 @@ impl Durables {
         &mut self,
         case: &mut Case,
         key: &DurableKey,
-        (run, position): (Run, Position),
+        (run, position, begun): (Run, Position, usize),
         redelivered: bool,
     ) -> bool {
         let Some(durable) = self.all.get_mut(key) else { return false };
         let event = (position.epoch, position.seq);
-        let earlier = durable.handed.insert(event, run).filter(|earlier| *earlier != run);
+        // What is under way to a reader that was displaced meanwhile nobody can mark any more.
+        let later = durable.handed.get(&event).is_some_and(|(_, theirs)| *theirs > begun);
+        if later {
+            return false;
+        }
+        let earlier = durable.handed.insert(event, (run, begun)).map(|(run, _)| run).filter(|earlier| *earlier != run);
         case.must(redelivered || earlier.is_none(), Rule::OnceOrMarked, || {
             format!("{run:?} of {key:?} is given {position} again after {earlier:?}, not marked")
         });

@@ -36,6 +36,8 @@ struct Reader {
     /// From which place the client's own store or the app's position makes it begin.
     known: Option<Known>,
     told: Option<(Position, Nth)>,
+    /// When the present stream began, as the number of its entry.
+    begun: usize,
     items: VecDeque<Item>,
     acked: VecDeque<Item>,
     handed: BTreeSet<(Epoch, Seq)>,
@@ -99,6 +101,7 @@ impl Readers {
             been: been.collect(),
             known,
             told: None,
+            begun: 0,
             items: VecDeque::new(),
             acked: VecDeque::new(),
             handed: BTreeSet::new(),
@@ -128,6 +131,7 @@ impl Readers {
             Delivery::Subscribed { after, nth, .. } => {
                 reader.settle_subscribed(&mut ctx, None);
                 reader.told = Some((*after, *nth));
+                reader.begun = ctx.case.entry;
             }
             Delivery::Event { epoch, record, redelivered } => {
                 reader.settle_subscribed(&mut ctx, None);
@@ -150,6 +154,14 @@ impl Readers {
                 let place = reader.place.map_or(Nth::ZERO, |place| place.nth);
                 case.must(place >= owed, Rule::Complete, || format!("{run:?} caught up at nth {place} instead of {owed}"));
             }
+        }
+    }
+
+    /// A process is about to have another connection: what it was told on the one before is judged by that one's log.
+    pub(super) fn connecting(&mut self, case: &mut Case, truth: &Truth, process: Process) {
+        let Some(branch) = truth.of(process) else { return };
+        for (run, reader) in self.runs.iter_mut().filter(|(_, reader)| reader.process == process) {
+            reader.settle_subscribed(&mut Ctx { case, branch, durable: &mut self.durable, run: *run }, None);
         }
     }
 
@@ -317,9 +329,10 @@ impl Reader {
             format!("{run:?} is given {position} twice")
         });
         if let Some(key) = &self.durable {
-            let repeat = ctx.durable.handed(ctx.case, key, (run, position), redelivered);
+            let repeat = ctx.durable.handed(ctx.case, key, (run, position, self.begun), redelivered);
             self.repeats += u32::from(repeat);
-            let bound = ctx.durable.window(key);
+            // What was not acknowledged, and what was but is not saved yet: each is at most a window.
+            let bound = ctx.durable.window(key).saturating_mul(2);
             ctx.case.must(self.repeats <= bound, Rule::OnceOrMarked, || {
                 format!("{run:?} is given {} events again, the window was {bound}", self.repeats)
             });
