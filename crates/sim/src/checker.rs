@@ -155,8 +155,11 @@ impl Judge {
             Entry::Committed(events) => truth.committed(case, emits, events),
             Entry::Floor { topic, nth } => truth.floor(case, topic, *nth),
             Entry::Owned { subscriber, topic, connection } => readers.durable.owned(subscriber, topic, *connection),
-            Entry::CursorWritten { subscriber, topic, connection, cursor } => {
-                readers.durable.cursor_written(case, truth, (subscriber, topic), *connection, cursor);
+            Entry::CursorStaged { subscriber, topic, connection } => {
+                readers.durable.cursor_staged(case, (subscriber, topic), *connection);
+            }
+            Entry::CursorWritten { subscriber, topic, cursor } => {
+                readers.durable.cursor_written(case, truth, (subscriber, topic), cursor);
             }
             Entry::Crashed(process) => emits.crashed(*process),
             Entry::Connected { process, opening } => {

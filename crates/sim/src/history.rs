@@ -171,14 +171,21 @@ pub enum Entry {
         /// The connection's number.
         connection: u64,
     },
-    /// A durable cursor was written for a connection.
-    CursorWritten {
+    /// A durable cursor went into a commit for a connection.
+    CursorStaged {
         /// The subscriber.
         subscriber: SubscriberName,
         /// Its topic.
         topic: TopicName,
         /// The connection's number.
         connection: u64,
+    },
+    /// It is durable.
+    CursorWritten {
+        /// The subscriber.
+        subscriber: SubscriberName,
+        /// Its topic.
+        topic: TopicName,
         /// What was written.
         cursor: Cursor,
     },

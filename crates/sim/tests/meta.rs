@@ -70,7 +70,7 @@ fn damages() -> Vec<Damage> {
         ("a repeat that is not marked", Rule::OnceOrMarked, unmarked),
         ("a cursor that is written by somebody else", Rule::OneOwner, |entries| {
             change(entries, |entry| match entry {
-                Entry::CursorWritten { connection, .. } => {
+                Entry::CursorStaged { connection, .. } => {
                     *connection += 1;
                     true
                 }

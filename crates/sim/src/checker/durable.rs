@@ -153,19 +153,26 @@ impl Durables {
         self.owners.insert((subscriber.clone(), topic.clone()), connection);
     }
 
+    pub(super) fn cursor_staged(
+        &mut self,
+        case: &mut Case,
+        (subscriber, topic): (&SubscriberName, &TopicName),
+        connection: u64,
+    ) {
+        let owner = self.owners.get(&(subscriber.clone(), topic.clone())).copied();
+        case.must(owner == Some(connection), Rule::OneOwner, || {
+            format!("connection {connection} wrote the cursor of {subscriber} in {topic}, which belongs to {owner:?}")
+        });
+    }
+
     pub(super) fn cursor_written(
         &mut self,
         case: &mut Case,
         truth: &Truth,
         (subscriber, topic): (&SubscriberName, &TopicName),
-        connection: u64,
         cursor: &Cursor,
     ) {
         let key = (subscriber.clone(), topic.clone());
-        let owner = self.owners.get(&key).copied();
-        case.must(owner == Some(connection), Rule::OneOwner, || {
-            format!("connection {connection} wrote the cursor of {subscriber} in {topic}, which belongs to {owner:?}")
-        });
         let Some(branch) = truth.current() else { return };
         let earlier = self.written.insert(key, cursor.clone());
         let (Some(earlier), true) = (earlier, branch.has(cursor.known.position)) else { return };

@@ -117,9 +117,8 @@ impl Emits {
     /// Everything is decided; and whoever had an acknowledged emit that is gone from the log knows it, unless the log
     /// has no memory of that publisher at all.
     pub(super) fn settled(&mut self, case: &mut Case, truth: &Truth, processes: &[Process]) {
-        for (process, key) in self.pending.iter().filter(|(process, _)| processes.contains(process)) {
-            case.must(false, Rule::Settles, || format!("{key:?} of {process:?} is still not decided"));
-        }
+        let open: Vec<_> = self.pending.iter().filter(|(process, _)| processes.contains(process)).collect();
+        case.must(open.is_empty(), Rule::Settles, || format!("{} emits are still not decided: {:?} …", open.len(), open[0]));
         let Some(branch) = truth.current() else { return };
         for ((process, key), position) in self.acked.iter().filter(|((process, _), _)| processes.contains(process)) {
             if branch.has(*position) || !branch.remembered.contains(&key.publisher) {

@@ -50,6 +50,9 @@ pub(super) struct Logged {
     pub(super) epoch: Epoch,
     bytes: u64,
     at: Instant,
+    /// In which commit, and during which opening it was written.
+    commit: usize,
+    opening: usize,
 }
 
 impl Branch {
@@ -123,7 +126,8 @@ impl Branch {
             self.topics.entry(topic.clone()).or_default().push(position.seq);
         }
         let bytes = emit.event.size_bytes() as u64;
-        self.events.push(Logged { epoch: position.epoch, bytes, at: case.at });
+        let opening = self.eras.len();
+        self.events.push(Logged { epoch: position.epoch, bytes, at: case.at, commit: case.entry, opening });
     }
 
 }
@@ -279,18 +283,24 @@ impl Truth {
         branch.floors.insert(topic.clone(), nth);
         let Some(last) = branch.keys_between(topic, before, nth).last().map(|(_, seq)| *seq) else { return };
         let newer = &branch.events[usize::try_from(last.0).unwrap_or(0)..];
+        let Some(event) = branch.logged(last) else { return };
         let by_count = kept.count.is_some_and(|count| newer.len() as u64 >= count);
-        let by_bytes = kept.bytes.is_some_and(|bytes| {
-            newer.iter().map(|event| event.bytes).sum::<u64>() + branch.logged(last).map_or(0, |e| e.bytes) > bytes
-        });
-        let age = branch.logged(last).map_or(0, |event| event.at.since(Instant::ORIGIN).as_micros());
-        let old = case.at.since_origin().as_micros().saturating_sub(age);
-        let by_age = kept.age_micros.is_some_and(|bound| old + AGE_SLACK_MICROS >= u128::from(bound));
+        // Commits go whole, as soon as the log holds too much with them.
+        let commit = branch.events.iter().filter(|other| other.commit == event.commit).map(|other| other.bytes);
+        let after = newer.iter().filter(|other| other.commit != event.commit).map(|other| other.bytes);
+        let by_bytes = kept.bytes.is_some_and(|bytes| commit.chain(after).sum::<u64>() > bytes);
+        let old = case.at.since(event.at).as_micros();
+        let openings = (branch.eras.len() - event.opening.min(branch.eras.len())) as u128;
+        let paced = old + old / 8 + AGE_STEP_MICROS * openings + AGE_SLACK_MICROS;
+        let by_age = kept.age_micros.is_some_and(|bound| paced >= u128::from(bound));
         case.must(by_count || by_bytes || by_age, Rule::TrimsAreDue, || {
             format!("{topic}: nth {nth} (seq {last}, {old} µs old, {} newer) was trimmed before its time", newer.len())
         });
     }
 }
 
-/// How much too early an event may go by age: a wall clock's step.
-const AGE_SLACK_MICROS: u128 = 2_000_000;
+/// How far the clock of retention may jump ahead when a log is opened.
+const AGE_STEP_MICROS: u128 = 60_000_000;
+
+/// Events' times are in whole milliseconds.
+const AGE_SLACK_MICROS: u128 = 5_000;

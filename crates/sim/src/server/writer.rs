@@ -50,7 +50,7 @@ pub(super) struct Writer {
 #[derive(Debug)]
 enum Asked {
     Append { connection: ConnectionId, keys: Vec<Option<EmitKey>> },
-    Save { connection: ConnectionId, id: SubscriptionId, seq: Seq },
+    Save { connection: ConnectionId, id: SubscriptionId, subscriber: SubscriberName, topic: TopicName, cursor: Cursor },
 }
 
 impl World {
@@ -64,7 +64,7 @@ impl World {
         let Some(server) = &mut self.server else { return };
         server.writer.queue.push_back(work);
         let opening = server.opening;
-        if urgent || !server.writer.stage_planned {
+        if urgent && !server.log.tail_is_full() || !server.writer.stage_planned {
             server.writer.stage_planned = true;
             self.queue.after(if urgent { fast } else { slow }, Due::Stage(opening));
         }
@@ -80,14 +80,16 @@ impl World {
         let sync_delay = Duration::from_micros(self.rng.between(200, self.plan.sync_micros_max));
         let take = self.rng.between(1, 20);
         let Some(server) = self.server.as_mut().filter(|server| server.opening == opening) else { return };
+        server.writer.stage_planned = false;
         if server.writer.staged.is_some() || server.writer.unsynced.is_some() {
+            // The end of that commit looks for more.
             return;
         }
         if server.log.tail_is_full() {
+            server.writer.stage_planned = true;
             self.queue.after(Duration::from_millis(5), Due::Stage(opening));
             return;
         }
-        server.writer.stage_planned = false;
         let (mut requests, mut asked) = (Vec::new(), Vec::new());
         for _ in 0..take {
             let Some(work) = self.server.as_mut().and_then(|server| server.writer.queue.pop_front()) else { break };
@@ -136,14 +138,19 @@ impl World {
                 if !server.owners.is_owner(connection, id) && mutant != Some(Mutant::NoFencing) {
                     return None;
                 }
-                let seq = cursor.known.position.seq;
-                self.record(Entry::CursorWritten {
+                self.record(Entry::CursorStaged {
                     subscriber: subscriber.clone(),
                     topic: topic.clone(),
                     connection: connection.0,
-                    cursor: cursor.clone(),
                 });
-                Some((WriteRequest::SaveCursor { subscriber, topic, cursor }, Asked::Save { connection, id, seq }))
+                let asked = Asked::Save {
+                    connection,
+                    id,
+                    subscriber: subscriber.clone(),
+                    topic: topic.clone(),
+                    cursor: cursor.clone(),
+                };
+                Some((WriteRequest::SaveCursor { subscriber, topic, cursor }, asked))
             }
         }
     }
@@ -195,7 +202,7 @@ impl World {
 
     fn stage_more(&mut self, opening: Opening) {
         let Some(server) = &mut self.server else { return };
-        if !server.writer.queue.is_empty() {
+        if !server.writer.queue.is_empty() && !server.writer.stage_planned {
             server.writer.stage_planned = true;
             self.queue.after(Duration::ZERO, Due::Stage(opening));
         }
@@ -225,9 +232,11 @@ impl World {
             (Told::Rest, mutant) => (mutant != Some(Mutant::AckBeforeSync), mutant != Some(Mutant::DeliverBeforeSync)),
         };
         let kept = if acks {
+            let mut later = Vec::new();
             for (outcome, asked) in committed.outcomes.iter().zip(asked) {
-                self.tell_one(outcome, &asked);
+                later.extend(self.tell_one(outcome, asked));
             }
+            self.put_off(later);
             Vec::new()
         } else {
             asked
@@ -238,21 +247,38 @@ impl World {
         kept
     }
 
-    fn tell_one(&mut self, outcome: &WriteOutcome, asked: &Asked) {
+    /// Tells one. Gives back what has to be written later.
+    fn tell_one(&mut self, outcome: &WriteOutcome, asked: Asked) -> Option<Work> {
         let (connection, input) = match (outcome, asked) {
-            (WriteOutcome::Emitted(runs), Asked::Append { connection, .. }) => (*connection, Input::Appended(runs.clone())),
-            (WriteOutcome::CursorSaved, Asked::Save { connection, id, seq }) => {
-                (*connection, Input::CursorSaved { id: *id, seq: *seq })
+            (WriteOutcome::Emitted(runs), Asked::Append { connection, .. }) => (connection, Input::Appended(runs.clone())),
+            (WriteOutcome::CursorSaved, Asked::Save { connection, id, subscriber, topic, cursor }) => {
+                let seq = cursor.known.position.seq;
+                self.record(Entry::CursorWritten { subscriber, topic, cursor });
+                (connection, Input::CursorSaved { id, seq })
             }
-            (WriteOutcome::CursorNotSaved, Asked::Save { .. }) => {
-                return self.fail("a disk with room for everything was full".to_owned());
+            (WriteOutcome::CursorNotSaved, Asked::Save { connection, id, subscriber, topic, cursor }) => {
+                return Some(Work::Save { connection, id, subscriber, topic, cursor, urgent: false });
             }
             (WriteOutcome::Emitted(_), Asked::Save { .. })
             | (WriteOutcome::CursorSaved | WriteOutcome::CursorNotSaved, Asked::Append { .. }) => {
-                return self.fail("an outcome does not belong to its request".to_owned());
+                self.fail("an outcome does not belong to its request".to_owned());
+                return None;
             }
         };
         self.queue.after(Duration::ZERO, Due::Serve(connection, input));
+        None
+    }
+
+    /// The disk is full: cursors wait, ahead of those that came after them.
+    fn put_off(&mut self, later: Vec<Work>) {
+        let pause = Duration::from_millis(self.rng.between(1, 100));
+        let Some(server) = self.server.as_mut().filter(|_| !later.is_empty()) else { return };
+        for work in later.into_iter().rev() {
+            server.writer.queue.push_front(work);
+        }
+        server.writer.stage_planned = true;
+        let opening = server.opening;
+        self.queue.after(pause, Due::Stage(opening));
     }
 
     /// Wakes are hints: some are lost, some come twice, some late.
