@@ -57,6 +57,15 @@ impl Lineage {
         later.map(|entry| Position::new(entry.epoch, entry.start)).collect()
     }
 
+    /// The last place that this history shares with a reader who has been at `position`: in an epoch that both know,
+    /// everything up to where it ends here, and no further than the reader has come.
+    pub(crate) fn common(&self, position: Position, head: Seq) -> Option<Position> {
+        let &index = self.by_epoch.get(&position.epoch)?;
+        let end = self.epochs.get(index + 1).map_or(head, |next| next.start);
+        let seq = position.seq.min(end);
+        (self.epochs[index].start <= seq).then_some(Position { seq, ..position })
+    }
+
     fn index(&self, seq: Seq) -> usize {
         self.epochs.partition_point(|entry| entry.start < seq).saturating_sub(1)
     }
@@ -98,5 +107,14 @@ mod tests {
         assert!(valid(2, 10) && valid(2, 15) && !valid(2, 16));
         assert!(!valid(3, 14) && valid(3, 15) && valid(3, 20) && !valid(3, 21));
         assert!(!valid(4, 1), "an epoch that this log never had");
+    }
+
+    #[test]
+    fn a_reader_that_went_on_in_a_lost_part_of_an_epoch_shares_the_rest_of_it() {
+        let lineage = lineage(&[0, 10, 10, 15]);
+        let common = |index, seq| lineage.common(Position::new(epoch(index), Seq(seq)), Seq(20)).map(|p| p.seq.0);
+        assert_eq!((common(0, 7), common(0, 10), common(0, 99)), (Some(7), Some(10), Some(10)));
+        assert_eq!((common(1, 10), common(1, 99), common(2, 99)), (Some(10), Some(10), Some(15)));
+        assert_eq!((common(3, 99), common(3, 14), common(4, 1)), (Some(20), None, None));
     }
 }

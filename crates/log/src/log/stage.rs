@@ -91,7 +91,8 @@ impl Log {
         }
         let publishers = self.publishers.lock();
         let shared = self.shared.read();
-        let times = (now.max(shared.last_time), clock);
+        // Retention's clock never goes back. What was written after the wall clock did must not be born old.
+        let times = (now.max(shared.last_time).max(clock), clock);
         Drafter::new(&shared.topics, &publishers, &decision.publishers, times, shared.head).commits(&decision.stored)
     }
 

@@ -104,8 +104,12 @@ impl Moment<'_> {
             (true, true) if at_least.position.seq > cursor.known.position.seq => self.after(at_least),
             (true, true) => self.after(&cursor.known),
             (false, true) => self.after(at_least),
-            // The app's own position belongs to a history that is gone; the server's cursor is the last common place.
-            (true, false) => self.after_epoch_change(at_least.position, Some(cursor.known.position)),
+            // The app's own position belongs to a history that is gone. The server's cursor is a common place, but the app
+            // may have been further when the histories parted.
+            (true, false) => {
+                let common = self.last_common(at_least).into_iter().chain([cursor.known.position]);
+                self.after_epoch_change(at_least.position, common.max_by_key(|common| common.seq))
+            }
             (false, false) => {
                 let common = self.last_common(at_least).or_else(|| self.last_common(&cursor.known));
                 self.after_epoch_change(at_least.position, common)
@@ -214,7 +218,8 @@ impl Moment<'_> {
     }
 
     fn last_common(&self, known: &Known) -> Option<Position> {
-        known.earlier.iter().copied().find(|position| self.is_valid(*position))
+        let been = std::iter::once(&known.position).chain(&known.earlier);
+        been.filter_map(|position| self.lineage.common(*position, self.head.seq)).max_by_key(|common| common.seq)
     }
 
     /// The position at a seq that a valid position may already name.
