@@ -106,6 +106,13 @@ impl Durables {
         });
     }
 
+    /// Up to which nth of this line everything is done, by whichever reader.
+    pub(super) fn done_through(&self, branch: &Branch, key: &DurableKey) -> Nth {
+        let Some(durable) = self.all.get(key) else { return Nth::ZERO };
+        let all = branch.keys_between(&key.1, Nth::ZERO, Nth(u64::MAX));
+        Nth(all.iter().take_while(|event| durable.done.contains(event)).count() as u64)
+    }
+
     /// Judges an event handed to a run; says whether it is a repeat of another run's.
     pub(super) fn handed(
         &mut self,

@@ -349,6 +349,15 @@ impl Reader {
 
     fn gap(&mut self, ctx: &mut Ctx<'_>, gap: &Gap) {
         let (run, branch, topic) = (ctx.run, ctx.branch, self.topic.clone());
+        if let (Some(place), Some(key)) = (self.place, self.durable.clone().filter(|key| key.0.is_server())) {
+            // Another reader under the same name went on meanwhile, up to where the gap begins.
+            let is_ahead = branch.has(place.position) && branch.has(gap.after) && gap.after.seq > place.position.seq;
+            if is_ahead {
+                let nth = branch.nth_at(&topic, gap.after.seq);
+                ctx.durable.overtaken(ctx.case, branch, &key, (run, place.nth, nth));
+                self.place = Some(Place { position: gap.after, nth });
+            }
+        }
         let Some(place) = self.place else {
             // A resume of a durable subscriber by a new process: where it stood is judged by the subscriber's runs.
             self.items.push_back(Item { position: gap.through, is_event: false, handled: false });
@@ -362,7 +371,10 @@ impl Reader {
         ctx.case.must(moved == (gap.cause == GapCause::EpochChanged), Rule::TrueGaps, || {
             format!("{run:?} stood at {place:?} and was told {gap:?}")
         });
-        let from = if moved { self.common_nth(branch) } else { place.nth };
+        let mut from = if moved { self.common_nth(branch) } else { place.nth };
+        if let (true, Some(key)) = (moved, &self.durable) {
+            from = from.max(ctx.durable.done_through(branch, key).min(gap.nth_through));
+        }
         ctx.case.must(gap.nth_through <= floor.max(from), Rule::TrueGaps, || {
             format!("{run:?}: {gap:?} covers what is there: the floor is {floor}, the reader had {from} of this history")
         });

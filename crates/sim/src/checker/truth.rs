@@ -285,10 +285,10 @@ impl Truth {
         let newer = &branch.events[usize::try_from(last.0).unwrap_or(0)..];
         let Some(event) = branch.logged(last) else { return };
         let by_count = kept.count.is_some_and(|count| newer.len() as u64 >= count);
-        // Commits go whole, as soon as the log holds too much with them.
+        // Commits go whole, several small ones together, as soon as the log holds too much with them.
         let commit = branch.events.iter().filter(|other| other.commit == event.commit).map(|other| other.bytes);
         let after = newer.iter().filter(|other| other.commit != event.commit).map(|other| other.bytes);
-        let by_bytes = kept.bytes.is_some_and(|bytes| commit.chain(after).sum::<u64>() > bytes);
+        let by_bytes = kept.bytes.is_some_and(|bytes| commit.chain(after).sum::<u64>() + BYTES_SLACK > bytes);
         let old = case.at.since(event.at).as_micros();
         let openings = (branch.eras.len() - event.opening.min(branch.eras.len())) as u128;
         let paced = old + old / 8 + AGE_STEP_MICROS * openings + AGE_SLACK_MICROS;
@@ -301,6 +301,9 @@ impl Truth {
 
 /// How far the clock of retention may jump ahead when a log is opened.
 const AGE_STEP_MICROS: u128 = 60_000_000;
+
+/// How many bytes of small commits may go together.
+const BYTES_SLACK: u64 = 4_096;
 
 /// Events' times are in whole milliseconds.
 const AGE_SLACK_MICROS: u128 = 5_000;
