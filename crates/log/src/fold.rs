@@ -87,17 +87,18 @@ impl RunContent {
                 return Err(Damaged);
             }
         }
-        self.add_tables(&commit);
+        self.add_refused(&commit);
         let mut nths: Vec<Nth> = commit.topics.iter().map(|entry| entry.first_nth).collect();
         for event in commit.events() {
             let event = event?;
             for index in event.topics() {
                 let nth = nths[index];
                 nths[index] = nth.next();
+                let topic = self.topics.entry(commit.topics[index].id).or_default();
+                (topic.last_seq, topic.last_nth) = (topic.last_seq.max(event.seq), topic.last_nth.max(nth));
                 if self.plan.is_trimmed {
                     continue;
                 }
-                let topic = self.topics.entry(commit.topics[index].id).or_default();
                 topic.records.reserve(record_bytes(event.name, event.payload));
                 let at = (event.seq, nth, commit.time);
                 encode_record(&mut topic.records, at, event.kind, event.name, event.payload);
@@ -118,17 +119,16 @@ impl RunContent {
 
     /// Takes what a damaged commit's tables still tell.
     pub(crate) fn add_beginning(&mut self, bytes: &[u8]) {
-        if let Ok(commit) = Commit::decode(bytes) {
-            self.add_tables(&commit);
-        }
-    }
-
-    fn add_tables(&mut self, commit: &Commit<'_>) {
+        let Ok(commit) = Commit::decode(bytes) else { return };
+        self.add_refused(&commit);
         for entry in commit.topics.iter().filter(|entry| entry.count > 0) {
             let topic = self.topics.entry(entry.id).or_default();
             topic.last_seq = topic.last_seq.max(commit.last());
             topic.last_nth = topic.last_nth.max(Nth(entry.first_nth.0 + u64::from(entry.count) - 1));
         }
+    }
+
+    fn add_refused(&mut self, commit: &Commit<'_>) {
         for entry in &commit.publishers {
             let publisher = self.publishers.entry(entry.id).or_default();
             for refused in &entry.refused {

@@ -7,5 +7,15 @@
 mod basics;
 #[path = "conformance/bench.rs"]
 mod bench;
+#[path = "conformance/damage.rs"]
+mod damage;
 #[path = "conformance/folding.rs"]
 mod folding;
+#[path = "conformance/model.rs"]
+mod model;
+#[path = "conformance/publishers.rs"]
+mod publishers;
+#[path = "conformance/subscriptions.rs"]
+mod subscriptions;
+#[path = "conformance/writing.rs"]
+mod writing;

@@ -94,10 +94,6 @@ impl Bench {
         self.log.head().seq.0
     }
 
-    pub(crate) fn epoch(&self) -> Epoch {
-        epoch(self.epochs)
-    }
-
     pub(crate) fn stage(&self, requests: Vec<WriteRequest>) -> Staged {
         self.log.stage(requests, Timestamp(self.now)).expect("it is staged")
     }
@@ -159,12 +155,13 @@ impl Bench {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "a start is written where it is asked for")]
     pub(crate) fn open_at(&self, of: &str, start: Start) -> Opened {
-        self.open_with(of, start, None)
+        self.open_with(of, &start, None)
     }
 
-    pub(crate) fn open_with(&self, of: &str, start: Start, stored: Option<&Cursor>) -> Opened {
-        let opened = self.log.open_subscription(&topic(of), &start, stored, Timestamp(self.now)).unwrap();
+    pub(crate) fn open_with(&self, of: &str, start: &Start, stored: Option<&Cursor>) -> Opened {
+        let opened = self.log.open_subscription(&topic(of), start, stored, Timestamp(self.now)).unwrap();
         if let Some(gap) = &opened.gap {
             assert_eq!((opened.after, opened.nth), (gap.through, gap.nth_through), "delivery goes on after the gap");
         }

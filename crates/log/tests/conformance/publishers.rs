@@ -1,0 +1,165 @@
+//! Emits are idempotent: duplicates, reuse, order, what is forgotten.
+
+use redeliver_log::kv::memory::{Faults, Unsynced};
+use redeliver_log::{LogConfig, WriteRequest};
+use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::history::EmitFate::{Duplicate, DuplicateForgotten, Refused, Stored};
+use redeliver_protocol::history::{EmitFate, PublisherState};
+use redeliver_protocol::seq::EmitNumber;
+
+use crate::bench::{Bench, at, emit_as, emitted, event, publisher};
+
+/// First number, count and fate of each run.
+fn fates(runs: &[redeliver_protocol::history::EmitRun]) -> Vec<(u64, u32, EmitFate)> {
+    runs.iter().map(|run| (run.first.0, run.count, run.fate)).collect()
+}
+
+fn state(bench: &Bench, settled: u64) -> PublisherState {
+    bench.log.publisher(publisher(1), EmitNumber(settled)).unwrap()
+}
+
+#[test]
+fn a_repeated_emit_is_answered_with_its_first_position_and_not_stored_again() {
+    let bench = Bench::new();
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "b", "c"])), [(1, 3, Stored(at(1, 1)))]);
+    let again = bench.publish(1, 0, 2, &["b", "c", "d"]);
+    assert_eq!(fates(&again), [(2, 2, Duplicate(at(1, 2))), (4, 1, Stored(at(1, 4)))]);
+    let bench = bench.reopen();
+    let again = bench.publish(1, 0, 4, &["d", "e"]);
+    assert_eq!(fates(&again), [(4, 1, Duplicate(at(1, 4))), (5, 1, Stored(at(2, 5)))]);
+    assert_eq!(bench.payloads("t"), ["a", "b", "c", "d", "e"]);
+    assert_eq!(fates(&bench.publish(2, 0, 1, &["a"])), [(1, 1, Stored(at(2, 6)))], "publishers do not share numbers");
+}
+
+#[test]
+fn both_tries_in_one_commit_are_stored_once() {
+    let bench = Bench::new();
+    let committed = bench.write(vec![emit_as(1, 0, 1, &["a", "b"]), emit_as(1, 0, 1, &["a", "b", "c"])]);
+    let runs = emitted(committed);
+    assert_eq!(fates(&runs[0]), [(1, 2, Stored(at(1, 1)))]);
+    assert_eq!(fates(&runs[1]), [(1, 2, Duplicate(at(1, 1))), (3, 1, Stored(at(1, 3)))]);
+}
+
+#[test]
+fn other_content_under_a_used_number_is_refused() {
+    let bench = Bench::new();
+    bench.publish(1, 0, 1, &["a", "b"]);
+    let again = bench.publish(1, 0, 1, &["a", "B", "c"]);
+    let expected = [(1, 1, Duplicate(at(1, 1))), (2, 1, Refused(RefusalCode::NumberReused)), (3, 1, Stored(at(1, 3)))];
+    assert_eq!(fates(&again), expected);
+}
+
+#[test]
+fn a_number_that_does_not_follow_is_refused_with_all_behind_it() {
+    let bench = Bench::new();
+    bench.publish(1, 0, 1, &["a"]);
+    let runs = bench.publish(1, 0, 3, &["c", "!", "d"]);
+    assert_eq!(fates(&runs), [(3, 3, Refused(RefusalCode::OutOfOrder))]);
+    assert_eq!(fates(&bench.publish(1, 0, 2, &["b", "c"])), [(2, 2, Stored(at(1, 2)))]);
+}
+
+#[test]
+fn what_is_settled_need_not_come() {
+    let bench = Bench::new();
+    assert_eq!(fates(&bench.publish(1, 7, 8, &["a"])), [(8, 1, Stored(at(1, 1)))]);
+    assert_eq!(fates(&bench.publish(1, 7, 7, &["x", "a"]))[1], (8, 1, Duplicate(at(1, 1))));
+    assert_eq!(fates(&bench.publish(1, 7, 3, &["x"])), [(3, 1, DuplicateForgotten)]);
+}
+
+#[test]
+fn a_final_refusal_consumes_its_number_and_is_repeated() {
+    let bench = Bench::new();
+    let forbidden = Refused(RefusalCode::Forbidden);
+    let first = [(1, 1, Stored(at(1, 1))), (2, 1, forbidden), (3, 1, Stored(at(1, 2)))];
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "!", "c"])), first);
+    let again = [(1, 1, Duplicate(at(1, 1))), (2, 1, forbidden), (3, 1, Duplicate(at(1, 2)))];
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "now allowed", "c"])), again);
+    let bench = bench.reopen();
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "now allowed", "c"])), again, "also after a restart");
+}
+
+#[test]
+fn a_refusal_alone_is_consumed_without_a_commit_and_becomes_durable_with_the_next_event() {
+    let bench = Bench::new();
+    let (batches, _) = bench.kv.operations();
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["!"])), [(1, 1, Refused(RefusalCode::Forbidden))]);
+    assert_eq!(bench.kv.operations().0, batches, "nothing is written");
+    assert_eq!(state(&bench, 0), PublisherState::Reached(EmitNumber(1)));
+    bench.publish(1, 0, 2, &["b"]);
+    let bench = bench.reopen();
+    assert_eq!(state(&bench, 0), PublisherState::Reached(EmitNumber(2)));
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["a"])), [(1, 1, Refused(RefusalCode::Forbidden))]);
+}
+
+#[test]
+fn a_retryable_refusal_consumes_nothing_and_holds_back_what_follows() {
+    let bench = Bench::new();
+    let runs = bench.publish(1, 0, 1, &["a", "?", "!", "d"]);
+    assert_eq!(fates(&runs), [(1, 1, Stored(at(1, 1))), (2, 3, Refused(RefusalCode::Overloaded))]);
+    assert_eq!(fates(&bench.publish(1, 0, 2, &["b"])), [(2, 1, Stored(at(1, 2)))]);
+}
+
+#[test]
+fn a_full_disk_refuses_new_emits_answers_repeated_ones_and_recovers() {
+    let bench = Bench::new();
+    bench.publish(1, 0, 1, &["a"]);
+    let full = Faults { capacity_bytes: Some(1), ..Faults::default() };
+    bench.kv.set_faults(full);
+    let runs = bench.publish(1, 0, 1, &["a", "b", "!"]);
+    assert_eq!(fates(&runs), [(1, 1, Duplicate(at(1, 1))), (2, 2, Refused(RefusalCode::StorageFull))]);
+    assert_eq!(bench.payloads("t"), ["a"]);
+    bench.kv.set_faults(Faults::default());
+    assert_eq!(fates(&bench.publish(1, 0, 2, &["b"])), [(2, 1, Stored(at(1, 2)))]);
+    assert_eq!(bench.payloads("t"), ["a", "b"]);
+}
+
+#[test]
+fn a_publisher_is_new_reached_or_forgotten() {
+    let mut config = LogConfig::default();
+    config.publisher_idle = std::time::Duration::from_secs(24 * 3600);
+    config.fold_bytes = 100;
+    let mut bench = Bench::with(config);
+    assert_eq!(state(&bench, 0), PublisherState::New);
+    assert_eq!(state(&bench, 5), PublisherState::Forgotten);
+    let staged = bench.stage(vec![emit_as(1, 0, 1, &["a"])]);
+    assert_eq!(state(&bench, 0), PublisherState::New, "what is not durable is not reached");
+    bench.log.publish(staged).unwrap();
+    assert_eq!(state(&bench, 0), PublisherState::Reached(EmitNumber(1)));
+    for _ in 0..30 {
+        bench.wait(3600 * 1000);
+        bench.say("other", "x");
+        bench.tend_all();
+    }
+    assert_eq!(state(&bench, 1), PublisherState::Forgotten, "its state has expired");
+    assert_eq!(state(&bench.reopen(), 1), PublisherState::Forgotten);
+}
+
+#[test]
+fn an_emit_that_was_not_synced_may_be_tried_again() {
+    for (unsynced, fate) in [(Unsynced::Lost, Stored(at(2, 1))), (Unsynced::Kept, Duplicate(at(1, 1)))] {
+        let bench = Bench::new();
+        drop(bench.stage(vec![emit_as(1, 0, 1, &["a"])]));
+        let bench = bench.crash(unsynced);
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a"])), [(1, 1, fate)]);
+        assert_eq!(bench.payloads("t"), ["a"]);
+    }
+}
+
+#[test]
+fn without_a_publisher_nothing_is_a_duplicate() {
+    let bench = Bench::new();
+    let request = || WriteRequest::Emit {
+        publisher: None,
+        first: EmitNumber(1),
+        events: vec![Ok(event(&["t"], "x")), Err(RefusalCode::Forbidden), Ok(event(&["t"], "x"))],
+    };
+    for round in 0..2 {
+        let runs = emitted(bench.write(vec![request()])).remove(0);
+        let expected = [
+            (1, 1, Stored(at(1, 2 * round + 1))),
+            (2, 1, Refused(RefusalCode::Forbidden)),
+            (3, 1, Stored(at(1, 2 * round + 2))),
+        ];
+        assert_eq!(fates(&runs), expected);
+    }
+}
