@@ -10,7 +10,8 @@ use std::fmt;
 /// Most bytes of keys and values in one batch. More between two syncs of sled was not safe (docs/storage.md).
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest value, in bytes. Above 7.5 KiB sled writes values to files of their own, which nothing syncs.
+/// Longest value, in bytes. With longer ones sled would write whole leaves to files of their own, which it never syncs
+/// (docs/adr/0003).
 pub const VALUE_BYTES_MAX: usize = 7_000;
 
 /// Longest key, in bytes.
