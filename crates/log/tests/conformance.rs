@@ -7,6 +7,8 @@
 mod basics;
 #[path = "conformance/bench.rs"]
 mod bench;
+#[path = "conformance/beside.rs"]
+mod beside;
 #[path = "conformance/damage.rs"]
 mod damage;
 #[path = "conformance/folding.rs"]

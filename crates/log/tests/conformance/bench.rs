@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redeliver_log::kv::Kv;
 use redeliver_log::kv::memory::{Image, MemoryKv, Unsynced};
-use redeliver_log::{Committed, Log, LogConfig, Staged, Tended, WriteOutcome, WriteRequest};
+use redeliver_log::{Committed, Log, LogConfig, Staged, Tended, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
@@ -13,15 +13,18 @@ use redeliver_protocol::history::{Cursor, EmitRun, Gap, Known, Opened, ReadOutco
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
+use tempfile::TempDir;
 
-/// A log over the in-memory store, with a clock of its own.
+/// A log with a clock of its own, over the in-memory store or over a data directory.
 pub(crate) struct Bench {
+    /// The store; empty and unused over a data directory.
     pub(crate) kv: Arc<MemoryKv>,
     pub(crate) log: Log,
     pub(crate) config: LogConfig,
     pub(crate) now: u64,
     pub(crate) monotonic: u64,
     epochs: u8,
+    dir: Option<TempDir>,
 }
 
 /// One thing that a reader of a topic gets.
@@ -40,10 +43,25 @@ impl Bench {
         Bench::over(MemoryKv::new(), config, 1, 1_000_000)
     }
 
+    /// One over each kind of store.
+    pub(crate) fn each(config: &LogConfig) -> [Bench; 2] {
+        [Bench::with(config.clone()), Bench::in_dir(tempfile::tempdir().unwrap(), config.clone(), 1, 1_000_000)]
+    }
+
+    /// Whether this log lives in a data directory, whose files never shrink.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.dir.is_some()
+    }
+
+    fn in_dir(dir: TempDir, config: LogConfig, number: u8, now: u64) -> Bench {
+        let log = open_dir(dir.path(), config.clone(), epoch(number), Timestamp(now), Instant::ORIGIN).unwrap();
+        Bench { kv: Arc::default(), log, config, now, monotonic: 0, epochs: number, dir: Some(dir) }
+    }
+
     fn over(kv: MemoryKv, config: LogConfig, epoch: u8, now: u64) -> Bench {
         let kv = Arc::new(kv);
         let log = open(Arc::clone(&kv) as Arc<dyn Kv>, &config, epoch, now).expect("the log opens");
-        Bench { kv, log, config, now, monotonic: 0, epochs: epoch }
+        Bench { kv, log, config, now, monotonic: 0, epochs: epoch, dir: None }
     }
 
     /// Cuts the power and opens what is left.
@@ -75,7 +93,9 @@ impl Bench {
 
     /// Ends cleanly and opens again.
     pub(crate) fn reopen(self) -> Bench {
-        self.crash(Unsynced::Lost)
+        let Some(dir) = self.dir else { return self.crash(Unsynced::Lost) };
+        drop(self.log);
+        Bench::in_dir(dir, self.config, self.epochs + 1, self.now)
     }
 
     /// Opens a copy of the store, as from a backup, under an epoch that the log never had.

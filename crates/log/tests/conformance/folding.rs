@@ -68,74 +68,80 @@ fn a_fold_that_was_cut_in_the_middle_of_a_batch_is_done_again() {
 
 #[test]
 fn commits_between_the_steps_of_a_fold_are_not_lost() {
-    let bench = Bench::with(small(500));
-    let mut expected = 0;
-    for round in 0..400 {
-        bench.say("t", &format!("{round}"));
-        bench.tend();
-        expected += 1;
+    for bench in Bench::each(&small(500)) {
+        let mut expected = 0;
+        for round in 0..400 {
+            bench.say("t", &format!("{round}"));
+            bench.tend();
+            expected += 1;
+        }
+        let payloads = bench.payloads("t");
+        assert_eq!(payloads.len(), expected);
+        assert!(payloads.iter().enumerate().all(|(at, payload)| *payload == at.to_string()));
+        assert_eq!(bench.reopen().payloads("t"), payloads);
     }
-    let payloads = bench.payloads("t");
-    assert_eq!(payloads.len(), expected);
-    assert!(payloads.iter().enumerate().all(|(at, payload)| *payload == at.to_string()));
-    assert_eq!(bench.reopen().payloads("t"), payloads);
 }
 
 #[test]
 fn large_events_are_folded_and_come_back_whole() {
-    let bench = Bench::with(small(0));
-    let payloads: Vec<String> = [1, 6_000, 7_000, 30_000, 700_000, 5].iter().map(|size| "x".repeat(*size)).collect();
-    for payload in &payloads {
-        bench.emit(vec![event(&["t", "u"], payload)]);
+    for bench in Bench::each(&small(0)) {
+        let payloads: Vec<String> =
+            [1, 6_000, 7_000, 30_000, 700_000, 5].iter().map(|size| "x".repeat(*size)).collect();
+        for payload in &payloads {
+            bench.emit(vec![event(&["t", "u"], payload)]);
+        }
+        bench.tend_all();
+        assert_eq!(bench.payloads("t"), payloads);
+        let bench = bench.reopen();
+        assert_eq!(bench.payloads("u"), payloads);
     }
-    bench.tend_all();
-    assert_eq!(bench.payloads("t"), payloads);
-    let bench = bench.reopen();
-    assert_eq!(bench.payloads("u"), payloads);
 }
 
 #[test]
 fn duplicates_are_known_across_fold_and_reopen() {
-    let mut bench = Bench::with(small(0));
-    for number in 1..=200_u64 {
-        bench.publish(1, 0, number, &[if number % 10 == 5 { "!" } else { "payload" }]);
+    for mut bench in Bench::each(&small(0)) {
+        for number in 1..=200_u64 {
+            bench.publish(1, 0, number, &[if number % 10 == 5 { "!" } else { "payload" }]);
+        }
+        let expected = bench.publish(1, 0, 1, &vec!["payload"; 200]);
+        bench.tend_all();
+        assert_eq!(bench.publish(1, 0, 1, &vec!["payload"; 200]), expected);
+        bench = bench.reopen();
+        assert_eq!(bench.publish(1, 0, 1, &vec!["payload"; 200]), expected);
+        assert_eq!(bench.head_seq(), 180);
     }
-    let expected = bench.publish(1, 0, 1, &vec!["payload"; 200]);
-    bench.tend_all();
-    assert_eq!(bench.publish(1, 0, 1, &vec!["payload"; 200]), expected);
-    bench = bench.reopen();
-    assert_eq!(bench.publish(1, 0, 1, &vec!["payload"; 200]), expected);
-    assert_eq!(bench.head_seq(), 180);
 }
 
 #[test]
 fn retention_by_count_hides_at_once_and_tells_exact_gaps() {
     let mut config = small(2_000);
     config.retention.count = Some(50);
-    let mut bench = Bench::with(config);
-    for round in 0..300_u64 {
-        bench.emit(vec![event(&[if round % 3 == 0 { "a" } else { "b" }], "x")]);
-        if round % 5 == 0 {
-            bench.tend();
+    for mut bench in Bench::each(&config) {
+        for round in 0..300_u64 {
+            bench.emit(vec![event(&[if round % 3 == 0 { "a" } else { "b" }], "x")]);
+            if round % 5 == 0 {
+                bench.tend();
+            }
+            let total = round / 3 + 1;
+            let floor = (round + 1).saturating_sub(50);
+            let gone = floor.div_ceil(3);
+            let got = bench.follow("a", 0, 0);
+            if gone == 0 {
+                assert_eq!(got.len() as u64, total);
+            } else {
+                let Got::Gap(gap) = &got[0] else { panic!("a gap comes first: {got:?}") };
+                assert_eq!((gap.count, gap.count_is_exact, gap.nth_through.0), (gone, true, gone));
+                assert_eq!((gap.cause, gap.through.seq.0), (GapCause::RetentionSize, floor));
+                assert_eq!(got.len() as u64 - 1, total - gone);
+            }
+            if round % 50 == 49 {
+                bench = bench.reopen();
+            }
         }
-        let total = round / 3 + 1;
-        let floor = (round + 1).saturating_sub(50);
-        let gone = floor.div_ceil(3);
-        let got = bench.follow("a", 0, 0);
-        if gone == 0 {
-            assert_eq!(got.len() as u64, total);
-        } else {
-            let Got::Gap(gap) = &got[0] else { panic!("a gap comes first: {got:?}") };
-            assert_eq!((gap.count, gap.count_is_exact, gap.nth_through.0), (gone, true, gone));
-            assert_eq!((gap.cause, gap.through.seq.0), (GapCause::RetentionSize, floor));
-            assert_eq!(got.len() as u64 - 1, total - gone);
-        }
-        if round % 50 == 49 {
-            bench = bench.reopen();
-        }
+        bench.tend_all();
+        let stats = bench.log.stats();
+        assert!(bench.is_on_disk() || stats.disk_bytes < 20_000, "what is hidden is deleted: {stats:?}");
     }
-    bench.tend_all();
-    assert!(bench.log.stats().disk_bytes < 20_000, "what is hidden is deleted: {:?}", bench.log.stats());
 }
 
 #[test]
@@ -193,25 +199,26 @@ fn retention_by_bytes_keeps_no_more_than_told_and_no_less_than_needed() {
 fn retention_by_age_follows_the_monotonic_clock() {
     let mut config = small(10_000);
     config.retention.age = Some(std::time::Duration::from_secs(100));
-    let mut bench = Bench::with(config);
-    for _ in 0..200 {
-        bench.say("t", "x");
-        bench.wait(1_000);
+    for mut bench in Bench::each(&config) {
+        for _ in 0..200 {
+            bench.say("t", "x");
+            bench.wait(1_000);
+            bench.tend_all();
+        }
+        let kept = bench.payloads("t").len();
+        assert!((98..=101).contains(&kept), "{kept}");
+        // Ten years in a second: nothing goes.
+        bench.now += 10 * 365 * 24 * 3_600_000;
+        bench.monotonic += 1_000;
         bench.tend_all();
+        assert!(bench.payloads("t").len() >= kept - 2);
+        let Got::Gap(gap) = &bench.follow("t", 0, 0)[0] else { panic!("a gap") };
+        assert_eq!(gap.cause, GapCause::RetentionAge);
+        // And a restart with the wrong time is no different, but for one step.
+        let bench = bench.reopen();
+        bench.tend_all();
+        assert!(bench.payloads("t").len() >= kept - 65);
     }
-    let kept = bench.payloads("t").len();
-    assert!((98..=101).contains(&kept), "{kept}");
-    // Ten years in a second: nothing goes.
-    bench.now += 10 * 365 * 24 * 3_600_000;
-    bench.monotonic += 1_000;
-    bench.tend_all();
-    assert!(bench.payloads("t").len() >= kept - 2);
-    let Got::Gap(gap) = &bench.follow("t", 0, 0)[0] else { panic!("a gap") };
-    assert_eq!(gap.cause, GapCause::RetentionAge);
-    // And a restart with the wrong time is no different, but for one step.
-    let bench = bench.reopen();
-    bench.tend_all();
-    assert!(bench.payloads("t").len() >= kept - 65);
 }
 
 #[test]
@@ -226,18 +233,19 @@ fn a_staged_commit_keeps_upkeep_waiting() {
 
 #[test]
 fn a_thousand_topics_fold_together_and_are_found_again() {
-    let bench = Bench::with(small(0));
-    for round in 0..3 {
-        for hundred in 0..10 {
-            let names: Vec<String> = (0..100).map(|i| format!("topic-{}", hundred * 100 + i)).collect();
-            bench.emit(names.iter().map(|name| event(&[name], &format!("{round}"))).collect());
-            bench.tend();
+    for bench in Bench::each(&small(0)) {
+        for round in 0..3 {
+            for hundred in 0..10 {
+                let names: Vec<String> = (0..100).map(|i| format!("topic-{}", hundred * 100 + i)).collect();
+                bench.emit(names.iter().map(|name| event(&[name], &format!("{round}"))).collect());
+                bench.tend();
+            }
         }
+        bench.tend_all();
+        let bench = bench.reopen();
+        for number in 0..1000 {
+            assert_eq!(bench.payloads(&format!("topic-{number}")), ["0", "1", "2"]);
+        }
+        assert_eq!(bench.log.stats().topics, 1000);
     }
-    bench.tend_all();
-    let bench = bench.reopen();
-    for number in 0..1000 {
-        assert_eq!(bench.payloads(&format!("topic-{number}")), ["0", "1", "2"]);
-    }
-    assert_eq!(bench.log.stats().topics, 1000);
 }

@@ -20,15 +20,20 @@ fn state(bench: &Bench, settled: u64) -> PublisherState {
 
 #[test]
 fn a_repeated_emit_is_answered_with_its_first_position_and_not_stored_again() {
-    let bench = Bench::new();
-    assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "b", "c"])), [(1, 3, Stored(at(1, 1)))]);
-    let again = bench.publish(1, 0, 2, &["b", "c", "d"]);
-    assert_eq!(fates(&again), [(2, 2, Duplicate(at(1, 2))), (4, 1, Stored(at(1, 4)))]);
-    let bench = bench.reopen();
-    let again = bench.publish(1, 0, 4, &["d", "e"]);
-    assert_eq!(fates(&again), [(4, 1, Duplicate(at(1, 4))), (5, 1, Stored(at(2, 5)))]);
-    assert_eq!(bench.payloads("t"), ["a", "b", "c", "d", "e"]);
-    assert_eq!(fates(&bench.publish(2, 0, 1, &["a"])), [(1, 1, Stored(at(2, 6)))], "publishers do not share numbers");
+    for bench in Bench::each(&LogConfig::default()) {
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "b", "c"])), [(1, 3, Stored(at(1, 1)))]);
+        let again = bench.publish(1, 0, 2, &["b", "c", "d"]);
+        assert_eq!(fates(&again), [(2, 2, Duplicate(at(1, 2))), (4, 1, Stored(at(1, 4)))]);
+        let bench = bench.reopen();
+        let again = bench.publish(1, 0, 4, &["d", "e"]);
+        assert_eq!(fates(&again), [(4, 1, Duplicate(at(1, 4))), (5, 1, Stored(at(2, 5)))]);
+        assert_eq!(bench.payloads("t"), ["a", "b", "c", "d", "e"]);
+        assert_eq!(
+            fates(&bench.publish(2, 0, 1, &["a"])),
+            [(1, 1, Stored(at(2, 6)))],
+            "publishers do not share numbers"
+        );
+    }
 }
 
 #[test]
@@ -68,14 +73,15 @@ fn what_is_settled_need_not_come() {
 
 #[test]
 fn a_final_refusal_consumes_its_number_and_is_repeated() {
-    let bench = Bench::new();
-    let forbidden = Refused(RefusalCode::Forbidden);
-    let first = [(1, 1, Stored(at(1, 1))), (2, 1, forbidden), (3, 1, Stored(at(1, 2)))];
-    assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "!", "c"])), first);
-    let again = [(1, 1, Duplicate(at(1, 1))), (2, 1, forbidden), (3, 1, Duplicate(at(1, 2)))];
-    assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "now allowed", "c"])), again);
-    let bench = bench.reopen();
-    assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "now allowed", "c"])), again, "also after a restart");
+    for bench in Bench::each(&LogConfig::default()) {
+        let forbidden = Refused(RefusalCode::Forbidden);
+        let first = [(1, 1, Stored(at(1, 1))), (2, 1, forbidden), (3, 1, Stored(at(1, 2)))];
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "!", "c"])), first);
+        let again = [(1, 1, Duplicate(at(1, 1))), (2, 1, forbidden), (3, 1, Duplicate(at(1, 2)))];
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "now allowed", "c"])), again);
+        let bench = bench.reopen();
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "now allowed", "c"])), again, "also after a restart");
+    }
 }
 
 #[test]

@@ -64,11 +64,15 @@ fn a_valid_position_is_resumed_without_a_gap() {
 #[test]
 fn a_forged_position_is_of_no_history_and_changes_nothing() {
     let bench = ten().reopen();
-    for position in [at(1, 11), at(2, 9), at(2, 11), at(9, 3), at(2, u64::MAX)] {
+    // Of an epoch that the log knows, its end is shared; of any other, nothing is.
+    let (end, none) = ((10, 0), (0, 5));
+    for (position, (shared, pending)) in
+        [(at(1, 11), end), (at(2, 9), none), (at(2, 11), end), (at(9, 3), none), (at(2, u64::MAX), end)]
+    {
         let opened = bench.open_at("t", Start::After(known(position, 3)));
         let gap = opened.gap.unwrap();
-        assert_eq!((gap.after, gap.cause, gap.through.seq.0), (position, GapCause::EpochChanged, 0));
-        assert_eq!((gap.count, gap.count_is_exact, opened.pending), (0, true, 5), "all of it is delivered");
+        assert_eq!((gap.after, gap.cause, gap.through.seq.0), (position, GapCause::EpochChanged, shared));
+        assert_eq!((gap.count, gap.count_is_exact, opened.pending), (0, true, pending));
     }
     assert_eq!(bench.head_seq(), 10);
     let opened = bench.open_at("t", Start::After(known(at(1, 5), u64::MAX)));
@@ -82,20 +86,24 @@ fn a_log_that_went_back_tells_each_reader_from_the_last_common_position() {
     for seq in 11..=16_u64 {
         bench.say("t", &seq.to_string());
     }
-    // The reader has seen epoch 1 to its end and epoch 2 up to seq 16; the backup ends in epoch 2 at seq 10.
-    let reader = Known { position: at(2, 16), nth: Nth(11), earlier: vec![at(1, 9)] };
+    // The backup ends in epoch 2 at seq 10, the first reader has seen that epoch up to seq 16. The second one has been in
+    // an epoch that the backup does not know; before, it was at seq 9.
+    let in_known = Known { position: at(2, 16), nth: Nth(11), earlier: vec![at(1, 9)] };
+    let in_unknown = Known { position: at(3, 17), nth: Nth(12), earlier: vec![at(1, 9)] };
     let restored = bench.restored(&backup, 7);
     for grown in [0, 3, 30] {
         for _ in 0..grown {
             restored.say("t", "other");
         }
-        let opened = restored.open_at("t", Start::After(reader.clone()));
-        let gap = opened.gap.unwrap();
-        assert_eq!((gap.after, gap.through, gap.cause), (at(2, 16), at(1, 9), GapCause::EpochChanged));
-        assert_eq!((gap.nth_through.0, gap.count, gap.count_is_exact), (5, 0, true));
-        assert_eq!(opened.pending, restored.last_nth("t") - 5, "grown past the reader's seq or not");
+        for (reader, common) in [(&in_known, at(2, 10)), (&in_unknown, at(1, 9))] {
+            let opened = restored.open_at("t", Start::After(reader.clone()));
+            let gap = opened.gap.unwrap();
+            assert_eq!((gap.after, gap.through, gap.cause), (reader.position, common, GapCause::EpochChanged));
+            assert_eq!((gap.nth_through.0, gap.count, gap.count_is_exact), (5, 0, true));
+            assert_eq!(opened.pending, restored.last_nth("t") - 5, "grown past the reader's seq or not");
+        }
     }
-    let opened = restored.open_at("t", Start::After(known(at(2, 16), 11)));
+    let opened = restored.open_at("t", Start::After(known(at(3, 17), 12)));
     assert_eq!(opened.gap.unwrap().through.seq.0, 0, "without its lineage: from the earliest retained");
 }
 

@@ -1,7 +1,7 @@
 //! Commits: limits, cursors, times, failures.
 
 use redeliver_log::kv::memory::Faults;
-use redeliver_log::{LogError, WriteOutcome, WriteRequest};
+use redeliver_log::{LogConfig, LogError, WriteOutcome, WriteRequest};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::{Cursor, EmitFate, ReadOutcome};
@@ -50,33 +50,35 @@ fn a_cursor_that_the_disk_has_no_room_for_says_so_and_leaves_the_one_before() {
 
 #[test]
 fn cursors_expire_when_they_have_not_moved_for_long() {
-    let mut config = redeliver_log::LogConfig::default();
+    let mut config = LogConfig::default();
     config.cursor_idle = std::time::Duration::from_secs(48 * 3600);
-    let mut bench = Bench::with(config);
-    bench.save("idle", "t", &cursor(1, 1));
-    for round in 0..60 {
-        bench.save("busy", "t", &cursor(round, round));
-        bench.wait(3600 * 1000);
-        bench.tend_all();
+    for mut bench in Bench::each(&config) {
+        bench.save("idle", "t", &cursor(1, 1));
+        for round in 0..60 {
+            bench.save("busy", "t", &cursor(round, round));
+            bench.wait(3600 * 1000);
+            bench.tend_all();
+        }
+        assert_eq!(bench.cursor("idle", "t"), None);
+        assert!(bench.cursor("busy", "t").is_some());
     }
-    assert_eq!(bench.cursor("idle", "t"), None);
-    assert!(bench.cursor("busy", "t").is_some());
 }
 
 #[test]
 fn more_than_fits_one_commit_is_written_in_several_and_seen_as_one() {
-    let bench = Bench::new();
-    let payload = "x".repeat(300_000);
-    let events = (0..12).map(|_| event(&["t", "u"], &payload)).collect();
-    let runs = bench.emit(events);
-    assert_eq!((runs.len(), runs[0].count), (1, 12), "one run of seqs");
-    assert_eq!(bench.payloads("u").len(), 12);
-    let many = (0..10_000).map(|number| event(&["v"], &number.to_string())).collect();
-    bench.emit(many);
-    let bench = bench.reopen();
-    assert_eq!(bench.payloads("t").len(), 12);
-    assert_eq!(bench.payloads("v").len(), 10_000);
-    assert_eq!(bench.payloads("v")[9_999], "9999");
+    for bench in Bench::each(&LogConfig::default()) {
+        let payload = "x".repeat(300_000);
+        let events = (0..12).map(|_| event(&["t", "u"], &payload)).collect();
+        let runs = bench.emit(events);
+        assert_eq!((runs.len(), runs[0].count), (1, 12), "one run of seqs");
+        assert_eq!(bench.payloads("u").len(), 12);
+        let many = (0..10_000).map(|number| event(&["v"], &number.to_string())).collect();
+        bench.emit(many);
+        let bench = bench.reopen();
+        assert_eq!(bench.payloads("t").len(), 12);
+        assert_eq!(bench.payloads("v").len(), 10_000);
+        assert_eq!(bench.payloads("v")[9_999], "9999");
+    }
 }
 
 #[test]
@@ -98,46 +100,48 @@ fn a_disk_that_fills_between_two_commits_keeps_the_first() {
 
 #[test]
 fn the_largest_event_and_the_longest_cursors_fit() {
-    let bench = Bench::new();
-    let largest = redeliver_protocol::config::EVENT_BYTES_MAX - 5;
-    assert_eq!(bench.say("t", &"x".repeat(largest)), 1);
-    let long = "s".repeat(255);
-    let requests = (0..3_000)
-        .map(|number| {
-            let name = format!("{number}-{long}");
-            let mut cursor = cursor(1, 1);
-            cursor.known.earlier = vec![at(9, 9); 8];
-            WriteRequest::SaveCursor {
-                subscriber: SubscriberName::new(&name[..255]).unwrap(),
-                topic: topic(&long),
-                cursor,
-            }
-        })
-        .collect();
-    assert!(bench.write(requests).outcomes.iter().all(|outcome| *outcome == WriteOutcome::CursorSaved));
-    let too_large = event(&["t"], &"x".repeat(largest + 1));
-    assert_eq!(bench.emit(vec![too_large])[0].fate, EmitFate::Refused(RefusalCode::TooLarge));
-    let twice = event(&["t", "t"], "x");
-    assert_eq!(bench.emit(vec![twice])[0].fate, EmitFate::Refused(RefusalCode::Invalid));
+    for bench in Bench::each(&LogConfig::default()) {
+        let largest = redeliver_protocol::config::EVENT_BYTES_MAX - 5;
+        assert_eq!(bench.say("t", &"x".repeat(largest)), 1);
+        let long = "s".repeat(255);
+        let requests = (0..3_000)
+            .map(|number| {
+                let name = format!("{number}-{long}");
+                let mut cursor = cursor(1, 1);
+                cursor.known.earlier = vec![at(9, 9); 8];
+                WriteRequest::SaveCursor {
+                    subscriber: SubscriberName::new(&name[..255]).unwrap(),
+                    topic: topic(&long),
+                    cursor,
+                }
+            })
+            .collect();
+        assert!(bench.write(requests).outcomes.iter().all(|outcome| *outcome == WriteOutcome::CursorSaved));
+        let too_large = event(&["t"], &"x".repeat(largest + 1));
+        assert_eq!(bench.emit(vec![too_large])[0].fate, EmitFate::Refused(RefusalCode::TooLarge));
+        let twice = event(&["t", "t"], "x");
+        assert_eq!(bench.emit(vec![twice])[0].fate, EmitFate::Refused(RefusalCode::Invalid));
+    }
 }
 
 #[test]
 fn event_times_never_go_back() {
-    let mut bench = Bench::new();
-    bench.say("t", "1");
-    bench.now -= 500_000;
-    bench.say("t", "2");
-    bench = bench.reopen();
-    bench.say("t", "3");
-    bench.now += 600_000;
-    bench.say("t", "4");
-    let mut times = Vec::new();
-    let mut after = 0;
-    while let ReadOutcome::Batch(batch) = bench.read("t", after, after) {
-        after = batch.last_seq.0;
-        times.extend(Records::new(batch.records).map(|record| record.unwrap().time));
+    for mut bench in Bench::each(&LogConfig::default()) {
+        bench.say("t", "1");
+        bench.now -= 500_000;
+        bench.say("t", "2");
+        bench = bench.reopen();
+        bench.say("t", "3");
+        bench.now += 600_000;
+        bench.say("t", "4");
+        let mut times = Vec::new();
+        let mut after = 0;
+        while let ReadOutcome::Batch(batch) = bench.read("t", after, after) {
+            after = batch.last_seq.0;
+            times.extend(Records::new(batch.records).map(|record| record.unwrap().time));
+        }
+        assert_eq!(times, [1_000_000, 1_000_000, 1_000_000, 1_100_000].map(Timestamp));
     }
-    assert_eq!(times, [1_000_000, 1_000_000, 1_000_000, 1_100_000].map(Timestamp));
 }
 
 #[test]
