@@ -203,8 +203,8 @@ Examples:
   redeliver emit syslog --lines /var/log/syslog
   journalctl -f | redeliver emit journal --lines
 
-A line is sent without its line feed, and nothing else is taken away. With --type auto, the default, a payload that parses as a
-JSON object or array is JSON, any other UTF-8 is text, and the rest is bytes.
+A line is sent without its line feed, and nothing else is taken away. With --type auto, the default, a payload that is a JSON
+object or array, from its first byte to its last, is JSON, any other UTF-8 is text, and the rest is bytes.
 
 To send a file exactly once, whatever happens, choose a publisher and repeat the command until it ends with status 0:
   id=$(uuidgen)

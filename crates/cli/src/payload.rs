@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 /// `emit --type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PayloadType {
-    /// JSON if it parses as an object or array, else text if it is UTF-8, else bytes
+    /// JSON if it is an object or array and nothing else, else text if it is UTF-8, else bytes
     #[default]
     Auto,
     /// UTF-8 text
@@ -45,10 +45,11 @@ pub(crate) fn kind_of(payload: &[u8], wanted: PayloadType) -> Result<PayloadKind
     }
 }
 
-/// Only objects and arrays: a line `42` or `true` is far more often text than a document.
+/// Only objects and arrays, without white space around them: a line `42`, `true` or an indented `[1, 2],` of some source is far
+/// more often text than a document, and as a document it would be shown without its indentation.
 fn is_json_document(payload: &[u8]) -> bool {
-    let first = payload.iter().find(|byte| !byte.is_ascii_whitespace());
-    matches!(first, Some(b'{' | b'[')) && serde_json::from_slice::<&RawValue>(payload).is_ok()
+    matches!((payload.first(), payload.last()), (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')))
+        && serde_json::from_slice::<&RawValue>(payload).is_ok()
 }
 
 /// A payload within a line of JSON: text as a string, JSON as itself, anything else as `{"base64": …}`.
@@ -95,10 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_json_only_if_it_is_an_object_or_array() {
+    fn a_line_is_json_only_if_it_is_an_object_or_array_and_nothing_else() {
         let auto = |payload: &[u8]| kind_of(payload, PayloadType::Auto).unwrap();
         assert_eq!(auto(br#"{"a":1}"#), PayloadKind::Json);
-        assert_eq!(auto(b" [1, 2] \r"), PayloadKind::Json);
+        assert_eq!(auto(b"[1, 2]"), PayloadKind::Json);
+        assert_eq!(auto(b"    [1, 2]"), PayloadKind::Text);
+        assert_eq!(auto(b"[1, 2]\r"), PayloadKind::Text);
         assert_eq!(auto(b"42"), PayloadKind::Text);
         assert_eq!(auto(b"{not json"), PayloadKind::Text);
         assert_eq!(auto(b""), PayloadKind::Text);

@@ -51,6 +51,19 @@ pub struct Limits {
     pub window_bytes_max: u32,
 }
 
+impl Limits {
+    /// What is beyond these, no server allows.
+    pub const ANY_SERVER: Limits = Limits {
+        event_bytes_max: u32::MAX,
+        event_topics_max: u32::MAX,
+        emits_in_flight_max: u32::MAX,
+        emit_bytes_in_flight_max: u32::MAX,
+        subscriptions_max: u32::MAX,
+        window_events_max: u32::MAX,
+        window_bytes_max: u32::MAX,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

@@ -6,6 +6,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::config::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits};
+use crate::error::RefusalCode;
 use crate::name::{EventName, TopicName};
 use crate::seq::{Nth, Seq};
 use crate::time::Timestamp;
@@ -46,10 +48,75 @@ impl NewEvent {
         NewEvent { topics: vec![topic], name, kind, payload: payload.into(), options: EmitOptions::default() }
     }
 
+    /// Holds the event against a server's limits, as each server does.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`]: what is wrong with it. No try with the same event can help.
+    pub fn check(&self, limits: &Limits) -> Result<(), EventError> {
+        let topics_max = usize::try_from(limits.event_topics_max).unwrap_or(usize::MAX).min(EVENT_TOPICS_MAX);
+        if self.topics.is_empty() || self.topics.len() > topics_max {
+            return Err(EventError::TopicCount { topics: self.topics.len(), topics_max });
+        }
+        let twice = |(at, topic): (usize, &TopicName)| self.topics[..at].contains(topic);
+        if self.topics.iter().enumerate().any(twice) {
+            return Err(EventError::TopicTwice);
+        }
+        if !self.options.is_known() {
+            return Err(EventError::UnknownOptions(self.options.0 & !EmitOptions::KNOWN));
+        }
+        let bytes_max = usize::try_from(limits.event_bytes_max).unwrap_or(usize::MAX).min(EVENT_BYTES_MAX);
+        if self.size_bytes() > bytes_max {
+            return Err(EventError::TooLarge { bytes: self.size_bytes(), bytes_max });
+        }
+        Ok(())
+    }
+
     /// The size that limits are held against, in bytes: payload, name and topics.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         self.payload.len() + self.name.as_str().len() + self.topics.iter().map(|t| t.as_str().len()).sum::<usize>()
+    }
+}
+
+/// Why no server with these limits takes an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// It has no topic, or too many.
+    #[error("an event has 1 to {topics_max} topics, this one has {topics}")]
+    TopicCount {
+        /// How many it has.
+        topics: usize,
+        /// The most that are allowed.
+        topics_max: usize,
+    },
+    /// It names one topic twice.
+    #[error("an event names each of its topics once, this one names one of them twice")]
+    TopicTwice,
+    /// It has option bits that this version does not know.
+    #[error("the event has options ({0:#x}) that this version does not know")]
+    UnknownOptions(u32),
+    /// It is too large.
+    #[error("the event has {bytes} bytes, at most {bytes_max} are allowed")]
+    TooLarge {
+        /// Its size in bytes: payload, name and topics.
+        bytes: usize,
+        /// The largest allowed.
+        bytes_max: usize,
+    },
+}
+
+impl EventError {
+    /// The code with which a server refuses such an event.
+    #[must_use]
+    pub fn code(&self) -> RefusalCode {
+        match self {
+            EventError::TooLarge { .. } => RefusalCode::TooLarge,
+            EventError::TopicCount { .. } | EventError::TopicTwice | EventError::UnknownOptions(_) => {
+                RefusalCode::Invalid
+            }
+        }
     }
 }
 

@@ -90,7 +90,7 @@ impl ServerBuilder {
     }
 
     /// Origins (`https://app.example.com`) whose pages may connect from a browser, besides pages of the very host that
-    /// they connect to. `*` stands for all. Clients that are no browsers send no origin, and are not asked for one.
+    /// they connect to if that is an address or `localhost` (a page of another name could have had it pointed here). `*` stands for all. Clients that are no browsers send no origin, and are not asked for one.
     #[must_use]
     pub fn allowed_origins<I>(mut self, origins: I) -> ServerBuilder
     where

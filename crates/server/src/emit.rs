@@ -1,6 +1,5 @@
 //! Emits from within the process: held to the same limits as a client's, durable when they return.
 
-use redeliver_protocol::config::Limits;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{EmitFate, EmitRun};
@@ -44,7 +43,7 @@ impl EmitError {
 }
 
 pub(crate) async fn emit(shared: &Shared, event: NewEvent) -> Result<Receipt, EmitError> {
-    check(&event, &shared.config.limits)?;
+    event.check(&shared.config.limits).map_err(|error| EmitError::Invalid(error.to_string()))?;
     let receipt = shared.queue.append_one(event).map_err(|code| {
         if code == RefusalCode::Overloaded {
             add(&shared.counters.overloads, 1);
@@ -60,31 +59,4 @@ pub(crate) async fn emit(shared: &Shared, event: NewEvent) -> Result<Receipt, Em
         // Neither can be: there is no publisher whose duplicate this could be, and every emit has an outcome.
         Some(EmitRun { fate: EmitFate::DuplicateForgotten, .. }) | None => Err(EmitError::Unknown),
     }
-}
-
-/// What a session checks for a client.
-fn check(event: &NewEvent, limits: &Limits) -> Result<(), EmitError> {
-    let topics_max = usize::try_from(limits.event_topics_max).unwrap_or(usize::MAX);
-    let bytes_max = usize::try_from(limits.event_bytes_max).unwrap_or(usize::MAX);
-    if event.topics.is_empty() || event.topics.len() > topics_max {
-        return Err(EmitError::Invalid(format!(
-            "it must have 1 to {topics_max} topics, and has {}",
-            event.topics.len()
-        )));
-    }
-    let mut topics: Vec<_> = event.topics.iter().collect();
-    topics.sort_unstable();
-    if let Some(twice) = topics.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(EmitError::Invalid(format!("it names the topic {} twice", twice[0])));
-    }
-    if !event.options.is_known() {
-        return Err(EmitError::Invalid("it has options that this version does not know".to_owned()));
-    }
-    if event.size_bytes() > bytes_max {
-        return Err(EmitError::Invalid(format!(
-            "it has {} bytes, at most {bytes_max} are allowed",
-            event.size_bytes()
-        )));
-    }
-    Ok(())
 }

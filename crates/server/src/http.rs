@@ -139,7 +139,15 @@ fn origin_is_allowed(shared: &Shared, headers: &HeaderMap) -> bool {
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let page = origin.split_once("://").map(|(_, authority)| authority);
-    page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
+    page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host) && cannot_be_rebound(host))
+}
+
+/// Whether a Host header names this machine in a way that no foreign name server can: by its address, or as localhost. A
+/// page of any other name might have had that name pointed at us after it was loaded, and must be allowed by the operator.
+fn cannot_be_rebound(host: &str) -> bool {
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// Whether a header's comma-separated list names this, in any case.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::{EmitOutcome, EmitTicket, Output};
-use crate::config::{EMITS_PER_FRAME_MAX, EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits};
+use crate::config::{EMITS_PER_FRAME_MAX, Limits};
 use crate::error::RefusalCode;
 use crate::event::NewEvent;
 use crate::history::{EmitFate, EmitRun};
@@ -262,14 +262,9 @@ impl Outbox {
         self.sent_bytes = 0;
     }
 
+    /// Why the server would refuse the event. Before it has said what it allows, only what no server takes is refused.
     fn refusal(&self, event: &NewEvent) -> Option<RefusalCode> {
-        let bytes_max = self.limits.map_or(usize::MAX, |limits| limits.event_bytes_max as usize);
-        let topics_max = self.limits.map_or(usize::MAX, |limits| limits.event_topics_max as usize);
-        if event.size_bytes() > bytes_max.min(EVENT_BYTES_MAX) {
-            return Some(RefusalCode::TooLarge);
-        }
-        let topics = event.topics.len();
-        (topics == 0 || topics > topics_max.min(EVENT_TOPICS_MAX)).then_some(RefusalCode::Invalid)
+        event.check(&self.limits.unwrap_or(Limits::ANY_SERVER)).err().map(|error| error.code())
     }
 }
 

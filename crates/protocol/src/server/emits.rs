@@ -2,7 +2,7 @@
 //!
 //! The log decides what is stored; this only keeps the order, so that nothing overtakes what was refused.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::fault;
 use crate::config::{EMITS_PER_FRAME_MAX, Limits};
@@ -71,9 +71,9 @@ impl Emits {
         self.appending.push_back(Appending { left: count, bytes, turn: self.turn });
         self.events += count;
         self.bytes += bytes;
-        let judged = events.into_iter().map(|event| match refusal(&event, limits) {
-            None => Ok(event),
-            Some(code) => Err(code),
+        let judged = events.into_iter().map(|event| match event.check(limits) {
+            Ok(()) => Ok(event),
+            Err(error) => Err(error.code()),
         });
         Ok(Taken::Append(judged.collect()))
     }
@@ -116,19 +116,6 @@ fn is_retryable(fate: &EmitFate) -> bool {
         EmitFate::Refused(code) => !code.is_final(),
         EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten => false,
     }
-}
-
-/// Why this server never takes an event, if it does not. It depends on the event and the limits alone.
-fn refusal(event: &NewEvent, limits: &Limits) -> Option<RefusalCode> {
-    let topics = event.topics.len();
-    let is_within = |size: usize, limit: u32| u64::try_from(size).is_ok_and(|size| size <= u64::from(limit));
-    if topics == 0 || !is_within(topics, limits.event_topics_max) || !event.options.is_known() {
-        return Some(RefusalCode::Invalid);
-    }
-    if topics > 1 && event.topics.iter().collect::<BTreeSet<_>>().len() < topics {
-        return Some(RefusalCode::Invalid);
-    }
-    (!is_within(event.size_bytes(), limits.event_bytes_max)).then_some(RefusalCode::TooLarge)
 }
 
 #[cfg(test)]
