@@ -13,10 +13,10 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build and serve on ws://127.0.0.1:7400, with the data in ./redeliver-data
-	@$(CARGO) run -q -p redeliver-cli -- serve
+	@$(CARGO) run -p redeliver-cli -- serve
 
 demo: ## a minute on the real thing: a server dies, a reader is away, the missed events come back
-	@$(CARGO) build -q -p redeliver-cli
+	@$(CARGO) build -p redeliver-cli
 	@docs/demo.sh
 
 test: ## everything: set up what tests need, build, doctests, then all tests (their summary comes last)
