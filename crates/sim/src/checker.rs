@@ -154,7 +154,9 @@ impl Judge {
             Entry::Dumped { head, dump } => truth.dumped(case, *head, dump),
             Entry::Committed(events) => truth.committed(case, emits, events),
             Entry::Floor { topic, nth } => truth.floor(case, topic, *nth),
-            Entry::Owned { subscriber, topic, connection } => readers.durable.owned(subscriber, topic, *connection),
+            Entry::Owned { subscriber, topic, connection } => {
+                readers.durable.owned(case, (subscriber, topic), *connection);
+            }
             Entry::CursorStaged { subscriber, topic, connection } => {
                 readers.durable.cursor_staged(case, (subscriber, topic), *connection);
             }
@@ -162,8 +164,8 @@ impl Judge {
                 readers.durable.cursor_written(case, truth, (subscriber, topic), cursor);
             }
             Entry::Crashed(process) => emits.crashed(*process),
-            Entry::Connected { process, opening } => {
-                readers.connecting(case, truth, *process);
+            Entry::Connected { process, opening, connection } => {
+                readers.connecting(case, truth, *process, *connection);
                 truth.connected(*process, *opening);
             }
             Entry::Emitting { process, key, event } => emits.emitting(case, truth, (*process, *key), event),

@@ -224,7 +224,7 @@ impl World {
         if let Some(running) = self.running(id) {
             running.connection = Some(connection);
         }
-        self.record(Entry::Connected { process: id, opening });
+        self.record(Entry::Connected { process: id, opening, connection: connection.0 });
         self.tell(id, Input::Connected);
     }
 

@@ -199,6 +199,8 @@ pub enum Entry {
         process: Process,
         /// The opening.
         opening: Opening,
+        /// The connection's number.
+        connection: u64,
     },
     /// An app emits.
     Emitting {

@@ -31,6 +31,7 @@ pub(super) struct Durables {
     all: BTreeMap<DurableKey, Durable>,
     snapshots: BTreeMap<Snapshot, BTreeMap<DurableKey, Durable>>,
     owners: BTreeMap<(SubscriberName, TopicName), u64>,
+    grants: BTreeMap<(SubscriberName, TopicName, u64), usize>,
     written: BTreeMap<(SubscriberName, TopicName), Cursor>,
 }
 
@@ -69,9 +70,12 @@ impl Durables {
         case: &mut Case,
         branch: &Branch,
         key: &DurableKey,
-        (run, nth): (Run, Nth),
+        (run, nth, begun): (Run, Nth, usize),
         gap: Option<&Gap>,
     ) {
+        // Where a reader stands that was displaced before it heard of its own beginning is of the past.
+        let is_displaced = matches!(&key.0, Owner::Server(subscriber)
+            if self.latest_grant(subscriber, &key.1).is_some_and(|latest| latest > begun));
         let Some(durable) = self.all.get_mut(key) else { return };
         let topic = &key.1;
         let before = branch.keys_between(topic, Nth::ZERO, nth);
@@ -86,7 +90,7 @@ impl Durables {
         durable.done.extend(before);
         let after = branch.keys_between(topic, nth, Nth(u64::MAX));
         let again = after.iter().find(|key| durable.confirmed.contains(key));
-        case.must(again.is_none(), Rule::AckAfterHandler, || {
+        case.must(again.is_none() || is_displaced, Rule::AckAfterHandler, || {
             format!("{run:?} of {key:?} starts after nth {nth}, though {again:?} is confirmed: the cursor went back")
         });
     }
@@ -156,8 +160,21 @@ impl Durables {
         }
     }
 
-    pub(super) fn owned(&mut self, subscriber: &SubscriberName, topic: &TopicName, connection: u64) {
+    pub(super) fn owned(&mut self, case: &Case, (subscriber, topic): (&SubscriberName, &TopicName), connection: u64) {
         self.owners.insert((subscriber.clone(), topic.clone()), connection);
+        self.grants.insert((subscriber.clone(), topic.clone(), connection), case.entry);
+    }
+
+    /// When the server gave a connection the topic, as the number of the entry.
+    pub(super) fn granted(&self, key: &DurableKey, connection: u64) -> Option<usize> {
+        let (Owner::Server(subscriber), topic) = key else { return None };
+        self.grants.get(&(subscriber.clone(), topic.clone(), connection)).copied()
+    }
+
+    fn latest_grant(&self, subscriber: &SubscriberName, topic: &TopicName) -> Option<usize> {
+        let from = (subscriber.clone(), topic.clone(), 0);
+        let to = (subscriber.clone(), topic.clone(), u64::MAX);
+        self.grants.range(from..=to).map(|(_, entry)| *entry).max()
     }
 
     pub(super) fn cursor_staged(

@@ -20,6 +20,7 @@ pub(super) struct Readers {
     runs: BTreeMap<Run, Reader>,
     pub(super) durable: Durables,
     settled: BTreeSet<Run>,
+    connections: BTreeMap<Process, u64>,
 }
 
 /// A run so far.
@@ -131,7 +132,10 @@ impl Readers {
             Delivery::Subscribed { after, nth, .. } => {
                 reader.settle_subscribed(&mut ctx, None);
                 reader.told = Some((*after, *nth));
-                reader.begun = ctx.case.entry;
+                // What counts is when the server gave it the topic: the news travels at different speeds.
+                let connection = self.connections.get(&reader.process).copied().unwrap_or(0);
+                let granted = reader.durable.as_ref().and_then(|key| ctx.durable.granted(key, connection));
+                reader.begun = granted.unwrap_or(ctx.case.entry);
             }
             Delivery::Event { epoch, record, redelivered } => {
                 reader.settle_subscribed(&mut ctx, None);
@@ -158,7 +162,8 @@ impl Readers {
     }
 
     /// A process is about to have another connection: what it was told on the one before is judged by that one's log.
-    pub(super) fn connecting(&mut self, case: &mut Case, truth: &Truth, process: Process) {
+    pub(super) fn connecting(&mut self, case: &mut Case, truth: &Truth, process: Process, connection: u64) {
+        self.connections.insert(process, connection);
         let Some(branch) = truth.of(process) else { return };
         for (run, reader) in self.runs.iter_mut().filter(|(_, reader)| reader.process == process) {
             reader.settle_subscribed(&mut Ctx { case, branch, durable: &mut self.durable, run: *run }, None);
@@ -279,7 +284,7 @@ impl Reader {
         }
         if let (true, Some(key)) = (first, &self.durable) {
             let told_lost = took.then_some(gap).flatten();
-            ctx.durable.started(ctx.case, ctx.branch, key, (run, nth), told_lost);
+            ctx.durable.started(ctx.case, ctx.branch, key, (run, nth, self.begun), told_lost);
         }
         self.be(Place { position: after, nth });
         took

@@ -185,6 +185,7 @@ impl World {
                 if let Some(server) = &mut self.server {
                     server.writer.unsynced = Some((committed, kept));
                 }
+                self.record_floors();
                 self.queue.after(sync_delay, Due::Publish(opening));
             }
             Err(error) => self.fail(format!("publishing failed: {error}")),

@@ -1,0 +1,89 @@
+//! Seeds: a moderate number is run and judged, those that once failed are run again, and one seed is one history.
+
+use redeliver_sim::checker::{Figures, Rule};
+use redeliver_sim::mutants::Mutant;
+use redeliver_sim::seeds::{self, REGRESSIONS};
+
+#[test]
+fn two_hundred_seeds_keep_the_promise() {
+    let mut sum = Figures::default();
+    for seed in 10_000..10_200 {
+        let verdict = seeds::run(seed, None);
+        match &verdict.result {
+            Ok(figures) => add(&mut sum, figures),
+            Err(violations) => panic!("seed {seed}: {violations:#?}\n{}", verdict.trace(Some(60))),
+        }
+    }
+    // It was not easy: everything that is to be borne has happened.
+    assert!(sum.acknowledged > 10_000 && sum.delivered > 10_000, "{sum:?}");
+    assert!(sum.redelivered > 100 && sum.gaps > 100 && sum.epoch_gaps > 10, "{sum:?}");
+    assert!(sum.openings > 400 && sum.takeovers > 0, "{sum:?}");
+}
+
+#[test]
+fn seeds_that_once_failed_do_not_fail_again() {
+    for seed in REGRESSIONS {
+        let verdict = seeds::run(*seed, None);
+        assert!(verdict.result.is_ok(), "seed {seed}: {:#?}\n{}", verdict.result, verdict.trace(Some(60)));
+    }
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    for seed in 0..10 {
+        let (once, twice) = (seeds::run(seed, None), seeds::run(seed, None));
+        assert_eq!(once.history.entries.len(), twice.history.entries.len(), "seed {seed}");
+        assert_eq!(once.history.hash(), twice.history.hash(), "seed {seed}");
+    }
+    assert_ne!(seeds::run(1, None).history.hash(), seeds::run(2, None).history.hash());
+}
+
+#[test]
+fn an_ack_before_the_sync_is_convicted() {
+    convict(Mutant::AckBeforeSync, &[Rule::NothingTakenBack, Rule::AcknowledgedIsStored]);
+}
+
+#[test]
+fn a_delivery_before_the_sync_is_convicted() {
+    convict(Mutant::DeliverBeforeSync, &[Rule::NothingTakenBack, Rule::DurableFirst]);
+}
+
+#[test]
+fn a_cursor_before_the_handler_is_convicted() {
+    convict(Mutant::CursorBeforeHandler, &[Rule::AckAfterHandler]);
+}
+
+#[test]
+fn a_cursor_before_the_handler_is_convicted_by_what_it_loses() {
+    convict(Mutant::CursorBeforeHandler, &[Rule::Complete]);
+}
+
+#[test]
+fn left_out_fencing_is_convicted() {
+    convict(Mutant::NoFencing, &[Rule::OneOwner]);
+}
+
+#[test]
+fn left_out_fencing_is_convicted_by_what_it_does_to_cursors() {
+    convict(Mutant::NoFencing, &[Rule::AckAfterHandler]);
+}
+
+/// Runs a broken shell until one of these rules convicts it, as it must within 1,000 seeds.
+fn convict(mutant: Mutant, rules: &[Rule]) {
+    let names: Vec<String> = rules.iter().map(|rule| format!("{rule:?}")).collect();
+    let convicted = (0..1000).any(|seed| match seeds::run(seed, Some(mutant)).result {
+        Ok(_) => false,
+        Err(violations) => violations.iter().any(|words| names.iter().any(|name| words.starts_with(name.as_str()))),
+    });
+    assert!(convicted, "{mutant:?} was never convicted of {names:?}");
+}
+
+fn add(sum: &mut Figures, figures: &Figures) {
+    sum.acknowledged += figures.acknowledged;
+    sum.delivered += figures.delivered;
+    sum.redelivered += figures.redelivered;
+    sum.gaps += figures.gaps;
+    sum.epoch_gaps += figures.epoch_gaps;
+    sum.openings += figures.openings;
+    sum.takeovers += figures.takeovers;
+}
