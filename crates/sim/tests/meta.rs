@@ -12,7 +12,7 @@ type Entries = Vec<(redeliver_protocol::time::Instant, Entry)>;
 
 struct Damage {
     name: &'static str,
-    rule: Rule,
+    rules: &'static [Rule],
     /// Damages a history; says whether there was something to damage.
     make: fn(&mut Entries) -> bool,
 }
@@ -33,7 +33,7 @@ fn every_damage_to_a_good_history_is_found() {
                 return true;
             }
             let found = check(&damaged).expect_err(&format!("seed {seed}: {} is not found", damage.name));
-            assert!(found.iter().any(|v| v.rule == damage.rule), "seed {seed}: {} is found as {found:?}", damage.name);
+            assert!(found.iter().any(|v| damage.rules.contains(&v.rule)), "seed {seed}: {} is found as {found:?}", damage.name);
             false
         });
     }
@@ -42,33 +42,33 @@ fn every_damage_to_a_good_history_is_found() {
 }
 
 fn damages() -> Vec<Damage> {
-    let list: [(&'static str, Rule, fn(&mut Entries) -> bool); 20] = [
-        ("an event that is not delivered", Rule::Complete, |entries| remove(entries, is_inner_event)),
-        ("an event that is delivered twice", Rule::OnceOrMarked, twice),
-        ("two events that are delivered in the wrong order", Rule::Complete, swapped),
-        ("an event of another content", Rule::OneContent, |entries| {
+    let list: [(&'static str, &'static [Rule], fn(&mut Entries) -> bool); 20] = [
+        ("an event that is not delivered", &[Rule::Complete], |entries| remove(entries, is_inner_event)),
+        ("an event that is delivered twice", &[Rule::OnceOrMarked], twice),
+        ("two events that are delivered in the wrong order", &[Rule::Complete], swapped),
+        ("an event of another content", &[Rule::OneContent], |entries| {
             change_event(entries, |record| record.payload = Bytes::from_static(b"other"))
         }),
-        ("an event that was never written", Rule::DurableFirst, |entries| {
+        ("an event that was never written", &[Rule::DurableFirst], |entries| {
             change_event(entries, |record| record.seq = Seq(record.seq.0 + 100_000))
         }),
-        ("a wrong nth", Rule::Complete, |entries| change_event(entries, |record| record.nth = Nth(record.nth.0 + 1))),
-        ("a receipt with another position", Rule::AcknowledgedIsStored, wrong_receipt),
-        ("an emit that is never decided", Rule::Settles, |entries| undecided),
-        ("a commit that is written down after its events were delivered", Rule::DurableFirst, late_commit),
-        ("a seq that is given twice", Rule::NoHoles, seq_twice),
-        ("an emit that is stored twice", Rule::NothingInvented, stored_twice),
-        ("an ack before its handler", Rule::AckAfterHandler, early_ack),
-        ("a gap that counts one too many", Rule::TrueGaps, |entries| change_gap(entries, |gap| gap.count += 1)),
-        ("a gap that is not told", Rule::Complete, |entries| {
+        ("a wrong nth", &[Rule::Complete], |entries| change_event(entries, |record| record.nth = Nth(record.nth.0 + 1))),
+        ("a receipt with another position", &[Rule::AcknowledgedIsStored], wrong_receipt),
+        ("an emit that is never decided", &[Rule::Settles], undecided),
+        ("a commit that is written down after its events were delivered", &[Rule::DurableFirst, Rule::AcknowledgedIsStored], late_commit),
+        ("a seq that is given twice", &[Rule::NoHoles], seq_twice),
+        ("an emit that is stored twice", &[Rule::NothingInvented], stored_twice),
+        ("an ack before its handler", &[Rule::AckAfterHandler], early_ack),
+        ("a gap that counts one too many", &[Rule::TrueGaps], |entries| change_gap(entries, |gap| gap.count += 1)),
+        ("a gap that is not told", &[Rule::Complete], |entries| {
             remove(entries, |entry| matches!(entry, Entry::Delivered { delivery: Delivery::Gap(_), .. }))
         }),
-        ("a gap over what is there", Rule::TrueGaps, |entries| {
+        ("a gap over what is there", &[Rule::TrueGaps], |entries| {
             change_gap(entries, |gap| (gap.nth_through, gap.count) = (Nth(gap.nth_through.0 + 1), gap.count + 1))
         }),
-        ("a log that opens without its last event", Rule::NothingTakenBack, shorter_log),
-        ("a repeat that is not marked", Rule::OnceOrMarked, unmarked),
-        ("a cursor that is written by somebody else", Rule::OneOwner, |entries| {
+        ("a log that opens without its last event", &[Rule::NothingTakenBack], shorter_log),
+        ("a repeat that is not marked", &[Rule::OnceOrMarked], unmarked),
+        ("a cursor that is written by somebody else", &[Rule::OneOwner], |entries| {
             change(entries, |entry| match entry {
                 Entry::CursorStaged { connection, .. } => {
                     *connection += 1;
@@ -77,10 +77,10 @@ fn damages() -> Vec<Damage> {
                 _ => false,
             })
         }),
-        ("a trim of what is to be kept", Rule::TrimsAreDue, early_trim),
-        ("a reader that stops", Rule::Settles, reader_stops),
+        ("a trim of what is to be kept", &[Rule::TrimsAreDue], early_trim),
+        ("a reader that stops", &[Rule::Settles], reader_stops),
     ];
-    list.into_iter().map(|(name, rule, make)| Damage { name, rule, make }).collect()
+    list.into_iter().map(|(name, rules, make)| Damage { name, rules, make }).collect()
 }
 
 fn change(entries: &mut Entries, mut one: impl FnMut(&mut Entry) -> bool) -> bool {
