@@ -141,7 +141,9 @@ impl World {
         let number = u32::try_from(client).unwrap_or(u32::MAX);
         let (keeper, session_keeper, stored) = match (follow.keeper, &found.plan.subscriber) {
             (KeeperPlan::Server, Some(name)) => (Keeper::Server(name.clone()), CursorKeeper::Server, None),
-            (KeeperPlan::Client, _) => (Keeper::Client(number), CursorKeeper::Client { stored: stored.clone() }, stored),
+            (KeeperPlan::Client, _) => {
+                (Keeper::Client(number), CursorKeeper::Client { stored: stored.clone() }, stored)
+            }
             (KeeperPlan::Server | KeeperPlan::Nobody, _) => (Keeper::Nobody, CursorKeeper::Nobody, None),
         };
         let Some(running) = &mut found.process else { return };
@@ -243,7 +245,8 @@ impl World {
         let Some(client) = self.client_of(id) else { return };
         let saved = self.running(id).and_then(|running| running.saves.pop_front());
         let Some((subscription, cursor)) = saved else { return };
-        let topic = self.running(id).and_then(|running| running.readers.get(&subscription)).map(|r| r.follow.topic.clone());
+        let topic =
+            self.running(id).and_then(|running| running.readers.get(&subscription)).map(|r| r.follow.topic.clone());
         let seq = cursor.known.position.seq;
         if let Some(topic) = topic {
             self.clients[client].disk.insert(topic, cursor);

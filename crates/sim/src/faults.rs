@@ -66,7 +66,9 @@ impl World {
     fn cut_some_link(&mut self) {
         let Some(connection) = self.some_connection() else { return };
         let (client, server) = (self.notice(), self.notice());
-        self.fault(format!("connection {connection} is cut, noticed by the client {client:?}, by the server {server:?}"));
+        self.fault(format!(
+            "connection {connection} is cut, noticed by the client {client:?}, by the server {server:?}"
+        ));
         self.cut_link(connection, client, server);
     }
 

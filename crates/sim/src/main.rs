@@ -58,14 +58,30 @@ fn run(wish: &Wish) -> ExitCode {
             }
         }
         if wish.seeds == 1 {
-            println!("seed {seed}: trace {:016x}, {} entries, {} steps", verdict.history.hash(), verdict.history.entries.len(), verdict.steps);
+            println!(
+                "seed {seed}: trace {:016x}, {} entries, {} steps",
+                verdict.history.hash(),
+                verdict.history.entries.len(),
+                verdict.steps
+            );
         }
     }
     println!(
         "{} seeds from {}, {steps} steps: {} emits acknowledged, {} events delivered ({} marked redelivered), {} gaps \
          ({} of another epoch), {} confirmed acks, {} openings, {} subscriptions, {} takeovers; {} failed {:?}",
-        wish.seeds, wish.from, sum.acknowledged, sum.delivered, sum.redelivered, sum.gaps, sum.epoch_gaps, sum.confirmed,
-        sum.openings, sum.runs, sum.takeovers, failed.len(), failed.iter().take(20).collect::<Vec<_>>(),
+        wish.seeds,
+        wish.from,
+        sum.acknowledged,
+        sum.delivered,
+        sum.redelivered,
+        sum.gaps,
+        sum.epoch_gaps,
+        sum.confirmed,
+        sum.openings,
+        sum.runs,
+        sum.takeovers,
+        failed.len(),
+        failed.iter().take(20).collect::<Vec<_>>(),
     );
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

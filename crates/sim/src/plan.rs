@@ -106,7 +106,8 @@ impl Plan {
         let padding = usize::try_from(rng.between(0, most)).unwrap_or(0);
         let payload = format!("{}.{}|{}", key.publisher, key.index, "x".repeat(padding));
         let name = EventName::new(["created", "changed", "gone"][rng.index(3)]);
-        let mut event = NewEvent::new(topics[0].clone(), name.unwrap_or_else(|_| unreachable_name()), PayloadKind::Text, payload);
+        let mut event =
+            NewEvent::new(topics[0].clone(), name.unwrap_or_else(|_| unreachable_name()), PayloadKind::Text, payload);
         event.topics = topics;
         event
     }

@@ -28,9 +28,7 @@ pub fn run(seed: u64, mutant: Option<Mutant>) -> Verdict {
     let result = match (outcome.failure, checker::check(&outcome.history)) {
         (None, Ok(figures)) => Ok(figures),
         (Some(failure), Ok(_)) => Err(vec![failure]),
-        (failure, Err(violations)) => {
-            Err(violations.iter().map(Violation::to_string).chain(failure).collect())
-        }
+        (failure, Err(violations)) => Err(violations.iter().map(Violation::to_string).chain(failure).collect()),
     };
     Verdict { seed, history: outcome.history, steps: outcome.steps, result }
 }

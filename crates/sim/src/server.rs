@@ -2,6 +2,7 @@
 //! over the real hub modules and the real log, with delays wherever the real one may be delayed. No decision of the
 //! protocol is taken here.
 
+mod answers;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,18 +15,18 @@ use redeliver_protocol::codec;
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::frame::Hello;
-use redeliver_protocol::history::{ReadOutcome, Start};
+use redeliver_protocol::history::{EmitFate, EmitRun, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
 use redeliver_protocol::server::watchers::Watchers;
-use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, ServerSession};
-use redeliver_protocol::time::{Instant, Timestamp};
+use redeliver_protocol::server::{ConnectionId, Input, Output, ServerSession};
+use redeliver_protocol::time::Instant;
 
 pub(crate) use self::writer::Work;
 use self::writer::Writer;
-use crate::history::{Dumped, DumpedTopic, Entry, Opening};
+use crate::history::{Entry, Opening};
 use crate::link::Way;
 use crate::mutants::Mutant;
 use crate::world::{Due, World};
@@ -224,92 +225,6 @@ impl World {
         }
     }
 
-    /// Answers what a session waits for, as the log and the hub are now; the answer arrives a little later.
-    pub(crate) fn answer(&mut self, connection: ConnectionId, ask: Ask) {
-        if self.plan.mutant == Some(Mutant::AckBeforeSync) && matches!(ask, Ask::Read { .. }) && self.is_unsynced() {
-            // Only acks are to be early in this broken server.
-            return self.queue.after(Duration::from_millis(1), Due::Answer(connection, ask));
-        }
-        let input = match ask {
-            Ask::Authenticate(hello) => self.admit(connection, &hello),
-            Ask::Open { id, topic, start, subscriber } => self.open(id, &topic, &start, subscriber.as_ref()),
-            Ask::Read { id, topic, after, nth, events_max, bytes_max } => {
-                self.read(id, &topic, (after, nth), (events_max, bytes_max))
-            }
-        };
-        let delay = self.small_delay();
-        if let Some(input) = input {
-            self.queue.after(delay, Due::Serve(connection, input));
-        }
-    }
-
-    fn admit(&mut self, connection: ConnectionId, hello: &Hello) -> Option<Input> {
-        let server = self.server.as_mut()?;
-        let found = server.connections.get_mut(&connection)?;
-        found.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));
-        let fenced = hello.publisher.and_then(|publisher| server.publishers.claim(publisher, connection));
-        let publisher = match hello.publisher.map(|publisher| server.log.publisher(publisher, hello.settled)) {
-            None => redeliver_protocol::history::PublisherState::New,
-            Some(Ok(state)) => state,
-            Some(Err(error)) => {
-                self.fail(format!("a publisher cannot be read: {error}"));
-                return None;
-            }
-        };
-        let head = server.log.head();
-        if let Some(fenced) = fenced {
-            let reason = CloseCode::PublisherFenced.words().to_owned();
-            let close = Close { code: CloseCode::PublisherFenced, reason, retry: RetryAdvice::Never };
-            self.queue.after(Duration::ZERO, Due::Serve(fenced, Input::Displaced(close)));
-        }
-        Some(Input::Authenticated(Ok(Admitted { epoch: head.epoch, head: head.seq, publisher })))
-    }
-
-    fn open(
-        &mut self,
-        id: SubscriptionId,
-        topic: &TopicName,
-        start: &Start,
-        subscriber: Option<&SubscriberName>,
-    ) -> Option<Input> {
-        let wall = self.wall();
-        let server = self.server.as_ref()?;
-        let stored = subscriber.map(|subscriber| server.log.cursor(subscriber, topic)).transpose();
-        let opened = stored.and_then(|stored| {
-            server.log.open_subscription(topic, start, stored.flatten().as_ref(), wall)
-        });
-        match opened {
-            Ok(opened) => Some(Input::Opened { id, result: Ok(opened) }),
-            Err(error) => {
-                self.fail(format!("a subscription to {topic} from {start:?} cannot be opened: {error}"));
-                None
-            }
-        }
-    }
-
-    fn read(
-        &mut self,
-        id: SubscriptionId,
-        topic: &TopicName,
-        (after, nth): (Seq, Nth),
-        (events_max, bytes_max): (u32, usize),
-    ) -> Option<Input> {
-        let try_recent = self.rng.chance(700);
-        let server = self.server.as_ref()?;
-        let recent = try_recent.then(|| server.log.read_recent(topic, after, nth, events_max, bytes_max)).flatten();
-        let outcome = match recent {
-            Some(outcome) => Ok(outcome),
-            None => server.log.read(topic, after, nth, events_max, bytes_max),
-        };
-        match outcome {
-            Ok(outcome) => Some(Input::Read { id, outcome }),
-            Err(error) => {
-                self.fail(format!("{topic} cannot be read after {after}: {error}"));
-                None
-            }
-        }
-    }
-
     /// Gives a session what has arrived for it, carries out its outputs, and plans its next tick.
     pub(crate) fn pump(&mut self, connection: ConnectionId) {
         loop {
@@ -487,35 +402,6 @@ impl World {
         self.queue.after(pause, Due::Tend(opening));
     }
 
-    /// Whether nothing of any connection is left in the hub.
-    pub(crate) fn hub_is_empty(&self) -> bool {
-        self.server.as_ref().is_none_or(|server| {
-            server.owners.is_empty() && server.publishers.is_empty() && server.watchers.is_empty()
-        })
-    }
-
-    /// Writes down what has been trimmed since the last time.
-    pub(crate) fn record_floors(&mut self) {
-        let wall = self.wall();
-        for topic in self.plan.topics.clone() {
-            let Some(server) = &mut self.server else { return };
-            let Ok(opened) = server.log.open_subscription(&topic, &Start::Earliest, None, wall) else { return };
-            let floor = server.floors.entry(topic.clone()).or_default();
-            if *floor < opened.nth {
-                *floor = opened.nth;
-                self.record(Entry::Floor { topic, nth: opened.nth });
-            }
-        }
-    }
-
-    /// Reads the whole log as a separate reader would.
-    pub(crate) fn dump(&mut self) -> (Seq, Vec<DumpedTopic>) {
-        let wall = self.wall();
-        let Some(server) = &self.server else { return (Seq::ZERO, Vec::new()) };
-        let dump = self.plan.topics.iter().map(|topic| dump_topic(&server.log, topic, wall)).collect();
-        (server.log.head().seq, dump)
-    }
-
     fn connection(&mut self, connection: ConnectionId) -> Option<&mut Connection> {
         self.server.as_mut()?.connections.get_mut(&connection)
     }
@@ -529,31 +415,7 @@ impl World {
     }
 }
 
-fn dump_topic(log: &Log, topic: &TopicName, wall: Timestamp) -> DumpedTopic {
-    let mut dumped = DumpedTopic { topic: topic.clone(), floor: Nth::ZERO, events: Vec::new() };
-    let Ok(opened) = log.open_subscription(topic, &Start::Earliest, None, wall) else { return dumped };
-    dumped.floor = opened.nth;
-    let (mut after, mut nth) = (opened.after.seq, opened.nth);
-    while let Ok(ReadOutcome::Batch(batch)) = log.read(topic, after, nth, 64, 16 * 1024) {
-        for record in codec::Records::new(batch.records.clone()).flatten() {
-            dumped.events.push(Dumped {
-                position: redeliver_protocol::seq::Position::new(batch.epoch, record.seq),
-                nth: record.nth,
-                time: record.time,
-                name: record.name,
-                payload: record.payload,
-            });
-        }
-        (after, nth) = (batch.last_seq, batch.last_nth());
-    }
-    dumped
-}
-
-/// The server's configuration needs no more than this of a log.
-pub(crate) fn refused(first: EmitNumber, count: usize, code: RefusalCode) -> redeliver_protocol::history::EmitRun {
-    redeliver_protocol::history::EmitRun {
-        first,
-        count: u32::try_from(count).unwrap_or(u32::MAX),
-        fate: redeliver_protocol::history::EmitFate::Refused(code),
-    }
+/// A refusal of so many emits.
+pub(crate) fn refused(first: EmitNumber, count: usize, code: RefusalCode) -> EmitRun {
+    EmitRun { first, count: u32::try_from(count).unwrap_or(u32::MAX), fate: EmitFate::Refused(code) }
 }

@@ -152,7 +152,8 @@ impl World {
             }
         }
         self.record_floors();
-        let processes = self.clients.iter().filter_map(|client| client.process.as_ref().map(|process| process.id)).collect();
+        let processes =
+            self.clients.iter().filter_map(|client| client.process.as_ref().map(|process| process.id)).collect();
         let runs = self.live_runs();
         self.record(Entry::Settled { runs, processes });
         let (head, dump) = self.dump();
@@ -236,7 +237,8 @@ impl World {
             (Some(Packet::Message(_)), Way::Up) => self.pump(connection),
             (Some(Packet::End), Way::Up) => self.server_sees_end(connection),
             (Some(Packet::Message(_)), Way::Down) => {
-                if let (Some(message), Some(process)) = (self.take_message(connection, way), self.reader_of(connection)) {
+                if let (Some(message), Some(process)) = (self.take_message(connection, way), self.reader_of(connection))
+                {
                     self.tell(process, ClientInput::Message(message));
                 }
             }

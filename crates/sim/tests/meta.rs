@@ -1,4 +1,8 @@
 //! The checker is tested itself: a good history is damaged in one place, and the damage must be found, under its name.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a damage is made to one kind of entry, all others stay as they are"
+)]
 
 use bytes::Bytes;
 use redeliver_protocol::client::{Delivery, EmitOutcome};
@@ -10,11 +14,13 @@ use redeliver_sim::seeds;
 
 type Entries = Vec<(redeliver_protocol::time::Instant, Entry)>;
 
+type Make = fn(&mut Entries) -> bool;
+
 struct Damage {
     name: &'static str,
     rules: &'static [Rule],
     /// Damages a history; says whether there was something to damage.
-    make: fn(&mut Entries) -> bool,
+    make: Make,
 }
 
 /// Each damage is made to the first good history that has a place for it.
@@ -33,7 +39,11 @@ fn every_damage_to_a_good_history_is_found() {
                 return true;
             }
             let found = check(&damaged).expect_err(&format!("seed {seed}: {} is not found", damage.name));
-            assert!(found.iter().any(|v| damage.rules.contains(&v.rule)), "seed {seed}: {} is found as {found:?}", damage.name);
+            assert!(
+                found.iter().any(|v| damage.rules.contains(&v.rule)),
+                "seed {seed}: {} is found as {found:?}",
+                damage.name
+            );
             false
         });
     }
@@ -42,7 +52,7 @@ fn every_damage_to_a_good_history_is_found() {
 }
 
 fn damages() -> Vec<Damage> {
-    let list: [(&'static str, &'static [Rule], fn(&mut Entries) -> bool); 20] = [
+    let list: [(&'static str, &'static [Rule], Make); 20] = [
         ("an event that is not delivered", &[Rule::Complete], |entries| remove(entries, is_inner_event)),
         ("an event that is delivered twice", &[Rule::OnceOrMarked], twice),
         ("two events that are delivered in the wrong order", &[Rule::Complete], swapped),
@@ -52,10 +62,16 @@ fn damages() -> Vec<Damage> {
         ("an event that was never written", &[Rule::DurableFirst], |entries| {
             change_event(entries, |record| record.seq = Seq(record.seq.0 + 100_000))
         }),
-        ("a wrong nth", &[Rule::Complete], |entries| change_event(entries, |record| record.nth = Nth(record.nth.0 + 1))),
+        ("a wrong nth", &[Rule::Complete], |entries| {
+            change_event(entries, |record| record.nth = Nth(record.nth.0 + 1))
+        }),
         ("a receipt with another position", &[Rule::AcknowledgedIsStored], wrong_receipt),
         ("an emit that is never decided", &[Rule::Settles], undecided),
-        ("a commit that is written down after its events were delivered", &[Rule::DurableFirst, Rule::AcknowledgedIsStored], late_commit),
+        (
+            "a commit that is written down after its events were delivered",
+            &[Rule::DurableFirst, Rule::AcknowledgedIsStored],
+            late_commit,
+        ),
         ("a seq that is given twice", &[Rule::NoHoles], seq_twice),
         ("an emit that is stored twice", &[Rule::NothingInvented], stored_twice),
         ("an ack before its handler", &[Rule::AckAfterHandler], early_ack),
@@ -119,7 +135,9 @@ fn change_gap(entries: &mut Entries, one: fn(&mut redeliver_protocol::history::G
 }
 
 fn twice(entries: &mut Entries) -> bool {
-    let at = entries.iter().position(|(_, entry)| matches!(entry, Entry::Delivered { delivery: Delivery::Event { .. }, .. }));
+    let at = entries
+        .iter()
+        .position(|(_, entry)| matches!(entry, Entry::Delivered { delivery: Delivery::Event { .. }, .. }));
     let Some(at) = at else { return false };
     let again = entries[at].clone();
     entries.insert(at + 1, again);
@@ -162,16 +180,17 @@ fn undecided(entries: &mut Entries) -> bool {
         _ => None,
     });
     let living = living.unwrap_or_default();
-    let at = entries.iter().rposition(|(_, e)| matches!(e, Entry::EmitDone { process, .. } if living.contains(process)));
+    let at =
+        entries.iter().rposition(|(_, e)| matches!(e, Entry::EmitDone { process, .. } if living.contains(process)));
     at.map(|at| entries.remove(at)).is_some()
 }
 
 fn late_commit(entries: &mut Entries) -> bool {
     let Some(delivered) = entries.iter().position(|(_, entry)| event_of(entry).is_some()) else { return false };
     let Some((_, position)) = event_of(&entries[delivered].1) else { return false };
-    let committed = entries.iter().position(|(_, entry)| {
-        matches!(entry, Entry::Committed(events) if events.iter().any(|(_, at)| *at == position))
-    });
+    let committed = entries.iter().position(
+        |(_, entry)| matches!(entry, Entry::Committed(events) if events.iter().any(|(_, at)| *at == position)),
+    );
     let Some(committed) = committed.filter(|at| *at < delivered) else { return false };
     let moved = entries.remove(committed);
     entries.insert(delivered, moved);
@@ -229,7 +248,9 @@ fn unmarked(entries: &mut Entries) -> bool {
     let repeats: Vec<usize> = entries
         .iter()
         .enumerate()
-        .filter(|(_, (_, entry))| matches!(entry, Entry::Delivered { delivery: Delivery::Event { redelivered: true, .. }, .. }))
+        .filter(|(_, (_, entry))| {
+            matches!(entry, Entry::Delivered { delivery: Delivery::Event { redelivered: true, .. }, .. })
+        })
         .map(|(at, _)| at)
         .collect();
     repeats.into_iter().any(|at| {
@@ -259,7 +280,9 @@ fn early_trim(entries: &mut Entries) -> bool {
     });
     let stored = entries.iter().position(|(_, entry)| matches!(entry, Entry::Settled { .. }));
     let topic = entries.iter().find_map(|(_, entry)| match entry {
-        Entry::Dumped { dump, .. } => dump.iter().find(|topic| !topic.events.is_empty()).map(|topic| topic.topic.clone()),
+        Entry::Dumped { dump, .. } => {
+            dump.iter().find(|topic| !topic.events.is_empty()).map(|topic| topic.topic.clone())
+        }
         _ => None,
     });
     let (true, Some(at), Some(topic)) = (keeps_all, stored, topic) else { return false };
@@ -273,9 +296,11 @@ fn reader_stops(entries: &mut Entries) -> bool {
         Entry::Settled { runs, .. } => Some(runs.clone()),
         _ => None,
     });
-    let Some(run) = settled.unwrap_or_default().into_iter().find(|run| {
-        entries.iter().any(|(_, entry)| event_of(entry).is_some_and(|(by, _)| by == *run))
-    }) else {
+    let Some(run) = settled
+        .unwrap_or_default()
+        .into_iter()
+        .find(|run| entries.iter().any(|(_, entry)| event_of(entry).is_some_and(|(by, _)| by == *run)))
+    else {
         return false;
     };
     let last = entries.iter().rposition(|(_, entry)| event_of(entry).is_some_and(|(by, _)| by == run));

@@ -40,7 +40,13 @@ impl Emits {
         self.payloads.get(payload).copied()
     }
 
-    pub(super) fn emitting(&mut self, case: &mut Case, truth: &Truth, (process, key): (Process, EmitKey), event: &NewEvent) {
+    pub(super) fn emitting(
+        &mut self,
+        case: &mut Case,
+        truth: &Truth,
+        (process, key): (Process, EmitKey),
+        event: &NewEvent,
+    ) {
         self.pending.insert((process, key));
         self.payloads.insert(event.payload.clone(), key);
         let bound = truth.current().map_or((usize::MAX, Seq::ZERO), |branch| (branch.line, branch.acked_through));
@@ -96,7 +102,9 @@ impl Emits {
                 true
             }
             EmitOutcome::Refused(code) => {
-                case.must(stored_at.is_none(), Rule::AcknowledgedIsStored, || format!("{key:?} was refused and is stored"));
+                case.must(stored_at.is_none(), Rule::AcknowledgedIsStored, || {
+                    format!("{key:?} was refused and is stored")
+                });
                 emit.refused |= code.is_final();
                 false
             }
@@ -118,15 +126,20 @@ impl Emits {
     /// has no memory of that publisher at all.
     pub(super) fn settled(&mut self, case: &mut Case, truth: &Truth, processes: &[Process]) {
         let open: Vec<_> = self.pending.iter().filter(|(process, _)| processes.contains(process)).collect();
-        case.must(open.is_empty(), Rule::Settles, || format!("{} emits are still not decided: {:?} …", open.len(), open[0]));
+        case.must(open.is_empty(), Rule::Settles, || {
+            format!("{} emits are still not decided: {:?} …", open.len(), open[0])
+        });
         let Some(branch) = truth.current() else { return };
         for ((process, key), position) in self.acked.iter().filter(|((process, _), _)| processes.contains(process)) {
             if branch.has(*position) || !branch.remembered.contains(&key.publisher) {
                 continue;
             }
             let told = self.lost.get(&(*process, key.publisher));
-            let told = told.is_some_and(|ranges| ranges.iter().any(|(from, to)| *from <= key.index && key.index <= *to));
-            case.must(told, Rule::Told, || format!("{key:?} was acknowledged at {position}, is gone, and {process:?} was not told"));
+            let told =
+                told.is_some_and(|ranges| ranges.iter().any(|(from, to)| *from <= key.index && key.index <= *to));
+            case.must(told, Rule::Told, || {
+                format!("{key:?} was acknowledged at {position}, is gone, and {process:?} was not told")
+            });
         }
     }
 }

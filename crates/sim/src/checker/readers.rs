@@ -9,7 +9,7 @@ use redeliver_protocol::history::{Gap, GapCause, Known, Start};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 
-use super::durable::{Durables, DurableKey};
+use super::durable::{DurableKey, Durables};
 use super::emits::Emits;
 use super::truth::{Branch, Truth};
 use super::{Case, Figures, Rule};
@@ -156,7 +156,9 @@ impl Readers {
                 reader.settle_subscribed(&mut ctx, None);
                 let owed = branch.nth_at(&reader.topic, *seq);
                 let place = reader.place.map_or(Nth::ZERO, |place| place.nth);
-                case.must(place >= owed, Rule::Complete, || format!("{run:?} caught up at nth {place} instead of {owed}"));
+                case.must(place >= owed, Rule::Complete, || {
+                    format!("{run:?} caught up at nth {place} instead of {owed}")
+                });
             }
         }
     }
@@ -186,12 +188,16 @@ impl Readers {
     pub(super) fn acked(&mut self, case: &mut Case, run: Run, position: Position) {
         let Some(reader) = self.runs.get_mut(&run) else { return };
         let Some(at) = reader.items.iter().position(|item| item.position == position) else {
-            case.must(false, Rule::AckAfterHandler, || format!("{run:?} acknowledged {position}, which it was not given"));
+            case.must(false, Rule::AckAfterHandler, || {
+                format!("{run:?} acknowledged {position}, which it was not given")
+            });
             return;
         };
         let acked: Vec<Item> = reader.items.drain(..=at).collect();
         let handled = acked.iter().all(|item| item.handled);
-        case.must(handled, Rule::AckAfterHandler, || format!("{run:?} acknowledged {position} before its handler was done"));
+        case.must(handled, Rule::AckAfterHandler, || {
+            format!("{run:?} acknowledged {position} before its handler was done")
+        });
         reader.acked.extend(acked);
     }
 
@@ -257,7 +263,9 @@ impl Reader {
         let Some((after, nth)) = self.told.take() else { return false };
         let (run, topic) = (ctx.run, self.topic.clone());
         let right = ctx.branch.has(after) && ctx.branch.nth_at(&topic, after.seq) == nth;
-        ctx.case.must(right, Rule::Complete, || format!("{run:?} was told to start after {after}, nth {nth}, which is wrong"));
+        ctx.case.must(right, Rule::Complete, || {
+            format!("{run:?} was told to start after {after}, nth {nth}, which is wrong")
+        });
         let first = self.place.is_none();
         if first {
             self.place = self.known.as_ref().map(|known| Place { position: known.position, nth: known.nth });
@@ -311,7 +319,8 @@ impl Reader {
             // Judged by the subscriber's earlier runs, or by the events' times where they are seen.
             Start::Resume { .. } | Start::After(_) | Start::Since(_) | Start::Within(_) => true,
         };
-        let words = || format!("{run:?} asked for {start:?} and starts after {after}, nth {nth} (floor {floor}, last {last})");
+        let words =
+            || format!("{run:?} asked for {start:?} and starts after {after}, nth {nth} (floor {floor}, last {last})");
         ctx.case.must(right, Rule::Complete, words);
     }
 
@@ -342,7 +351,8 @@ impl Reader {
                 format!("{run:?} is given {} events again, the window was {bound}", self.repeats)
             });
         } else {
-            ctx.case.must(!redelivered, Rule::OnceOrMarked, || format!("{run:?} is the only one, {position} is marked"));
+            ctx.case
+                .must(!redelivered, Rule::OnceOrMarked, || format!("{run:?} is the only one, {position} is marked"));
         }
         self.items.push_back(Item { position, is_event: true, handled: false });
         let open = self.items.iter().filter(|item| item.is_event).count();
@@ -381,7 +391,9 @@ impl Reader {
             from = from.max(ctx.durable.done_through(branch, key).min(gap.nth_through));
         }
         ctx.case.must(gap.nth_through <= floor.max(from), Rule::TrueGaps, || {
-            format!("{run:?}: {gap:?} covers what is there: the floor is {floor}, the reader had {from} of this history")
+            format!(
+                "{run:?}: {gap:?} covers what is there: the floor is {floor}, the reader had {from} of this history"
+            )
         });
         if gap.count_is_exact {
             let count = gap.nth_through.since(from);
@@ -411,7 +423,14 @@ impl Reader {
     }
 }
 
-fn check_content(case: &mut Case, truth: &mut Truth, emits: &Emits, topic: &TopicName, position: Position, record: &Record) {
+fn check_content(
+    case: &mut Case,
+    truth: &mut Truth,
+    emits: &Emits,
+    topic: &TopicName,
+    position: Position,
+    record: &Record,
+) {
     let key = truth.at(position);
     let emit = key.and_then(|key| emits.known(key));
     case.must(emit.is_some(), Rule::DurableFirst, || format!("{position} was handed over and is not published"));

@@ -103,7 +103,9 @@ impl Branch {
 
     fn append(&mut self, case: &mut Case, emits: &Emits, (key, position): (EmitKey, Position)) {
         let Some(emit) = emits.known(key) else {
-            case.must(false, Rule::NothingInvented, || format!("{key:?} is in the log at {position}, nobody emitted it"));
+            case.must(false, Rule::NothingInvented, || {
+                format!("{key:?} is in the log at {position}, nobody emitted it")
+            });
             return;
         };
         case.must(position.seq == self.head().next(), Rule::NoHoles, || {
@@ -113,7 +115,9 @@ impl Branch {
             format!("{key:?} was stored at {position}, which is not the running epoch")
         });
         if let Some(earlier) = self.keys.insert(key, position.seq) {
-            case.must(false, Rule::NothingInvented, || format!("{key:?} is stored twice: {earlier} and {}", position.seq));
+            case.must(false, Rule::NothingInvented, || {
+                format!("{key:?} is stored twice: {earlier} and {}", position.seq)
+            });
         }
         let last = self.publishers.insert(key.publisher, key.index).unwrap_or(0);
         case.must(last < key.index, Rule::Order, || format!("{key:?} was stored after number {last} of its publisher"));
@@ -129,7 +133,6 @@ impl Branch {
         let opening = self.eras.len();
         self.events.push(Logged { epoch: position.epoch, bytes, at: case.at, commit: case.entry, opening });
     }
-
 }
 
 impl Truth {
@@ -208,16 +211,21 @@ impl Truth {
         }
         for (event, topics) in extra.into_values() {
             let Some(key) = emits.key_of(&event.payload) else {
-                case.must(false, Rule::NothingInvented, || format!("nobody emitted what the log has at {}", event.position));
+                case.must(false, Rule::NothingInvented, || {
+                    format!("nobody emitted what the log has at {}", event.position)
+                });
                 return;
             };
-            let known: Vec<&TopicName> = emits.known(key).map(|emit| emit.event.topics.iter().collect()).unwrap_or_default();
+            let known: Vec<&TopicName> =
+                emits.known(key).map(|emit| emit.event.topics.iter().collect()).unwrap_or_default();
             let complete = known.len() == topics.len() && known.iter().all(|topic| topics.contains(topic));
             case.must(complete, Rule::NoHoles, || format!("{key:?} is in topics {topics:?} of {known:?} only"));
             branch.append(case, emits, (key, event.position));
             self.ever.insert((event.position.epoch, event.position.seq), key);
         }
-        case.must(branch.head() >= head, Rule::NoHoles, || format!("the log's head is {head}, its end {}", branch.head()));
+        case.must(branch.head() >= head, Rule::NoHoles, || {
+            format!("the log's head is {head}, its end {}", branch.head())
+        });
     }
 
     pub(super) fn committed(&mut self, case: &mut Case, emits: &Emits, events: &[(EmitKey, Position)]) {
@@ -238,13 +246,17 @@ impl Truth {
             self.floor(case, &topic.topic, topic.floor);
         }
         let Some(branch) = self.branches.last() else { return };
-        case.must(head == branch.head(), Rule::NothingTakenBack, || format!("head {head}, should be {}", branch.head()));
+        case.must(head == branch.head(), Rule::NothingTakenBack, || {
+            format!("head {head}, should be {}", branch.head())
+        });
         let mut times: BTreeMap<Seq, Timestamp> = BTreeMap::new();
         for topic in dump {
             let name = &topic.topic;
             let mut nth = topic.floor;
             for event in &topic.events {
-                case.must(event.nth == nth.next(), Rule::NoHoles, || format!("{name}: nth {} follows {nth}", event.nth));
+                case.must(event.nth == nth.next(), Rule::NoHoles, || {
+                    format!("{name}: nth {} follows {nth}", event.nth)
+                });
                 nth = event.nth;
                 let there = branch.seqs(name).get(usize::try_from(nth.0 - 1).unwrap_or(0)).copied();
                 let logged = branch.logged(event.position.seq);
@@ -276,7 +288,9 @@ impl Truth {
         let Some(branch) = self.branches.last_mut() else { return };
         let before = branch.floor(topic);
         case.must(before <= nth, Rule::NothingTakenBack, || format!("{topic}: the floor fell from {before} to {nth}"));
-        case.must(nth <= branch.last_nth(topic), Rule::TrimsAreDue, || format!("{topic}: floor {nth} is above its end"));
+        case.must(nth <= branch.last_nth(topic), Rule::TrimsAreDue, || {
+            format!("{topic}: floor {nth} is above its end")
+        });
         if before >= nth {
             return;
         }

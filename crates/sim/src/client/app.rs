@@ -129,7 +129,15 @@ impl World {
                 && running.saves.is_empty()
                 && running.readers.values().all(|reader| reader.over || reader.waiting.is_empty())
         });
-        quiet && self.history.entries.iter().rev().take_while(|(at, _)| self.queue.now().since(*at) < QUIET).next().is_none()
+        quiet
+            && self
+                .history
+                .entries
+                .iter()
+                .rev()
+                .take_while(|(at, _)| self.queue.now().since(*at) < QUIET)
+                .next()
+                .is_none()
     }
 }
 

@@ -11,7 +11,7 @@ use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
 use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, Position, Seq, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, Position, SubscriptionId};
 use redeliver_protocol::server::{ConnectionId, Input};
 
 use super::refused;
@@ -129,7 +129,8 @@ impl World {
                     self.queue.after(Duration::ZERO, Due::Serve(connection, Input::Appended(vec![run])));
                     return None;
                 };
-                let keys = events.iter().map(|event| event.as_ref().ok().and_then(|event| World::key_of(&event.payload)));
+                let keys =
+                    events.iter().map(|event| event.as_ref().ok().and_then(|event| World::key_of(&event.payload)));
                 let keys = keys.collect();
                 let request = WriteRequest::Emit { publisher: Some(publisher), first, events };
                 Some((request, Asked::Append { connection, keys }))
@@ -251,7 +252,9 @@ impl World {
     /// Tells one. Gives back what has to be written later.
     fn tell_one(&mut self, outcome: &WriteOutcome, asked: Asked) -> Option<Work> {
         let (connection, input) = match (outcome, asked) {
-            (WriteOutcome::Emitted(runs), Asked::Append { connection, .. }) => (connection, Input::Appended(runs.clone())),
+            (WriteOutcome::Emitted(runs), Asked::Append { connection, .. }) => {
+                (connection, Input::Appended(runs.clone()))
+            }
             (WriteOutcome::CursorSaved, Asked::Save { connection, id, subscriber, topic, cursor }) => {
                 let seq = cursor.known.position.seq;
                 self.record(Entry::CursorWritten { subscriber, topic, cursor });

@@ -1,0 +1,155 @@
+//! What the simulated server answers its sessions, and what a separate reader sees of its log: the log and the hub as they
+//! are at that moment.
+
+use std::time::Duration;
+
+use redeliver_log::Log;
+use redeliver_protocol::codec;
+use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
+use redeliver_protocol::frame::Hello;
+use redeliver_protocol::history::{PublisherState, ReadOutcome, Start};
+use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::seq::{Nth, Position, Seq, SubscriptionId};
+use redeliver_protocol::server::{Admitted, ConnectionId, Input};
+use redeliver_protocol::time::Timestamp;
+
+use super::Ask;
+use crate::history::{Dumped, DumpedTopic, Entry};
+use crate::mutants::Mutant;
+use crate::world::{Due, World};
+
+impl World {
+    /// Answers what a session waits for, as the log and the hub are now; the answer arrives a little later.
+    pub(crate) fn answer(&mut self, connection: ConnectionId, ask: Ask) {
+        if self.plan.mutant == Some(Mutant::AckBeforeSync) && matches!(ask, Ask::Read { .. }) && self.is_unsynced() {
+            // Only acks are to be early in this broken server.
+            return self.queue.after(Duration::from_millis(1), Due::Answer(connection, ask));
+        }
+        let input = match ask {
+            Ask::Authenticate(hello) => self.admit(connection, &hello),
+            Ask::Open { id, topic, start, subscriber } => self.open(id, &topic, &start, subscriber.as_ref()),
+            Ask::Read { id, topic, after, nth, events_max, bytes_max } => {
+                self.read(id, &topic, (after, nth), (events_max, bytes_max))
+            }
+        };
+        let delay = self.small_delay();
+        if let Some(input) = input {
+            self.queue.after(delay, Due::Serve(connection, input));
+        }
+    }
+
+    fn admit(&mut self, connection: ConnectionId, hello: &Hello) -> Option<Input> {
+        let server = self.server.as_mut()?;
+        let found = server.connections.get_mut(&connection)?;
+        found.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));
+        let fenced = hello.publisher.and_then(|publisher| server.publishers.claim(publisher, connection));
+        let publisher = match hello.publisher.map(|publisher| server.log.publisher(publisher, hello.settled)) {
+            None => PublisherState::New,
+            Some(Ok(state)) => state,
+            Some(Err(error)) => {
+                self.fail(format!("a publisher cannot be read: {error}"));
+                return None;
+            }
+        };
+        let head = server.log.head();
+        if let Some(fenced) = fenced {
+            let reason = CloseCode::PublisherFenced.words().to_owned();
+            let close = Close { code: CloseCode::PublisherFenced, reason, retry: RetryAdvice::Never };
+            self.queue.after(Duration::ZERO, Due::Serve(fenced, Input::Displaced(close)));
+        }
+        Some(Input::Authenticated(Ok(Admitted { epoch: head.epoch, head: head.seq, publisher })))
+    }
+
+    fn open(
+        &mut self,
+        id: SubscriptionId,
+        topic: &TopicName,
+        start: &Start,
+        subscriber: Option<&SubscriberName>,
+    ) -> Option<Input> {
+        let wall = self.wall();
+        let server = self.server.as_ref()?;
+        let stored = subscriber.map(|subscriber| server.log.cursor(subscriber, topic)).transpose();
+        let opened =
+            stored.and_then(|stored| server.log.open_subscription(topic, start, stored.flatten().as_ref(), wall));
+        match opened {
+            Ok(opened) => Some(Input::Opened { id, result: Ok(opened) }),
+            Err(error) => {
+                self.fail(format!("a subscription to {topic} from {start:?} cannot be opened: {error}"));
+                None
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        id: SubscriptionId,
+        topic: &TopicName,
+        (after, nth): (Seq, Nth),
+        (events_max, bytes_max): (u32, usize),
+    ) -> Option<Input> {
+        let try_recent = self.rng.chance(700);
+        let server = self.server.as_ref()?;
+        let recent = try_recent.then(|| server.log.read_recent(topic, after, nth, events_max, bytes_max)).flatten();
+        let outcome = match recent {
+            Some(outcome) => Ok(outcome),
+            None => server.log.read(topic, after, nth, events_max, bytes_max),
+        };
+        match outcome {
+            Ok(outcome) => Some(Input::Read { id, outcome }),
+            Err(error) => {
+                self.fail(format!("{topic} cannot be read after {after}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Whether nothing of any connection is left in the hub.
+    pub(crate) fn hub_is_empty(&self) -> bool {
+        self.server
+            .as_ref()
+            .is_none_or(|server| server.owners.is_empty() && server.publishers.is_empty() && server.watchers.is_empty())
+    }
+
+    /// Writes down what has been trimmed since the last time.
+    pub(crate) fn record_floors(&mut self) {
+        let wall = self.wall();
+        for topic in self.plan.topics.clone() {
+            let Some(server) = &mut self.server else { return };
+            let Ok(opened) = server.log.open_subscription(&topic, &Start::Earliest, None, wall) else { return };
+            let floor = server.floors.entry(topic.clone()).or_default();
+            if *floor < opened.nth {
+                *floor = opened.nth;
+                self.record(Entry::Floor { topic, nth: opened.nth });
+            }
+        }
+    }
+
+    /// Reads the whole log as a separate reader would.
+    pub(crate) fn dump(&mut self) -> (Seq, Vec<DumpedTopic>) {
+        let wall = self.wall();
+        let Some(server) = &self.server else { return (Seq::ZERO, Vec::new()) };
+        let dump = self.plan.topics.iter().map(|topic| dump_topic(&server.log, topic, wall)).collect();
+        (server.log.head().seq, dump)
+    }
+}
+
+fn dump_topic(log: &Log, topic: &TopicName, wall: Timestamp) -> DumpedTopic {
+    let mut dumped = DumpedTopic { topic: topic.clone(), floor: Nth::ZERO, events: Vec::new() };
+    let Ok(opened) = log.open_subscription(topic, &Start::Earliest, None, wall) else { return dumped };
+    dumped.floor = opened.nth;
+    let (mut after, mut nth) = (opened.after.seq, opened.nth);
+    while let Ok(ReadOutcome::Batch(batch)) = log.read(topic, after, nth, 64, 16 * 1024) {
+        for record in codec::Records::new(batch.records.clone()).flatten() {
+            dumped.events.push(Dumped {
+                position: Position::new(batch.epoch, record.seq),
+                nth: record.nth,
+                time: record.time,
+                name: record.name,
+                payload: record.payload,
+            });
+        }
+        (after, nth) = (batch.last_seq, batch.last_nth());
+    }
+    dumped
+}
