@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redeliver_server::{Limits, LogConfig, LogError, OpenError, Server, ServerBuilder, ServerConfig};
+use redeliver_server::{Limits, LogConfig, Server, ServerBuilder, ServerConfig};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -32,7 +32,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     let address = listener.local_addr().context("the listener has no address")?;
 
     let server = tokio::select! {
-        opened = builder.open() => opened.map_err(|error| cannot_open(&error, &data))?,
+        // The log's own words say what can be done.
+        opened = builder.open() => opened?,
         _ = stop.asked() => return Ok(Exit::Success),
     };
     tokio::spawn(server.serve(listener));
@@ -139,23 +140,6 @@ async fn bind(listen: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
             problem.into()
         }
     })
-}
-
-fn cannot_open(error: &OpenError, data: &Path) -> Problem {
-    let problem = Problem::new(error.to_string());
-    let data = data.display();
-    let OpenError::Log(error) = error else { return problem };
-    match error {
-        LogError::InUse(_) => problem.hint("end the other server, or choose another directory with --data"),
-        LogError::Lost(_) => problem.hint(format!(
-            "restore {data} from a backup. Only if its events may be gone for good: move it away and start again; a new log \
-             begins, and clients are told of a gap"
-        )),
-        LogError::NewerFormat { .. } => problem.hint("the directory was not changed"),
-        LogError::Unusable { .. } => problem.hint("mend its permissions, or choose another directory with --data"),
-        LogError::StorageFull => problem.hint(format!("free some space for {data}, then start again")),
-        LogError::Failed(_) | _ => problem,
-    }
 }
 
 /// The ready line, and what to do next for a person who watches.
