@@ -157,6 +157,17 @@ impl Running {
         }
     }
 
+    /// Writes to its stdin, which must be piped, and leaves it open.
+    ///
+    /// # Errors
+    ///
+    /// If it has none, or takes nothing more.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("no stdin")?;
+        stdin.write_all(bytes)?;
+        Ok(stdin.flush()?)
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
