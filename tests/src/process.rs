@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ pub fn run(command: Command) -> Result<Finished> {
 pub fn run_with_input(mut command: Command, input: &[u8]) -> Result<Finished> {
     command.stdin(Stdio::piped());
     let mut running = Running::start(command)?;
-    let mut stdin = running.child.stdin.take().context("no stdin")?;
+    let mut stdin = running.take_stdin()?;
     let input = input.to_vec();
     // On a thread of its own: the program may end, or stop reading, before it has taken everything.
     let writer = std::thread::spawn(move || {
@@ -168,6 +168,15 @@ impl Running {
         Ok(stdin.flush()?)
     }
 
+    /// Its stdin, which must be piped. It ends when this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// If it has none.
+    pub fn take_stdin(&mut self) -> Result<ChildStdin> {
+        self.child.stdin.take().context("no stdin")
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -188,13 +197,12 @@ impl Running {
         self.finish()
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends. Its stdin, if it is piped, stays open.
     ///
     /// # Errors
     ///
     /// If it does not end within [`PATIENCE`]; it is killed then.
     pub fn finish(mut self) -> Result<Finished> {
-        drop(self.child.stdin.take());
         let deadline = Instant::now() + PATIENCE;
         for _ in 0..2 {
             let left = deadline.saturating_duration_since(Instant::now());

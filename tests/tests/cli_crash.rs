@@ -6,6 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
+use std::process::{ChildStdin, Stdio};
+use std::sync::mpsc;
 
 use anyhow::{Context, Result};
 use redeliver_tests::chance::Chance;
@@ -25,16 +28,22 @@ fn a_file_survives_a_server_that_is_killed_while_it_is_emitted() -> Result<()> {
     let file = server.folder().join("input");
     fs::write(&file, input.join("\n") + "\n")?;
 
-    let emitter = server.spawn(&["emit", "t", "--lines", file.to_str().unwrap(), "--publisher", ID])?;
+    let mut command = server.command(&["emit", "t", "--lines", "--publisher", ID])?;
+    command.stdin(Stdio::piped());
+    let mut emitter = Running::start(command)?;
+    let feeder = Feeder::start(emitter.take_stdin()?, input.clone());
+    feeder.feed_through(AHEAD);
     let count = lines.to_string();
     let mut watcher = server.spawn(&["listen", "t", "--start", "earliest", "--count", &count])?;
     let mut durable = DurableListener::start(&server)?;
-    // What the watcher has printed is the clock: the kills fall in the middle of the emits, wherever they have got to.
+    // What the watcher has printed is the clock, and the emitter's input is never far ahead of it: so every kill falls in
+    // the middle of the emits.
     let mut server_dies = moments(&mut chance, kills, lines);
     let mut listener_dies = moments(&mut chance, kills.div_ceil(2), lines);
     for (n, expected) in (1..).zip(&input) {
         let printed = watcher.next_line().with_context(|| format!("line {n}"))?;
         assert_eq!(&printed, expected, "line {n}: each once, in order, through every restart");
+        feeder.feed_through(n + AHEAD);
         if server_dies.remove(&n) {
             server.restart()?;
         }
@@ -42,6 +51,7 @@ fn a_file_survives_a_server_that_is_killed_while_it_is_emitted() -> Result<()> {
             durable.kill_and_restart(&server)?;
         }
     }
+    drop(feeder);
     let emitted = emitter.finish()?;
     assert_eq!(emitted.code(), Some(0), "{emitted:?}");
     let summary = emitted.lines().last().copied().unwrap_or_default().to_owned();
@@ -57,6 +67,34 @@ fn a_file_survives_a_server_that_is_killed_while_it_is_emitted() -> Result<()> {
     let head = server.run(&["listen", "t", "--start", "-1", "--until-caught-up", "--format", "json"])?.succeeded()?;
     assert_eq!(parse(head.lines()[0])["seq"], lines);
     Ok(())
+}
+
+/// Writes lines to an emitter's stdin, as far as it is allowed to, and closes it after the last.
+struct Feeder {
+    through: mpsc::Sender<u64>,
+}
+
+impl Feeder {
+    fn start(mut stdin: ChildStdin, input: Vec<String>) -> Feeder {
+        let (through, allowed) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut lines = (1..).zip(input);
+            while let Ok(through) = allowed.recv() {
+                for (n, line) in lines.by_ref() {
+                    // Fails if the emitter is gone, which it must not be: the test finds that out.
+                    let _ = stdin.write_all((line + "\n").as_bytes());
+                    if n >= through {
+                        break;
+                    }
+                }
+            }
+        });
+        Feeder { through }
+    }
+
+    fn feed_through(&self, n: u64) {
+        let _ = self.through.send(n);
+    }
 }
 
 /// A `listen --as` that is killed now and then, and what each of its lives has printed.
@@ -112,6 +150,9 @@ impl DurableListener {
         Ok(())
     }
 }
+
+/// How many lines the emitter may be given before they are printed: more than a few commits' worth.
+const AHEAD: u64 = 3_000;
 
 const ID: &str = "0d0f6f3c-93a5-4e07-a7c1-5b7c1cbd8a11";
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use redeliver_client::{
-    Client, EVENT_BYTES_MAX, EmitError, EmitOptions, NewEvent, Notice, Notices, PendingReceipt, RefusalCode,
+    Client, Close, EVENT_BYTES_MAX, EmitError, EmitOptions, NewEvent, Notice, Notices, PendingReceipt, RefusalCode,
 };
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -35,8 +35,8 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
     let mut under_way = UnderWay::new(args.timeout, bar.clone());
     let ended = under_way.send_all(&client, input, &args, &mut stop).await;
     let grace = if matches!(ended, Ended::Stopped(_)) { STOP_GRACE } else { Duration::ZERO };
+    let close = remote::close_of(&client);
     // Whatever has no answer by then is reported to its pending receipt. Done means that nothing is left.
-    let why_ended = remote::why_ended(&client);
     let _ = client.shutdown(grace).await;
     under_way.take_the_rest().await;
     bar.finish_and_clear();
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
             format!("{lost} acknowledged events are gone: the server's log was wiped, restored or has gone back");
         return Err(Problem::new(words).hint("emit the same input again, under a new --publisher").into());
     }
-    verdict(ended, &tally, why_ended, &args, publisher)
+    verdict(ended, &tally, close.as_ref(), &args, publisher)
 }
 
 /// What was sent and has no receipt yet, and what became of the rest.
@@ -227,13 +227,16 @@ async fn emits_lost(mut notices: Notices) -> u64 {
 }
 
 /// What is to be said, and the exit code.
-fn verdict(ended: Ended, tally: &Tally, why_ended: Problem, args: &EmitArgs, publisher: Uuid) -> Result<Exit> {
+fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, publisher: Uuid) -> Result<Exit> {
     let again =
         format!("the same input again with --publisher {publisher} goes on where this ended, and stores nothing twice");
     let problem = match ended {
         Ended::Done => return Ok(Exit::Success),
         Ended::BadInput(problem) => problem,
-        Ended::Failed { error: EmitError::ClientEnded, .. } => why_ended,
+        Ended::Failed { .. } if close.is_some() => {
+            let problem = remote::why_ended(close);
+            if tally.is_empty() { problem } else { problem.and(&tally.in_full()) }
+        }
         Ended::Failed { number, error: EmitError::Refused { code } } => {
             let problem = Problem::new(format!("{}: the server refused it: {code}", what(number, args)));
             match code {

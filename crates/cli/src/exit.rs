@@ -50,6 +50,12 @@ impl Problem {
         Problem { words: words.into(), hint: None, exit: Exit::Failure }
     }
 
+    /// The same problem with more words.
+    pub(crate) fn and(mut self, words: &str) -> Problem {
+        self.words = format!("{}; {words}", self.words);
+        self
+    }
+
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Problem {
         self.hint = Some(hint.into());
         self

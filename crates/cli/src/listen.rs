@@ -52,7 +52,7 @@ pub(crate) async fn run(args: ListenArgs, mut stop: Stop) -> Result<Exit> {
         Ended::ByItself(SubscriptionEnd::Refused(code, reason)) => {
             Err(Problem::new(format!("the server ended the subscription: {code}: {}", reason.escape_debug())).into())
         }
-        Ended::ByItself(_) => Err(remote::why_ended(&client).into()),
+        Ended::ByItself(_) => Err(remote::why_ended(remote::close_of(&client).as_ref()).into()),
         Ended::Complete | Ended::Asked | Ended::StdoutClosed => confirmed.map(|()| Exit::Success),
     }
 }
@@ -252,7 +252,7 @@ fn cannot_subscribe(error: SubscribeError, client: &Client, args: &ListenArgs) -
     if error == SubscribeError::TakenOver {
         taken_over_by_another(args)
     } else if error == SubscribeError::ClientEnded {
-        remote::why_ended(client).into()
+        remote::why_ended(remote::close_of(client).as_ref()).into()
     } else {
         anyhow!(error)
     }

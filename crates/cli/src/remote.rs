@@ -41,18 +41,17 @@ pub(crate) fn note(bar: &ProgressBar, words: &str) {
     });
 }
 
-/// Why a client has ended that nobody shut down.
-pub(crate) fn why_ended(client: &Client) -> Problem {
+/// How the server ended a client for good, if it did.
+pub(crate) fn close_of(client: &Client) -> Option<Close> {
     match &*client.state().borrow() {
-        ConnectionState::Ended { close: Some(close) } => closed(close),
-        ConnectionState::Ended { close: None }
-        | ConnectionState::Connecting
-        | ConnectionState::Connected { .. }
-        | ConnectionState::Waiting { .. } => Problem::new("the client has ended"),
+        ConnectionState::Ended { close } => close.clone(),
+        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Waiting { .. } => None,
     }
 }
 
-fn closed(close: &Close) -> Problem {
+/// Why a client has ended that nobody shut down.
+pub(crate) fn why_ended(close: Option<&Close>) -> Problem {
+    let Some(close) = close else { return Problem::new("the client has ended") };
     let mut words = format!("the server ended the conversation: {}", close.code);
     if !close.reason.is_empty() {
         words = format!("{words}: {}", close.reason.escape_debug());

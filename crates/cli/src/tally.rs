@@ -54,6 +54,11 @@ impl Tally {
         }
     }
 
+    /// Whether nothing was acknowledged.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.acknowledged == 0
+    }
+
     /// For an end before everything was acknowledged.
     pub(crate) fn in_full(&self) -> String {
         let Tally { acknowledged, unknown, .. } = self;
