@@ -6,7 +6,7 @@ pub(crate) mod manifest;
 
 use std::collections::BTreeMap;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use redeliver_protocol::codec::{encode_record, record_bytes};
 use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
@@ -54,7 +54,7 @@ pub(crate) struct PublisherContent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FoldEntry {
     pub(crate) prefix: Vec<u8>,
-    pub(crate) value: Vec<u8>,
+    pub(crate) value: Bytes,
     /// Whether it stands in pieces.
     pub(crate) in_pieces: bool,
 }
@@ -147,30 +147,32 @@ impl RunContent {
     pub(crate) fn entries(&mut self) -> Vec<FoldEntry> {
         let mut entries = Vec::new();
         if !self.plan.is_trimmed {
-            self.topic_entries(&mut entries);
             self.group_entries(&mut entries);
+            // Takes the records away, by which a topic is told to be small.
+            self.topic_entries(&mut entries);
             self.emit_entries(&mut entries);
             let keys: Vec<_> = entries.iter().map(FoldEntry::run_key).collect();
             let value = manifest::encode(&self.run(), &keys);
-            entries.push(FoldEntry { prefix: key::run(self.plan.first), value, in_pieces: true });
+            entries.push(FoldEntry { prefix: key::run(self.plan.first), value: value.into(), in_pieces: true });
         }
         for (id, publisher) in &self.publishers {
-            let value = PublisherEntry { last: publisher.last, when: publisher.when }.encode();
+            let value = PublisherEntry { last: publisher.last, when: publisher.when }.encode().into();
             entries.push(FoldEntry { prefix: key::publisher(*id), value, in_pieces: false });
         }
         entries
     }
 
     /// Topics with values of their own.
-    fn topic_entries(&self, entries: &mut Vec<FoldEntry>) {
-        for (id, topic) in self.topics.iter().filter(|(_, topic)| !topic.is_small()) {
+    fn topic_entries(&mut self, entries: &mut Vec<FoldEntry>) {
+        for (id, topic) in self.topics.iter_mut().filter(|(_, topic)| !topic.is_small()) {
+            let records = Bytes::from(std::mem::take(&mut topic.records));
             let (mut first, mut start) = (0, 0);
             for at in 0..topic.ends.len() {
                 let next_end = topic.ends.get(at + 1).map_or(usize::MAX, |(_, end)| *end);
                 if next_end.saturating_sub(start) > PIECE_BYTES {
                     let end = topic.ends[at].1;
                     let prefix = key::topic_records(*id, topic.ends[first].0);
-                    let value = topic.records[start..end].to_vec();
+                    let value = records.slice(start..end);
                     entries.push(FoldEntry { prefix, value, in_pieces: true });
                     (first, start) = (at + 1, end);
                 }
@@ -206,7 +208,7 @@ impl RunContent {
         for (_, topic) in members {
             value.put_slice(&topic.records);
         }
-        Some(FoldEntry { prefix: key::group_records(self.plan.first, *first), value, in_pieces: true })
+        Some(FoldEntry { prefix: key::group_records(self.plan.first, *first), value: value.into(), in_pieces: true })
     }
 
     fn emit_entries(&mut self, entries: &mut Vec<FoldEntry>) {
@@ -214,7 +216,8 @@ impl RunContent {
             publisher.emits.sort_by_key(|emit| emit.number);
             for emits in publisher.emits.chunks(PIECE_BYTES / EMIT_BYTES) {
                 let prefix = key::emits(*id, emits[0].number);
-                entries.push(FoldEntry { prefix, value: value::encode_emits(emits), in_pieces: false });
+                let value = value::encode_emits(emits).into();
+                entries.push(FoldEntry { prefix, value, in_pieces: false });
             }
         }
     }

@@ -77,17 +77,18 @@ pub(crate) fn unknown_run(first: Seq) -> Run {
     Run { first, last: Seq::ZERO, last_time: Timestamp::default(), spans: Box::default() }
 }
 
-/// Gives runs that could not be read the end and time that their neighbours leave them.
+/// Gives runs that could not be read the end and time that their neighbours leave them: rather too late a time, so that
+/// nobody who looks for a time passes over them.
 pub(crate) fn close_unknown_runs(runs: &mut [Run], fold_point: Seq) {
-    let mut time = Timestamp::default();
-    for at in 0..runs.len() {
-        if runs[at].last == Seq::ZERO {
-            let last = runs.get(at + 1).map_or(fold_point, |next| Seq(next.first.0.saturating_sub(1)));
-            runs[at].last = last.max(runs[at].first);
-            runs[at].spans = Box::new([Span { last: runs[at].last, time, event_bytes: 0 }]);
+    let mut next: Option<(Seq, Timestamp)> = None;
+    let newest = runs.iter().map(|run| run.last_time).max().unwrap_or_default();
+    for run in runs.iter_mut().rev() {
+        let (next_first, next_time) = next.unwrap_or((fold_point.saturating_add(1), newest));
+        if run.last == Seq::ZERO {
+            run.last = Seq(next_first.0.saturating_sub(1)).max(run.first);
+            run.last_time = next_time;
+            run.spans = Box::new([Span { last: run.last, time: next_time, event_bytes: 0 }]);
         }
-        // Times never go back, and what is searched by time relies on it.
-        runs[at].last_time = runs[at].last_time.max(time);
-        time = runs[at].last_time;
+        next = Some((run.first, run.last_time));
     }
 }

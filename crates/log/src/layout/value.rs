@@ -53,7 +53,8 @@ impl Plan {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Plan, Damaged> {
         let mut reader = Reader::new(bytes);
-        Ok(Plan { first: Seq(reader.u64()?), last: Seq(reader.u64()?), is_trimmed: reader.u8()? != 0 })
+        let plan = Plan { first: Seq(reader.u64()?), last: Seq(reader.u64()?), is_trimmed: reader.u8()? != 0 };
+        if plan.first == Seq::ZERO || plan.last < plan.first { Err(Damaged) } else { Ok(plan) }
     }
 }
 

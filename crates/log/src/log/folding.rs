@@ -154,7 +154,7 @@ impl Log {
         for (id, topic) in &content.topics {
             let Some(name) = shared.topics.topic(*id).and_then(|topic| topic.name.as_ref()) else { continue };
             let entry = TopicEntry { name: name.as_str(), last_seq: topic.last_seq, last_nth: topic.last_nth };
-            left.push_back(FoldEntry { prefix: key::topic(*id), value: entry.encode(), in_pieces: false });
+            left.push_back(FoldEntry { prefix: key::topic(*id), value: entry.encode().into(), in_pieces: false });
         }
         Fold::Writing {
             plan,

@@ -54,12 +54,10 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
         .map(|bytes| value::decode_seq(&bytes))
         .and_then(Result::ok)
         .map(|clock| Timestamp(clock.0));
-    let fold_point = recovery.fold_point()?;
     let floor = recovery.floor()?;
-    let plan = match recovery.meta(Meta::Plan)? {
-        Some(bytes) => Plan::decode(&bytes).ok().filter(|plan| plan.last > fold_point),
-        None => None,
-    };
+    let plan = recovery.meta(Meta::Plan)?.and_then(|bytes| Plan::decode(&bytes).ok());
+    let fold_point = recovery.fold_point(plan)?;
+    let plan = plan.filter(|plan| plan.last > fold_point);
     let runs = recovery.runs(fold_point)?;
     let mut shared = Shared {
         head: fold_point.max(floor.seq).max(last_start),
@@ -145,19 +143,21 @@ impl<'a> Recovery<'a> {
         Ok(small(&(key, sealed), |bytes| Ok(bytes.to_vec())))
     }
 
-    /// How far the tail is folded. If that is damaged, the newest run tells it: a run that is only half written is
-    /// named by the plan.
-    fn fold_point(&self) -> Result<Seq, LogError> {
+    /// How far the tail is folded. If that is damaged, two things tell it: the newest run that is whole (a half-written
+    /// one is named by the plan), and the oldest commit, since they are deleted only after the fold point has passed them.
+    fn fold_point(&self, plan: Option<Plan>) -> Result<Seq, LogError> {
         let saved = self.meta(Meta::FoldPoint)?.map(|bytes| value::decode_seq(&bytes));
         if let Some(Ok(seq)) = saved {
             return Ok(seq);
         }
         let (from, to) = key::all(key::COMMIT);
-        match self.kv.range(&from, &to, Direction::Up).next() {
-            // Commits are deleted only after the fold point has passed them.
-            Some(entry) => Ok(Seq(key::read_u64(&entry?.0).unwrap_or(1).saturating_sub(1))),
-            None => Ok(self.runs(Seq(u64::MAX))?.last().map_or(Seq::ZERO, |run| run.last)),
-        }
+        let oldest = match self.kv.range(&from, &to, Direction::Up).next() {
+            Some(entry) => key::read_u64(&entry?.0).unwrap_or(1).saturating_sub(1),
+            None => 0,
+        };
+        let runs = self.readable_runs(plan.map_or(Seq(u64::MAX), |plan| Seq(plan.first.0 - 1)))?;
+        // Of a run that cannot be read, the end is not known here.
+        Ok(runs.iter().map(|run| run.last).max().unwrap_or_default().max(Seq(oldest)))
     }
 
     fn floor(&self) -> Result<Floor, LogError> {
@@ -166,11 +166,18 @@ impl<'a> Recovery<'a> {
 
     /// The runs up to the fold point.
     fn runs(&self, fold_point: Seq) -> Result<Vec<Run>, LogError> {
+        let mut runs = self.readable_runs(fold_point)?;
+        manifest::close_unknown_runs(&mut runs, fold_point);
+        Ok(runs)
+    }
+
+    /// The runs that begin up to a seq, without an end where they cannot be read.
+    fn readable_runs(&self, first_max: Seq) -> Result<Vec<Run>, LogError> {
         let mut runs: Vec<Run> = Vec::new();
         for entry in self.all(key::RUN) {
             let entry = entry?;
             let Ok(first) = key::read_u64(&entry.0) else { continue };
-            if first > fold_point.0 {
+            if first > first_max.0 {
                 break;
             }
             let is_new = runs.last().is_none_or(|run| run.first.0 != first);
@@ -184,7 +191,6 @@ impl<'a> Recovery<'a> {
                 runs.push(run.unwrap_or_else(|| manifest::unknown_run(Seq(first))));
             }
         }
-        manifest::close_unknown_runs(&mut runs, fold_point);
         Ok(runs)
     }
 

@@ -93,7 +93,14 @@ impl Log {
                     return Ok(Some(First { seq: slice.first_seq, nth: slice.first_nth }));
                 }
                 let place = place(&shared, entry, after, Nth::ZERO);
-                (place, whereabouts(&shared, id, entry, after), shared.generation)
+                // Commits that are too old need not be looked at.
+                let recent = shared.tail.partition_point(|commit| commit.time < not_before);
+                let mut whereabouts = whereabouts(&shared, id, entry, after);
+                if let Some(commit) = recent.checked_sub(1).and_then(|at| shared.tail.get(at)) {
+                    let start = after.max(commit.last);
+                    whereabouts.commits = entry.commits_after(start).iter().take(COMMITS_MAX).copied().collect();
+                }
+                (place, whereabouts, shared.generation)
             };
             let limits = Limits { seq_max: place.last_seq, ..ONE };
             let (found, damaged) = self.gather(&place, whereabouts, after, not_before, limits)?;

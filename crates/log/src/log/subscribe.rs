@@ -150,6 +150,14 @@ impl Moment<'_> {
         let (nth, next) = self.next_at(seq)?;
         let is_trimmed = position.seq < self.floor.seq;
         let count = nth.since(known_nth.unwrap_or(Nth::ZERO));
+        let next_or_head = next.map_or(self.head.seq, |next| Seq(next.0 - 1));
+        if known_nth.is_some_and(|known| known > nth) && next_or_head > position.seq.max(self.floor.seq) {
+            // The reader has had more of this topic than the log knows of: damage took its name or its newest events.
+            let through = self.position(next_or_head);
+            let cause = GapCause::LogDamaged;
+            let gap = Gap { after: position, through, nth_through: nth, count: 0, count_is_exact: false, cause };
+            return Ok(self.opened(through, nth, Some(gap)));
+        }
         if count == 0 || (known_nth.is_none() && !is_trimmed) {
             return Ok(self.opened(Position { seq, ..self.keep_epoch(position, seq) }, nth, None));
         }
@@ -157,7 +165,7 @@ impl Moment<'_> {
             (self.floor.seq, self.floor.cause)
         } else {
             // Events between the reader's place and the next readable one, or the end, are damaged.
-            (next.map_or(self.head.seq, |next| Seq(next.0 - 1)), GapCause::LogDamaged)
+            (next_or_head, GapCause::LogDamaged)
         };
         let through = self.position(through);
         let count_is_exact = known_nth.is_some();

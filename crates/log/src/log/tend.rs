@@ -18,7 +18,11 @@ impl Log {
         if let Some(trim) = work.trim.take() {
             return self.trim_step(work, trim);
         }
-        if self.raise_floor_by_age(work)? == Tended::More || self.begin_trim(work)? == Tended::More {
+        let aged = self.raise_floor_by_age(work);
+        if matches!(aged, Err(LogError::StorageFull)) && self.begin_trim(work)? == Tended::More {
+            return Ok(Tended::More);
+        }
+        if aged? == Tended::More || self.begin_trim(work)? == Tended::More {
             return Ok(Tended::More);
         }
         if work.has_folded_commits {

@@ -193,6 +193,27 @@ fn an_unfinished_last_commit_disappears() {
 }
 
 #[test]
+fn a_topic_whose_name_is_lost_is_told_to_who_knew_it() {
+    let mut config = LogConfig::default();
+    config.fold_bytes = 100;
+    let bench = Bench::with(config);
+    for round in 0..20 {
+        bench.say("t", &round.to_string());
+    }
+    bench.say("u", "x");
+    bench.tend_all();
+    let bench = bench.damaged(|image| {
+        let key = keys(image, b'n')[0].clone();
+        flip(image, &key, 25);
+    });
+    let opened = bench.open_at("t", Start::After(known(at(1, 10), 10)));
+    let gap = opened.gap.unwrap();
+    assert_eq!((gap.cause, gap.count_is_exact, gap.through.seq.0), (GapCause::LogDamaged, false, 21));
+    bench.say("t", "again");
+    assert_eq!(bench.follow("t", opened.after.seq.0, opened.nth.0).len(), 1);
+}
+
+#[test]
 fn a_damaged_cursor_is_no_new_subscriber() {
     let bench = full();
     let bench = bench.damaged(|image| {

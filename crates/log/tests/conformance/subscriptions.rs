@@ -76,7 +76,9 @@ fn a_forged_position_is_of_no_history_and_changes_nothing() {
     }
     assert_eq!(bench.head_seq(), 10);
     let opened = bench.open_at("t", Start::After(known(at(1, 5), u64::MAX)));
-    assert_eq!((opened.nth.0, opened.gap), (3, None), "the log knows the nth itself");
+    let gap = opened.gap.unwrap();
+    assert_eq!((gap.cause, gap.count, gap.through), (GapCause::LogDamaged, 0, at(1, 6)), "one of both is wrong");
+    assert_eq!((opened.nth.0, opened.pending), (3, 2), "and all is delivered by the log's own nth");
 }
 
 #[test]
