@@ -116,7 +116,7 @@ impl Publishers {
         for (id, publisher) in self.all.range((from, Unbounded)).take(count) {
             looked += 1;
             self.swept = Some(*id);
-            if publisher.when < before && publisher.recent.is_empty() {
+            if publisher.is_idle(before) {
                 idle.push(*id);
             }
         }
@@ -127,12 +127,21 @@ impl Publishers {
         (idle, is_through)
     }
 
+    /// Whether a publisher is known that has not emitted since `before` and has nothing unfolded.
+    pub(crate) fn is_idle(&self, id: PublisherId, before: Timestamp) -> bool {
+        self.all.get(&id).is_some_and(|publisher| publisher.is_idle(before))
+    }
+
     pub(crate) fn forget(&mut self, id: PublisherId) {
         self.all.remove(&id);
     }
 }
 
 impl Publisher {
+    fn is_idle(&self, before: Timestamp) -> bool {
+        self.when < before && self.recent.is_empty()
+    }
+
     pub(crate) fn last(&self) -> EmitNumber {
         self.last
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use redeliver_protocol::seq::Seq;
+use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::folding::{DELETED_KEYS_MAX, WRITE_BYTES};
@@ -26,6 +26,11 @@ pub(super) struct Trim {
 #[derive(Debug)]
 pub(super) enum Sweep {
     Publishers,
+    /// These publishers, which were idle when they were found; then on with the next ones, unless these were the last.
+    Idle {
+        left: Vec<PublisherId>,
+        is_through: bool,
+    },
     /// Cursors from this key on.
     Cursors(Vec<u8>),
 }
@@ -146,23 +151,49 @@ impl Log {
         match sweep {
             Sweep::Publishers => {
                 let before = now.before(self.config.publisher_idle);
-                let (idle, is_through) = self.publishers.lock().sweep(before, SWEPT_AT_ONCE);
-                let mut batch = Batch::default();
-                for id in &idle {
-                    batch.delete(key::publisher(*id));
-                }
-                self.store.write(&batch)?;
-                let mut publishers = self.publishers.lock();
-                for id in idle {
-                    publishers.forget(id);
-                }
-                work.sweep = Some(if is_through { Sweep::Cursors(vec![key::CURSOR]) } else { Sweep::Publishers });
+                let (left, is_through) = self.publishers.lock().sweep(before, SWEPT_AT_ONCE);
+                work.sweep = Some(Sweep::Idle { left, is_through });
+            }
+            Sweep::Idle { mut left, is_through } => {
+                self.sweep_publishers(&mut left, now.before(self.config.publisher_idle))?;
+                work.sweep = Some(match (left.is_empty(), is_through) {
+                    (false, _) => Sweep::Idle { left, is_through },
+                    (true, false) => Sweep::Publishers,
+                    (true, true) => Sweep::Cursors(vec![key::CURSOR]),
+                });
             }
             Sweep::Cursors(from) => {
                 work.sweep = self.sweep_cursors(&from, now.before(self.config.cursor_idle))?.map(Sweep::Cursors);
             }
         }
         Ok(Tended::More)
+    }
+
+    /// Deletes what is stored of the last of these publishers that are still idle, as much as one step may, and takes those
+    /// off the list that are done. What a publisher once emitted goes before its state does: it might come back under the
+    /// same id and number from 1 again.
+    fn sweep_publishers(&self, left: &mut Vec<PublisherId>, before: Timestamp) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        let mut gone = Vec::new();
+        while let Some(id) = left.last().copied() {
+            if self.publishers.lock().is_idle(id, before) {
+                let (from, to) = (key::emits(id, EmitNumber::ZERO), key::emits(id, EmitNumber(u64::MAX)));
+                for entry in self.store.kv().range(&from, &to, Direction::Up) {
+                    if batch.entries().len() >= DELETED_KEYS_MAX {
+                        self.store.write(&batch)?;
+                        gone.into_iter().for_each(|id| self.publishers.lock().forget(id));
+                        return Ok(());
+                    }
+                    batch.delete(entry?.0);
+                }
+                batch.delete(key::publisher(id));
+                gone.push(id);
+            }
+            left.pop();
+        }
+        self.store.write(&batch)?;
+        gone.into_iter().for_each(|id| self.publishers.lock().forget(id));
+        Ok(())
     }
 
     /// Deletes the expired among the next cursors. Gives the key to go on from.

@@ -131,13 +131,28 @@ fn a_publisher_is_new_reached_or_forgotten() {
     assert_eq!(state(&bench, 0), PublisherState::New, "what is not durable is not reached");
     bench.log.publish(staged).unwrap();
     assert_eq!(state(&bench, 0), PublisherState::Reached(EmitNumber(1)));
+    for number in 2..=3 {
+        bench.publish(1, 0, number, &["old"]);
+        bench.say("other", &"x".repeat(200));
+        bench.tend_all();
+    }
     for _ in 0..30 {
         bench.wait(3600 * 1000);
         bench.say("other", "x");
         bench.tend_all();
     }
     assert_eq!(state(&bench, 1), PublisherState::Forgotten, "its state has expired");
-    assert_eq!(state(&bench.reopen(), 1), PublisherState::Forgotten);
+    let bench = bench.reopen();
+    assert_eq!(state(&bench, 1), PublisherState::Forgotten);
+    // Its old emits are forgotten with it: under the same id, the new ones alone are known again.
+    let anew = fates(&bench.publish(1, 0, 1, &["x", "y", "z"]));
+    assert!(matches!(anew[..], [(1, 3, Stored(_))]), "{anew:?}");
+    bench.say("other", &"x".repeat(200));
+    bench.tend_all();
+    for (number, payload) in [(1, "x"), (2, "y"), (3, "z")] {
+        let retried = fates(&bench.publish(1, 0, number, &[payload]));
+        assert!(matches!(retried[..], [(_, 1, Duplicate(_))]), "{retried:?}");
+    }
 }
 
 #[test]
