@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 
 use super::{EmitOutcome, EmitTicket, Output};
 use crate::config::{EMITS_PER_FRAME_MAX, Limits};
-use crate::error::RefusalCode;
 use crate::event::NewEvent;
 use crate::history::{EmitFate, EmitRun};
 use crate::seq::{EmitNumber, Position, Seq};
@@ -95,9 +94,12 @@ impl Outbox {
         self.limits = Some(limits);
     }
 
-    /// Takes an emit, or refuses at once what no server, or not this one, would take.
+    /// Takes an emit, or refuses at once what no server would take. What only this server does not take is its own to
+    /// refuse: whether a number is spent on an event must not depend on whether Welcome has come yet, or a process that
+    /// emits the same once more would give its numbers to other events.
     pub(super) fn push(&mut self, ticket: EmitTicket, event: NewEvent, out: &mut VecDeque<Output>) {
-        if let Some(code) = self.refusal(&event) {
+        if let Err(error) = event.check(&Limits::ANY_SERVER) {
+            let code = error.code();
             out.push_back(Output::EmitDone { ticket, fate: EmitOutcome::Refused(code) });
             return;
         }
@@ -115,7 +117,7 @@ impl Outbox {
     }
 
     /// The next emits to send, numbered from the first; none if all are sent, or it is not the time.
-    pub(super) fn next_frame(&mut self, out: &mut VecDeque<Output>) -> Option<(EmitNumber, Vec<NewEvent>)> {
+    pub(super) fn next_frame(&mut self) -> Option<(EmitNumber, Vec<NewEvent>)> {
         if self.paused {
             return None;
         }
@@ -126,12 +128,6 @@ impl Outbox {
         let mut events = Vec::new();
         let mut frame_bytes = 0;
         while let Some(entry) = self.entries.get(self.sent) {
-            if self.sent >= self.numbered
-                && let Some(code) = self.refusal(&entry.event)
-            {
-                self.remove(self.sent, EmitOutcome::Refused(code), out);
-                continue;
-            }
             let wire_bytes = entry.bytes + EMIT_HEAD_BYTES + TOPIC_HEAD_BYTES * entry.event.topics.len();
             let full = events.len() >= EMITS_PER_FRAME_MAX || frame_bytes + wire_bytes > EMIT_FRAME_BYTES;
             let flooded = self.sent >= in_flight_max || self.sent_bytes + entry.bytes > in_flight_bytes_max;
@@ -260,11 +256,6 @@ impl Outbox {
     fn rewind(&mut self) {
         self.sent = 0;
         self.sent_bytes = 0;
-    }
-
-    /// Why the server would refuse the event. Before it has said what it allows, only what no server takes is refused.
-    fn refusal(&self, event: &NewEvent) -> Option<RefusalCode> {
-        event.check(&self.limits.unwrap_or(Limits::ANY_SERVER)).err().map(|error| error.code())
     }
 }
 

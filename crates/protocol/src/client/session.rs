@@ -124,7 +124,7 @@ impl ClientSession {
     pub fn poll_output(&mut self) -> Option<Output> {
         // Emits are gathered until somebody looks, so that what is emitted together travels together.
         if self.out.is_empty() && self.may_send_emits() {
-            if let Some((first, events)) = self.outbox.next_frame(&mut self.out) {
+            if let Some((first, events)) = self.outbox.next_frame() {
                 self.out.push_back(Output::Send(ClientFrame::Emit { first, events }));
             }
             self.finish_if_done();

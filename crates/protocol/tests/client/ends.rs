@@ -183,7 +183,7 @@ fn after_shutdown_nothing_new_is_taken() {
 }
 
 #[test]
-fn a_shutdown_whose_last_emit_is_refused_locally_ends_too() {
+fn a_shutdown_whose_last_emit_is_refused_ends_too() {
     let mut script = Script::new();
     script.emit(1);
     script.give(Input::Connected);
@@ -193,6 +193,8 @@ fn a_shutdown_whose_last_emit_is_refused_locally_ends_too() {
     script.give(Input::Shutdown);
     script.connect();
     script.server(stored(1, 1, 7));
+    assert!(!script.ended);
+    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::TooLarge))]));
     assert!(script.ended, "{:?}", script.emitted);
 }
 
