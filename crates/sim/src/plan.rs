@@ -175,6 +175,7 @@ fn server(rng: &mut Rng) -> ServerConfig {
     config.output_bytes_max = *rng.pick(&[1, 1_000, 10_000]);
     config.write_timeout = Duration::from_millis(rng.between(2_000, 5_000));
     config.limits.window_events_max = *rng.pick(&[5, 50, 1000]);
+    config.limits.event_bytes_max = *rng.pick(&[1_000, 262_144, 262_144]);
     config.limits.emits_in_flight_max = *rng.pick(&[1, 8, 1000]);
     config.limits.emit_bytes_in_flight_max = *rng.pick(&[1, 5_000, 1_000_000]);
     config

@@ -40,6 +40,8 @@ pub(super) struct Durables {
 struct Durable {
     begun: bool,
     window: u32,
+    /// Streams that began since something was last confirmed: each may hand over more.
+    streams: u32,
     /// Handled, told as gone, or before its first start: what a run need not give.
     done: BTreeSet<(Epoch, Seq)>,
     /// To which run an event was handed last, and when that run's stream had begun.
@@ -60,8 +62,16 @@ impl Durables {
         Some(key)
     }
 
-    pub(super) fn window(&self, key: &DurableKey) -> u32 {
-        self.all.get(key).map_or(0, |durable| durable.window)
+    /// How many events a run may be given again. What was not acknowledged, and what was but is not saved yet, is a window
+    /// each; and each stream that began while nothing could be saved had a window of its own.
+    pub(super) fn repeats_max(&self, key: &DurableKey) -> u32 {
+        self.all.get(key).map_or(0, |durable| durable.window.saturating_mul(2).saturating_mul(durable.streams.max(1)))
+    }
+
+    pub(super) fn stream_began(&mut self, key: &DurableKey) {
+        if let Some(durable) = self.all.get_mut(key) {
+            durable.streams += 1;
+        }
     }
 
     /// Judges where a run starts: nothing before it may be owed, nothing after it confirmed.
@@ -108,6 +118,14 @@ impl Durables {
         case.must(owed.is_none(), Rule::Complete, || {
             format!("{run:?} of {key:?} goes on after nth {to} instead of {from}: {owed:?} was never handled")
         });
+    }
+
+    /// These may be given again: their reader was told that the history is another.
+    pub(super) fn anew(&mut self, key: &DurableKey, events: &[(Epoch, Seq)]) {
+        if let Some(durable) = self.all.get_mut(key) {
+            durable.handed.retain(|event, _| !events.contains(event));
+            durable.confirmed.retain(|event| !events.contains(event));
+        }
     }
 
     /// Up to which nth of this line everything is done, by whichever reader.
@@ -157,6 +175,7 @@ impl Durables {
     pub(super) fn confirmed(&mut self, key: &DurableKey, event: (Epoch, Seq)) {
         if let Some(durable) = self.all.get_mut(key) {
             durable.confirmed.insert(event);
+            durable.streams = 1;
         }
     }
 

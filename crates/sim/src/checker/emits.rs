@@ -28,6 +28,7 @@ pub(super) struct Emit {
     /// The line of history, and the highest seq in it that was acknowledged to anybody before this was first emitted.
     pub(super) acked_before: (usize, Seq),
     tries: u32,
+    was_unknown: bool,
 }
 
 impl Emits {
@@ -55,6 +56,7 @@ impl Emits {
             refused: false,
             acked_before: bound,
             tries: 0,
+            was_unknown: false,
         });
         emit.tries += 1;
         case.must(emit.event == *event, Rule::NothingInvented, || format!("{key:?} was emitted with two contents"));
@@ -93,9 +95,10 @@ impl Emits {
                 true
             }
             EmitOutcome::StoredLongAgo => {
-                // A log that was put back or wiped takes a publisher's word for what it had settled before, and cannot
-                // tell a later process of the same publisher that this was lost.
-                let on_word = truth.of(process).is_some_and(|branch| branch.line > 0);
+                // A log that lost its memory of a publisher (it was put back or wiped, or crashed behind refusals alone)
+                // takes that publisher's word for what it had settled. It cannot tell a later process of the same
+                // publisher that this is not here; the earlier one was told `Unknown` or `EmitsLost`.
+                let on_word = truth.of(process).is_some_and(|branch| branch.line > 0) || emit.was_unknown;
                 case.must(stored_at.is_some() || on_word, Rule::AcknowledgedIsStored, || {
                     format!("{key:?} was acknowledged as stored long ago and is not in the log")
                 });
@@ -114,7 +117,10 @@ impl Emits {
                 });
                 false
             }
-            EmitOutcome::Unknown => false,
+            EmitOutcome::Unknown => {
+                emit.was_unknown = true;
+                false
+            }
         }
     }
 
@@ -131,7 +137,9 @@ impl Emits {
         });
         let Some(branch) = truth.current() else { return };
         for ((process, key), position) in self.acked.iter().filter(|((process, _), _)| processes.contains(process)) {
-            if branch.has(*position) || !branch.remembered.contains(&key.publisher) {
+            // A copy that was put back may have it from an earlier try, elsewhere.
+            let is_there = branch.has(*position) || branch.keys.contains_key(key);
+            if is_there || !branch.remembered.contains(&key.publisher) {
                 continue;
             }
             let told = self.lost.get(&(*process, key.publisher));
