@@ -16,6 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::power_cut::PowerCutDisk;
+
 /// The built binary with these arguments, and nothing of the caller's environment that could lead it elsewhere.
 ///
 /// # Errors
@@ -247,7 +249,8 @@ pub struct ServerProcess {
     running: Option<Running>,
     port: u16,
     args: Vec<String>,
-    /// Holds the data directory and whatever else a test wants to put down.
+    data: PathBuf,
+    /// Holds the data directory, unless it lies elsewhere, and whatever else a test wants to put down.
     dir: TempDir,
 }
 
@@ -267,10 +270,64 @@ impl ServerProcess {
     ///
     /// If it does not become ready.
     pub fn start_with(args: &[&str]) -> Result<ServerProcess> {
-        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut server = ServerProcess { running: None, port: free_port()?, args, dir: TempDir::new()? };
+        let dir = TempDir::new()?;
+        let data = dir.path().join("data");
+        let mut server = ServerProcess::prepare(data, dir, args)?;
         server.restart()?;
         Ok(server)
+    }
+
+    /// One whose data directory lies where the caller says, with further arguments, not started yet.
+    ///
+    /// # Errors
+    ///
+    /// If there is no port for it.
+    pub fn at(data: PathBuf, args: &[&str]) -> Result<ServerProcess> {
+        ServerProcess::prepare(data, TempDir::new()?, args)
+    }
+
+    fn prepare(data: PathBuf, dir: TempDir, args: &[&str]) -> Result<ServerProcess> {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Ok(ServerProcess { running: None, port: free_port()?, args, data, dir })
+    }
+
+    /// Starts it, if it does not run, without waiting until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn launch(&mut self) -> Result<()> {
+        if self.running.is_none() {
+            self.running = Some(Running::start(self.serve_command()?)?);
+        }
+        Ok(())
+    }
+
+    /// Cuts the power of the disk that its data is on, and brings the disk back without it.
+    ///
+    /// # Errors
+    ///
+    /// If it had ended by itself, or the disk does not come back.
+    pub fn cut_power(&mut self, disk: &mut PowerCutDisk) -> Result<()> {
+        self.insist_on_running()?;
+        let mut running = self.running.take().context("it does not run")?;
+        disk.cut(&mut running.child)
+    }
+
+    /// Makes sure that it has not ended by itself.
+    ///
+    /// # Errors
+    ///
+    /// What it said before it ended.
+    pub fn insist_on_running(&mut self) -> Result<()> {
+        let running = self.running.as_mut().context("it was not started")?;
+        if running.is_running()? {
+            return Ok(());
+        }
+        match self.running.take() {
+            Some(running) => bail!("it ended by itself: {:?}", running.finish()?),
+            None => Ok(()),
+        }
     }
 
     /// Kills it if it runs, and starts it again on the same port and data.
@@ -356,7 +413,7 @@ impl ServerProcess {
     /// Its data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.data.clone()
     }
 
     /// A folder that is removed with it.
