@@ -71,7 +71,7 @@ async fn emit(url: &str, publisher: u32, ledger: &Arc<Ledger>, stop: &AtomicBool
             let ledger = Arc::clone(ledger);
             receipts.spawn(async move {
                 let receipt = pending.await.with_context(|| origin.to_string())?;
-                ledger.acknowledge(origin, &receipt);
+                ledger.acknowledge(origin, receipt.position, receipt.duplicate);
                 anyhow::Ok(())
             });
         }

@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use redeliver_client::{Epoch, Event, Position, Receipt};
+use redeliver_client::{Epoch, EventName, Position};
 
 pub use self::dump::Dump;
 use crate::emission::{EVENT_NAME, Load, Origin};
@@ -97,20 +97,20 @@ impl Ledger {
         }
     }
 
-    /// An emit has its receipt.
-    pub fn acknowledge(&self, origin: Origin, receipt: &Receipt) {
+    /// An emit has its receipt: it is at this position, and may have been stored by an earlier try.
+    pub fn acknowledge(&self, origin: Origin, position: Option<Position>, is_duplicate: bool) {
         let mut book = self.book();
         let Some(head) = book.waiting.remove(&origin) else {
-            return book.violation(format!("{origin} has a second receipt: {receipt:?}"));
+            return book.violation(format!("{origin} has a second receipt: {position:?}"));
         };
-        let Some(position) = receipt.position else {
+        let Some(position) = position else {
             return book.violation(format!("{origin}: the server forgot where it stored it"));
         };
         if position.seq.0 <= head {
             book.violation(format!("{origin} began after {head} was acknowledged, but is at {position}"));
         }
         book.figures.acknowledged += 1;
-        book.figures.duplicates += u64::from(receipt.duplicate);
+        book.figures.duplicates += u64::from(is_duplicate);
         book.figures.acknowledged_bytes += self.load.bytes_of(origin);
         book.acknowledged_head = book.acknowledged_head.max(position.seq.0);
         book.learn(&self.load, position, origin);
@@ -119,12 +119,11 @@ impl Ledger {
     }
 
     /// Somebody was handed an event of a topic.
-    pub fn deliver(&self, who: &str, topic: u64, event: &Event) {
-        let origin = Origin::named_in(&event.payload);
-        let is_intact = origin.is_some_and(|origin| self.load.payload_of(origin) == event.payload)
-            && event.name.as_str() == EVENT_NAME;
+    pub fn deliver(&self, who: &str, topic: u64, at: Position, name: &EventName, payload: &[u8]) {
+        let origin = Origin::named_in(payload);
+        let is_intact =
+            origin.is_some_and(|origin| self.load.payload_of(origin) == payload) && name.as_str() == EVENT_NAME;
         let mut book = self.book();
-        let at = event.position;
         match origin {
             Some(origin) if is_intact => {
                 if book.invoked.get(&origin.publisher).is_none_or(|last| origin.number > *last) {
@@ -272,3 +271,112 @@ impl Book {
 
 /// The first ones tell most.
 const VIOLATIONS_MAX: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use redeliver_client::Seq;
+
+    use super::*;
+
+    const LOAD: Load = Load { topics: 3, bytes_max: 1_024, several_topics_once_in: 3, large_once_in: 10 };
+
+    fn origin(number: u64) -> Origin {
+        Origin { publisher: 1, number }
+    }
+
+    fn at(seq: u64) -> Position {
+        Position::new(Epoch([1; 16]), Seq(seq))
+    }
+
+    /// Ten events that were emitted one after another, acknowledged and read as it should be.
+    fn good() -> Ledger {
+        let ledger = Ledger::new(LOAD);
+        for number in 1..=10 {
+            ledger.invoke(origin(number));
+            ledger.acknowledge(origin(number), Some(at(number)), false);
+            hand_over(&ledger, number, at(number));
+        }
+        ledger.verdict().unwrap();
+        ledger
+    }
+
+    fn hand_over(ledger: &Ledger, number: u64, position: Position) {
+        let topic = LOAD.topics_of(origin(number))[0];
+        let event = LOAD.event(origin(number)).unwrap();
+        ledger.deliver("reader", topic, position, &event.name, &event.payload);
+    }
+
+    /// What the log shows if these events are in it, one after another.
+    fn dump(numbers: impl Iterator<Item = u64> + Clone, through: u64) -> Dump {
+        let seqs = |topic| numbers.clone().filter(|number| LOAD.topics_of(origin(*number)).contains(&topic)).collect();
+        Dump::new((0..LOAD.topics).map(|topic| (topic, 0, through, seqs(topic))).collect(), 10)
+    }
+
+    #[test]
+    fn a_history_as_it_should_be_is_left_in_peace() {
+        let ledger = good();
+        dump(1..=10, 10).check(&ledger, None);
+        ledger.close();
+        ledger.verdict().unwrap();
+    }
+
+    #[test]
+    fn each_kind_of_damage_to_a_history_is_found() {
+        type Damage = (&'static str, fn(&Ledger));
+        let damages: [Damage; 12] = [
+            ("is not in topic", |ledger| dump((1..=10).filter(|number| *number != 4), 10).check(ledger, None)),
+            ("a hole in the log at 4", |ledger| dump((1..=10).filter(|number| *number != 4), 10).check(ledger, None)),
+            ("which now ends at 9", |ledger| dump(1..=9, 9).check(ledger, None)),
+            ("at 4 was", |ledger| hand_over(ledger, 5, at(4))),
+            ("is stored twice", |ledger| hand_over(ledger, 5, at(11))),
+            ("at 5 was", |ledger| hand_over(ledger, 5, Position::new(Epoch([2; 16]), Seq(5)))),
+            ("was never emitted", |ledger| hand_over(ledger, 11, at(11))),
+            ("is not what was emitted", |ledger| {
+                let event = LOAD.event(origin(5)).unwrap();
+                let mut payload = event.payload.to_vec();
+                *payload.last_mut().unwrap() ^= 1;
+                ledger.deliver("reader", LOAD.topics_of(origin(5))[0], at(5), &event.name, &payload);
+            }),
+            ("does not belong to topic", |ledger| {
+                let event = LOAD.event(origin(5)).unwrap();
+                ledger.deliver("reader", 99, at(5), &event.name, &event.payload);
+            }),
+            ("has a second receipt", |ledger| ledger.acknowledge(origin(10), Some(at(10)), true)),
+            ("began after 10 was acknowledged", |ledger| {
+                ledger.invoke(origin(11));
+                ledger.acknowledge(origin(11), Some(at(7)), false);
+            }),
+            ("never got a receipt", |ledger| {
+                ledger.invoke(origin(11));
+                ledger.close();
+            }),
+        ];
+        for (words, damage) in damages {
+            let ledger = good();
+            damage(&ledger);
+            let verdict = ledger.verdict().unwrap_err().to_string();
+            assert!(verdict.contains(words), "{words}: {verdict}");
+        }
+    }
+
+    #[test]
+    fn emits_that_overtook_one_another_are_found() {
+        let ledger = Ledger::new(LOAD);
+        ledger.invoke(origin(1));
+        ledger.invoke(origin(2));
+        ledger.acknowledge(origin(2), Some(at(1)), false);
+        ledger.acknowledge(origin(1), Some(at(2)), false);
+        ledger.close();
+        assert!(ledger.verdict().unwrap_err().to_string().contains("behind 2"));
+    }
+
+    #[test]
+    fn a_log_that_keeps_too_little_is_found() {
+        let ledger = good();
+        let topics = (0..LOAD.topics).map(|topic| (topic, 10, 10, BTreeSet::new())).collect();
+        Dump::new(topics, 10).check(&ledger, Some(1_000_000));
+        assert!(ledger.verdict().unwrap_err().to_string().contains("only 0 bytes are retained"));
+    }
+}

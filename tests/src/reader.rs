@@ -209,7 +209,8 @@ impl Shared {
     }
 
     fn take(&self, event: &Event, nth: u64, seq: u64) {
-        self.ledger.deliver(&self.habits.name, self.habits.topic, event);
+        let Habits { name, topic, .. } = &self.habits;
+        self.ledger.deliver(name, *topic, event.position, &event.name, &event.payload);
         if event.nth.0 != nth + 1 || event.seq().0 <= seq {
             self.violation(&format!("gets {} at {} after {nth} at {seq}", event.nth, event.position));
         }

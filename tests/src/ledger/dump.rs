@@ -49,6 +49,12 @@ impl Dump {
         Ok(Dump { topics, known })
     }
 
+    #[cfg(test)]
+    pub(super) fn new(topics: Vec<(u64, u64, u64, BTreeSet<u64>)>, known: u64) -> Dump {
+        let topic = |(topic, after, through, seqs)| TopicDump { topic, after, through, seqs };
+        Dump { topics: topics.into_iter().map(topic).collect(), known }
+    }
+
     /// Holds it against the ledger. With retention by so many bytes, not much less than that may be there.
     pub fn check(&self, ledger: &Ledger, retention_bytes: Option<u64>) {
         let mut book = ledger.book();
@@ -103,7 +109,7 @@ impl TopicDump {
         loop {
             match subscription.next().await {
                 Some(Delivery::Event(event)) => {
-                    ledger.deliver("dump", topic, &event);
+                    ledger.deliver("dump", topic, event.position, &event.name, &event.payload);
                     if event.nth.0 != nth + 1 || seqs.last().is_some_and(|last| *last >= event.seq().0) {
                         let at = event.position;
                         ledger.violation(format!("dump of topic {topic}: {} at {at} after {nth}", event.nth));
