@@ -309,15 +309,16 @@ mod tests {
     }
 
     /// What the log shows if these events are in it, one after another.
-    fn dump(numbers: impl Iterator<Item = u64> + Clone, through: u64) -> Dump {
-        let seqs = |topic| numbers.clone().filter(|number| LOAD.topics_of(origin(*number)).contains(&topic)).collect();
+    fn dump(numbers: &[u64], through: u64) -> Dump {
+        let seqs =
+            |topic| numbers.iter().copied().filter(|number| LOAD.topics_of(origin(*number)).contains(&topic)).collect();
         Dump::new((0..LOAD.topics).map(|topic| (topic, 0, through, seqs(topic))).collect(), 10)
     }
 
     #[test]
     fn a_history_as_it_should_be_is_left_in_peace() {
         let ledger = good();
-        dump(1..=10, 10).check(&ledger, None);
+        dump(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 10).check(&ledger, None);
         ledger.close();
         ledger.verdict().unwrap();
     }
@@ -326,9 +327,9 @@ mod tests {
     fn each_kind_of_damage_to_a_history_is_found() {
         type Damage = (&'static str, fn(&Ledger));
         let damages: [Damage; 12] = [
-            ("is not in topic", |ledger| dump((1..=10).filter(|number| *number != 4), 10).check(ledger, None)),
-            ("a hole in the log at 4", |ledger| dump((1..=10).filter(|number| *number != 4), 10).check(ledger, None)),
-            ("which now ends at 9", |ledger| dump(1..=9, 9).check(ledger, None)),
+            ("is not in topic", |ledger| dump(&[1, 2, 3, 5, 6, 7, 8, 9, 10], 10).check(ledger, None)),
+            ("a hole in the log at 4", |ledger| dump(&[1, 2, 3, 5, 6, 7, 8, 9, 10], 10).check(ledger, None)),
+            ("which now ends at 9", |ledger| dump(&[1, 2, 3, 4, 5, 6, 7, 8, 9], 9).check(ledger, None)),
             ("at 4 was", |ledger| hand_over(ledger, 5, at(4))),
             ("is stored twice", |ledger| hand_over(ledger, 5, at(11))),
             ("at 5 was", |ledger| hand_over(ledger, 5, Position::new(Epoch([2; 16]), Seq(5)))),
