@@ -179,6 +179,12 @@ impl Running {
         self.child.stdin.take().context("no stdin")
     }
 
+    /// Its process id, for as long as this lives.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -362,6 +368,12 @@ impl ServerProcess {
         let running = self.running.take().context("it does not run")?;
         running.signal(Signal::TERM)?;
         running.finish()
+    }
+
+    /// The id of its process, if it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(Running::pid)
     }
 
     /// The command that starts it.
