@@ -1,6 +1,7 @@
 //! The client behind `emit` and `listen`: how it is made, what people are told of its connection, and why it ended.
 
 use std::io::Write;
+use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
@@ -12,7 +13,7 @@ use crate::exit::Problem;
 
 /// A client that may still be given a name, a publisher, a subscriber.
 pub(crate) fn builder(remote: &Remote) -> ClientBuilder {
-    let builder = Client::builder(&remote.url);
+    let builder = Client::builder(&remote.url).backoff(BACKOFF_FIRST, BACKOFF_MAX);
     match remote.token.as_deref().filter(|token| !token.is_empty()) {
         Some(token) => builder.auth(token),
         None => builder,
@@ -99,3 +100,7 @@ async fn tell_of_connection(mut state: watch::Receiver<ConnectionState>, url: St
         }
     }
 }
+
+/// Somebody is watching, and there are few of us: shorter pauses than a crowd of services should make.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
