@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use redeliver_server::{Limits, LogConfig, Server, ServerBuilder, ServerConfig};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 
 use crate::args::ServeArgs;
@@ -28,7 +28,7 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     if !args.insecure && file.auth.token.is_empty() {
         refuse_open_door(&addresses)?;
     }
-    let listener = bind(&listen, &addresses).await?;
+    let listener = bind(&listen, &addresses)?;
     let address = listener.local_addr().context("the listener has no address")?;
 
     let server = tokio::select! {
@@ -129,8 +129,15 @@ fn refuse_open_door(addresses: &[SocketAddr]) -> Result<(), Problem> {
     }
 }
 
-async fn bind(listen: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
-    TcpListener::bind(addresses).await.map_err(|error| {
+fn bind(listen: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
+    let mut bound = Err(std::io::ErrorKind::AddrNotAvailable.into());
+    for address in addresses {
+        bound = bind_one(*address);
+        if bound.is_ok() {
+            break;
+        }
+    }
+    bound.map_err(|error: std::io::Error| {
         let problem = Problem::new(format!("cannot listen on {listen}: {error}"));
         if error.kind() == std::io::ErrorKind::AddrInUse {
             let hint =
@@ -140,6 +147,15 @@ async fn bind(listen: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
             problem.into()
         }
     })
+}
+
+fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that was just ended leaves its port in a state that is no obstacle. On Windows the option means another thing.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The ready line, and what to do next for a person who watches.
@@ -163,6 +179,10 @@ fn announce(address: SocketAddr) -> Result<()> {
 
 const LISTEN: &str = "127.0.0.1:7400";
 const DATA: &str = "./redeliver-data";
+
+/// Connections that may wait to be accepted. With the usual 128, most of a thousand clients that reconnect at once are
+/// dropped by the kernel and come again after a second. The system may allow less.
+const BACKLOG: u32 = 4096;
 
 /// Below the 5 seconds after which people reach for kill -9.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(4);
