@@ -7,7 +7,7 @@ BUILD   := --workspace --bins --tests --examples
 SEEDS   ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check lint fmt doc bench sim ci
+.PHONY: help run demo test check lint fmt doc bench micro sim ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,14 @@ fmt: ## format the code
 doc: ## the libraries' documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
-bench: ## micro benchmarks of the codec and the log (QUICK=1: rough and fast)
+bench: ## measure a real server against raw programs: target/bench/report.{md,json,svg} (QUICK=1: within two minutes)
+	$(CARGO) build --release -p redeliver-cli -p redeliver-benches --bins
+	$(CARGO) run -q --release -p redeliver-benches --bin load -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
+ifeq ($(QUICK)$(ONLY),)
+	$(MAKE) micro
+endif
+
+micro: ## micro benchmarks of the codec, the session and the log (QUICK=1: rough and fast)
 	$(CARGO) bench -p redeliver-benches --benches -- $(if $(QUICK),--quick)
 
 sim: ## simulate SEEDS=1000 seeds in virtual time

@@ -1,10 +1,19 @@
-//! What the benchmarks share: events of a given size. `make bench` runs them.
+//! The load generator behind `make bench`: it drives a real server process over loopback, holds what arrives against what
+//! was sent, and measures the limit beside it with a raw program. Nothing here is part of what is shipped.
+
+pub mod fleet;
+pub mod payload;
+pub mod process;
+pub mod raw;
+pub mod report;
+pub mod wire;
+pub mod workloads;
 
 use bytes::Bytes;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::name::{EventName, NameError, TopicName};
 
-/// An event of one topic with a payload of so many bytes.
+/// An event of one topic with a payload of so many bytes, for the micro benchmarks.
 ///
 /// # Errors
 ///

@@ -5,19 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use redeliver_client::Client;
 use tokio::task::JoinSet;
 
 use crate::chance::Chance;
-use crate::crowd::join;
 use crate::emission::Origin;
 use crate::ledger::Ledger;
 
 /// A running emitter.
 #[derive(Debug)]
 pub struct Emitter {
-    publisher: u32,
     thread: JoinHandle<Result<()>>,
     stop: Arc<AtomicBool>,
 }
@@ -36,7 +34,7 @@ impl Emitter {
             }
             emitted
         });
-        Emitter { publisher, thread, stop }
+        Emitter { thread, stop }
     }
 
     /// Emits nothing more.
@@ -51,7 +49,7 @@ impl Emitter {
     /// If an emit failed.
     pub fn finish(self) -> Result<()> {
         self.stop();
-        join(self.thread, &format!("emitter {}", self.publisher))
+        self.thread.join().map_err(|_| anyhow!("an emitter panicked"))?
     }
 }
 

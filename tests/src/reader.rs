@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use redeliver_client::{Client, Delivery, Event, FileCursorStore, MemoryCursorStore, Start, Subscription};
 use tokio::sync::watch;
 
-use crate::crowd::join;
 use crate::emission::Load;
 use crate::emitter::{BACKOFF_FIRST, BACKOFF_MAX};
 use crate::ledger::Ledger;
@@ -153,7 +152,8 @@ impl Reader {
         if by_force {
             life.kill.send_replace(true);
         }
-        join(life.thread, &format!("reader {}", self.shared.habits.name))
+        // Its thread holds on to the channel until it has ended.
+        life.thread.join().map_err(|_| anyhow!("reader {} panicked", self.shared.habits.name))?
     }
 }
 
