@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use redeliver_client::Client;
 use tokio::task::JoinSet;
 
 use crate::chance::Chance;
+use crate::crowd::join;
 use crate::emission::Origin;
 use crate::ledger::Ledger;
 
 /// A running emitter.
 #[derive(Debug)]
 pub struct Emitter {
+    publisher: u32,
     thread: JoinHandle<Result<()>>,
     stop: Arc<AtomicBool>,
 }
@@ -34,7 +36,7 @@ impl Emitter {
             }
             emitted
         });
-        Emitter { thread, stop }
+        Emitter { publisher, thread, stop }
     }
 
     /// Emits nothing more.
@@ -49,7 +51,7 @@ impl Emitter {
     /// If an emit failed.
     pub fn finish(self) -> Result<()> {
         self.stop();
-        self.thread.join().map_err(|_| anyhow!("an emitter panicked"))?
+        join(self.thread, &format!("emitter {}", self.publisher))
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use redeliver_client::{Client, Delivery, Event, FileCursorStore, MemoryCursorStore, Start, Subscription};
 use tokio::sync::watch;
 
+use crate::crowd::join;
 use crate::emission::Load;
 use crate::emitter::{BACKOFF_FIRST, BACKOFF_MAX};
 use crate::ledger::Ledger;
@@ -152,8 +153,7 @@ impl Reader {
         if by_force {
             life.kill.send_replace(true);
         }
-        // Its thread holds on to the channel until it has ended.
-        life.thread.join().map_err(|_| anyhow!("reader {} panicked", self.shared.habits.name))?
+        join(life.thread, &format!("reader {}", self.shared.habits.name))
     }
 }
 

@@ -117,7 +117,8 @@ pub struct Gap {
     pub through: Position,
     /// The topic's nth at `through`.
     pub nth_through: Nth,
-    /// How many events of the topic are missing, as exact as `count_is_exact` says.
+    /// How many events of this log's topic the reader will not get, as exact as `count_is_exact` says. After an epoch
+    /// change that says nothing of the other history: what it held beyond `after` is known to nobody any more.
     pub count: u64,
     /// False if the reader's own nth was not known, and `count` is only an upper bound.
     pub count_is_exact: bool,

@@ -184,9 +184,9 @@ impl Judge {
             Entry::Acked { run, position } => readers.acked(case, *run, *position),
             Entry::Confirmed { run, seq } => {
                 figures.confirmed += 1;
-                readers.confirmed(case, *run, *seq);
+                readers.confirmed(case, truth, *run, *seq);
             }
-            Entry::Ended { run, why } => readers.ended(case, figures, *run, why),
+            Entry::Ended { run, why } => readers.ended(case, truth, figures, *run, why),
             Entry::Settled { runs, processes } => {
                 readers.settled(case, truth, runs);
                 emits.settled(case, truth, processes);

@@ -206,7 +206,7 @@ impl Readers {
         reader.acked.extend(acked);
     }
 
-    pub(super) fn confirmed(&mut self, case: &mut Case, run: Run, seq: Seq) {
+    pub(super) fn confirmed(&mut self, case: &mut Case, truth: &Truth, run: Run, seq: Seq) {
         let Some(reader) = self.runs.get_mut(&run) else { return };
         let Some(at) = reader.acked.iter().position(|item| item.position.seq == seq) else {
             // The cursor went on by another reader of the same name. That covers what this one had acknowledged.
@@ -219,16 +219,29 @@ impl Readers {
             return;
         };
         let done: Vec<Item> = reader.acked.drain(..=at).collect();
-        if let Some(key) = &reader.durable {
+        // What a server confirmed whose store was then lost binds nobody any more.
+        let line = |branch: Option<&Branch>| branch.map(|branch| branch.line);
+        let is_past = line(truth.of(reader.process)) != line(truth.current());
+        if let Some(key) = reader.durable.as_ref().filter(|key| !(is_past && key.0.is_server())) {
             for item in done.iter().filter(|item| item.is_event) {
                 self.durable.confirmed(key, (item.position.epoch, item.position.seq));
             }
         }
     }
 
-    pub(super) fn ended(&mut self, case: &mut Case, figures: &mut Figures, run: Run, why: &SubscriptionEnd) {
+    pub(super) fn ended(
+        &mut self,
+        case: &mut Case,
+        truth: &Truth,
+        figures: &mut Figures,
+        run: Run,
+        why: &SubscriptionEnd,
+    ) {
         let Some(reader) = self.runs.get_mut(&run) else { return };
         case.must(!reader.over, Rule::OneOwner, || format!("{run:?} ended twice"));
+        if let Some(branch) = truth.of(reader.process) {
+            reader.settle_subscribed(&mut Ctx { case, branch, durable: &mut self.durable, run }, None);
+        }
         reader.over = true;
         figures.takeovers += u64::from(*why == SubscriptionEnd::TakenOver);
     }

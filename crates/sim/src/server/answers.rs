@@ -1,15 +1,17 @@
 //! What the simulated server answers its sessions, and what a separate reader sees of its log: the log and the hub as they
 //! are at that moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use redeliver_log::Log;
+use redeliver_log::kv::memory::MemoryKv;
+use redeliver_log::{Log, LogConfig};
 use redeliver_protocol::codec;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{PublisherState, ReadOutcome, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{Nth, Position, Seq, SubscriptionId};
+use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::server::{Admitted, ConnectionId, Input};
 use redeliver_protocol::time::Timestamp;
 
@@ -125,12 +127,20 @@ impl World {
         }
     }
 
-    /// Reads the whole log as a separate reader would.
+    /// Reads the whole log as a separate reader does: from a copy of what is durable, which trims nothing.
     pub(crate) fn dump(&mut self) -> (Seq, Vec<DumpedTopic>) {
-        let wall = self.wall();
+        let (wall, now) = (self.wall(), self.queue.now());
         let Some(server) = &self.server else { return (Seq::ZERO, Vec::new()) };
-        let dump = self.plan.topics.iter().map(|topic| dump_topic(&server.log, topic, wall)).collect();
-        (server.log.head().seq, dump)
+        let copy = Arc::new(MemoryKv::from_image(&server.kv.durable()));
+        let log = match Log::open(copy, LogConfig::default(), COPY_EPOCH, wall, now) {
+            Ok(log) => log,
+            Err(error) => {
+                self.fail(format!("a copy of the log does not open: {error}"));
+                return (Seq::ZERO, Vec::new());
+            }
+        };
+        let dump = self.plan.topics.iter().map(|topic| dump_topic(&log, topic, wall)).collect();
+        (log.head().seq, dump)
     }
 }
 
@@ -153,3 +163,6 @@ fn dump_topic(log: &Log, topic: &TopicName, wall: Timestamp) -> DumpedTopic {
     }
     dumped
 }
+
+/// The epoch of copies that are opened to be read.
+const COPY_EPOCH: Epoch = Epoch([0xCC; 16]);
