@@ -85,8 +85,8 @@ pub(crate) struct EmitArgs {
     /// The topic
     pub(crate) topic: TopicName,
 
-    /// The event's payload; `-` reads all of stdin, an empty one is an empty event
-    #[arg(allow_hyphen_values = true)]
+    /// The event's payload; `-` reads all of stdin, an empty one is an empty event (after `--` it may begin with `-`)
+    #[arg(allow_negative_numbers = true)]
     pub(crate) data: Option<String>,
 
     /// Send each line of FILE, or of stdin, as an event
@@ -299,6 +299,9 @@ mod tests {
     fn emit_takes_a_payload_or_lines() {
         assert_eq!(emit_of("emit t data").data.as_deref(), Some("data"));
         assert_eq!(emit_of("emit t -").data.as_deref(), Some("-"));
+        assert_eq!(emit_of("emit t -5").data.as_deref(), Some("-5"));
+        assert_eq!(emit_of("emit t -- --data").data.as_deref(), Some("--data"));
+        assert!(parse("emit t --lnes").is_err(), "a misspelt flag is not an event");
         assert_eq!(emit_of("emit t --lines").lines, Some(PathBuf::from("-")));
         assert_eq!(emit_of("emit t --lines file").lines, Some(PathBuf::from("file")));
         assert_eq!(emit_of("emit t --name n --lines --timeout 5s").timeout, Some(Duration::from_secs(5)));

@@ -34,10 +34,10 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
 
     let mut under_way = UnderWay::new(args.timeout, bar.clone());
     let ended = under_way.send_all(&client, input, &args, &mut stop).await;
-    let grace = if matches!(ended, Ended::Stopped(_)) { STOP_GRACE } else { Duration::ZERO };
-    let close = remote::close_of(&client);
+    let grace = if matches!(ended, Ended::TimedOut(_)) { Duration::ZERO } else { END_GRACE };
     // Whatever has no answer by then is reported to its pending receipt. Done means that nothing is left.
     let _ = client.shutdown(grace).await;
+    let close = remote::close_of(&client).await;
     under_way.take_the_rest().await;
     bar.finish_and_clear();
 
@@ -243,6 +243,7 @@ fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, 
                 RefusalCode::NumberReused => {
                     problem.hint("the input differs from what this --publisher has sent: use a new one")
                 }
+                RefusalCode::TooLarge => problem.hint("the server's operator may raise `limits.event_bytes`"),
                 RefusalCode::Forbidden => problem.hint("ask for a token that may emit to this topic"),
                 _ => problem,
             }
@@ -265,5 +266,5 @@ fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, 
     Err(problem.into())
 }
 
-/// How long what was sent may still be acknowledged after a signal.
-const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long what was sent may still be acknowledged when it must end early.
+const END_GRACE: Duration = Duration::from_secs(1);

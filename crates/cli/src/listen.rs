@@ -38,7 +38,7 @@ pub(crate) async fn run(args: ListenArgs, mut stop: Stop) -> Result<Exit> {
     let subscriptions = tokio::select! {
         subscriptions = subscribe(&client, &args) => match subscriptions {
             Ok(subscriptions) => subscriptions,
-            Err(error) => return Err(cannot_subscribe(error, &client, &args)),
+            Err(error) => return Err(cannot_subscribe(error, &client, &args).await),
         },
         _ = stop.asked() => return Ok(Exit::Success),
     };
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: ListenArgs, mut stop: Stop) -> Result<Exit> {
         Ended::ByItself(SubscriptionEnd::Refused(code, reason)) => {
             Err(Problem::new(format!("the server ended the subscription: {code}: {}", reason.escape_debug())).into())
         }
-        Ended::ByItself(_) => Err(remote::why_ended(remote::close_of(&client).as_ref()).into()),
+        Ended::ByItself(_) => Err(remote::why_ended(remote::close_of(&client).await.as_ref()).into()),
         Ended::Complete | Ended::Asked | Ended::StdoutClosed => confirmed.map(|()| Exit::Success),
     }
 }
@@ -248,11 +248,11 @@ async fn subscribe(client: &Client, args: &ListenArgs) -> Result<Vec<Subscriptio
     .await
 }
 
-fn cannot_subscribe(error: SubscribeError, client: &Client, args: &ListenArgs) -> anyhow::Error {
+async fn cannot_subscribe(error: SubscribeError, client: &Client, args: &ListenArgs) -> anyhow::Error {
     if error == SubscribeError::TakenOver {
         taken_over_by_another(args)
     } else if error == SubscribeError::ClientEnded {
-        remote::why_ended(remote::close_of(client).as_ref()).into()
+        remote::why_ended(remote::close_of(client).await.as_ref()).into()
     } else {
         anyhow!(error)
     }

@@ -42,9 +42,13 @@ pub(crate) fn note(bar: &ProgressBar, words: &str) {
     });
 }
 
-/// How the server ended a client for good, if it did.
-pub(crate) fn close_of(client: &Client) -> Option<Close> {
-    match &*client.state().borrow() {
+/// How the server ended a client for good, if it did. For a client that has ended or is about to: its receipts and
+/// subscriptions are told a moment before its state is.
+pub(crate) async fn close_of(client: &Client) -> Option<Close> {
+    let mut state = client.state();
+    let has_ended = |state: &ConnectionState| matches!(state, ConnectionState::Ended { .. });
+    let ended = tokio::time::timeout(MOMENT, state.wait_for(has_ended)).await.ok()?.ok()?;
+    match &*ended {
         ConnectionState::Ended { close } => close.clone(),
         ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Waiting { .. } => None,
     }
@@ -104,3 +108,5 @@ async fn tell_of_connection(mut state: watch::Receiver<ConnectionState>, url: St
 /// Somebody is watching, and there are few of us: shorter pauses than a crowd of services should make.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+const MOMENT: Duration = Duration::from_secs(1);
