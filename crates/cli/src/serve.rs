@@ -2,7 +2,7 @@
 //!
 //! Never starts with less protection than it was asked for, and never goes on with a log that has failed.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -158,22 +158,20 @@ fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// The ready line, and what to do next for a person who watches.
+/// The ready line on stdout, and on stderr what to do next.
 fn announce(address: SocketAddr) -> Result<()> {
     let mut stdout = std::io::stdout();
     writeln!(stdout, "redeliver listening on ws://{address}")
         .and_then(|()| stdout.flush())
         .context("stdout cannot be written")?;
-    if std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
-        let program = std::env::args().next().unwrap_or_else(|| "redeliver".to_owned());
-        let url = if address.to_string() == LISTEN { String::new() } else { format!(" --url ws://{address}") };
-        // Nothing can be done about an stderr that is closed.
-        let _ = write!(
-            std::io::stderr(),
-            "\nNow, in other terminals:\n  {program} listen orders --as alice{url}\n  {program} emit orders 'order 1: tea'{url}\n\
-             Stop the listener, emit some more, start it again: it prints what it missed.\n\n"
-        );
-    }
+    let program = std::env::args().next().unwrap_or_else(|| "redeliver".to_owned());
+    let url = if address.to_string() == LISTEN { String::new() } else { format!(" --url ws://{address}") };
+    // Nothing can be done about an stderr that is closed.
+    let _ = write!(
+        std::io::stderr(),
+        "\nNow, in other terminals:\n  {program} listen orders --as alice{url}\n  {program} emit orders 'order 1: tea'{url}\n\
+         Stop the listener, emit some more, start it again: it prints what it missed.\n\n"
+    );
     Ok(())
 }
 
