@@ -1,9 +1,11 @@
 # What people type here. `make` alone lists it.
-# Every step builds the whole workspace with one profile and one set of features, so that nothing is compiled twice.
+# Tests and lints take the whole workspace with one profile and one set of features, so that nothing is compiled twice.
+# run and demo build the program alone, in release: that is no slower to build, and what people should judge it by.
 
 CARGO   ?= cargo
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 BUILD   := --workspace --bins --tests --examples
+BINARY  := $(or $(CARGO_TARGET_DIR),target)/release/redeliver
 SEEDS   ?= 1000
 
 .DEFAULT_GOAL := help
@@ -13,11 +15,12 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build and serve on ws://127.0.0.1:7400, with the data in ./redeliver-data
-	@$(CARGO) run -p redeliver-cli -- serve
+	@$(CARGO) build --release -p redeliver-cli
+	@$(BINARY) serve
 
 demo: ## a minute on the real thing: a server dies, a reader is away, the missed events come back
-	@$(CARGO) build -p redeliver-cli
-	@docs/demo.sh
+	@$(CARGO) build --release -p redeliver-cli
+	@REDELIVER_BIN=$(BINARY) docs/demo.sh
 
 test: ## everything: set up what tests need, build, doctests, then all tests (their summary comes last)
 	@tests/setup.sh

@@ -2,7 +2,7 @@
 # `make demo`: a reader goes away, events are emitted, the server is killed with -9; the reader comes back and has missed nothing.
 # Drives the real binary on a free port with a data directory of its own. REDELIVER_BIN names another binary.
 set -eu
-bin=${REDELIVER_BIN:-${CARGO_TARGET_DIR:-target}/debug/redeliver}
+bin=${REDELIVER_BIN:-target/release/redeliver}
 dir=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true; rm -rf "$dir"' EXIT
@@ -39,4 +39,4 @@ say "alice comes back: what she missed is there, in order, once"
 show listen orders --as alice --until-caught-up
 say "and nothing of it is given to her again"
 show listen orders --as alice --until-caught-up
-say "Done. \`make run\` serves for real; \`target/debug/redeliver help\` teaches the rest."
+say "Done. \`make run\` serves for real; \`$bin help\` teaches the rest."
