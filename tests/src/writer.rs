@@ -2,6 +2,8 @@
 //!
 //! What it said before it ended, however it ended, is what must be there afterwards.
 
+pub mod program;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -7,6 +7,7 @@ mod readers;
 mod truth;
 
 use std::fmt;
+use std::ops::AddAssign;
 
 use redeliver_protocol::time::Instant;
 
@@ -92,6 +93,20 @@ pub struct Figures {
     pub takeovers: u64,
     /// Acknowledgements that were confirmed.
     pub confirmed: u64,
+}
+
+impl AddAssign for Figures {
+    fn add_assign(&mut self, other: Figures) {
+        self.acknowledged += other.acknowledged;
+        self.delivered += other.delivered;
+        self.redelivered += other.redelivered;
+        self.gaps += other.gaps;
+        self.epoch_gaps += other.epoch_gaps;
+        self.openings += other.openings;
+        self.runs += other.runs;
+        self.takeovers += other.takeovers;
+        self.confirmed += other.confirmed;
+    }
 }
 
 /// Judges a history.

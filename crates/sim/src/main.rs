@@ -48,7 +48,7 @@ fn run(wish: &Wish) -> ExitCode {
             println!("{}", verdict.trace(None));
         }
         match &verdict.result {
-            Ok(figures) => add(&mut sum, figures),
+            Ok(figures) => sum += *figures,
             Err(violations) => {
                 failed.push(seed);
                 report(&verdict, violations, wish);
@@ -94,18 +94,6 @@ fn report(verdict: &Verdict, violations: &[String], wish: &Wish) {
     if !wish.trace && !wish.keep_going {
         println!("the last that happened (all of it: --seed {} --trace):\n{}", verdict.seed, verdict.trace(Some(40)));
     }
-}
-
-fn add(sum: &mut Figures, figures: &Figures) {
-    sum.acknowledged += figures.acknowledged;
-    sum.delivered += figures.delivered;
-    sum.redelivered += figures.redelivered;
-    sum.gaps += figures.gaps;
-    sum.epoch_gaps += figures.epoch_gaps;
-    sum.openings += figures.openings;
-    sum.runs += figures.runs;
-    sum.takeovers += figures.takeovers;
-    sum.confirmed += figures.confirmed;
 }
 
 fn wish(mut words: impl Iterator<Item = String>) -> Result<Option<Wish>, String> {

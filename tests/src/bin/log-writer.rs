@@ -4,8 +4,7 @@
 //! there with the right content, or was trimmed by retention and is told as a gap, says so on stdout, then writes COMMITS times
 //! or until it is killed. It says `acked N` only after the commit is durable. FLOOR is how much was known to be trimmed.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,18 +17,11 @@ use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 use redeliver_tests::chance::Chance;
 use redeliver_tests::content::Event;
+use redeliver_tests::writer::program::{Errand, say};
 use uuid::Uuid;
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let mut number = |what: &str| -> Result<u64> {
-        let argument = arguments.next().with_context(|| format!("{what} is missing"))?;
-        argument.parse().with_context(|| format!("{what} is not a number: {argument}"))
-    };
-    let (seed, acked, floor) = (number("SEED")?, number("ACKED")?, number("FLOOR")?);
-    let dir = PathBuf::from(arguments.next().context("DIR is missing")?);
-    let commits =
-        arguments.next().map_or(Ok(u64::MAX), |commits| commits.parse()).context("COMMITS is not a number")?;
+    let Errand { seed, acked, floor, dir, commits } = Errand::from_args()?;
     say(&format!("opening {}", dir.display()))?;
     let mut writer = Writer::open(&dir, seed)?;
     let stats = writer.log.stats();
@@ -177,14 +169,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// One write: a killed process says a line whole or not at all.
-fn say(line: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes())?;
-    out.flush()?;
-    Ok(())
 }
 
 fn topic_name(topic: u32) -> Result<TopicName> {

@@ -6,23 +6,13 @@
 
 mod store;
 
-use std::io::{self, Write};
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
+use redeliver_tests::writer::program::{Errand, say};
 
 use crate::store::BareStore;
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let mut number = |what: &str| -> Result<u64> {
-        let argument = arguments.next().with_context(|| format!("{what} is missing"))?;
-        argument.parse().with_context(|| format!("{what} is not a number: {argument}"))
-    };
-    let (seed, acked, floor) = (number("SEED")?, number("ACKED")?, number("FLOOR")?);
-    let dir = PathBuf::from(arguments.next().context("DIR is missing")?);
-    let commits =
-        arguments.next().map_or(Ok(u64::MAX), |commits| commits.parse()).context("COMMITS is not a number")?;
+    let Errand { seed, acked, floor, dir, commits } = Errand::from_args()?;
     say(&format!("opening {}", dir.display()))?;
     let mut store = BareStore::open(&dir, seed)?;
     say(&format!("opened {}", store.state_in_words()))?;
@@ -40,13 +30,5 @@ fn main() -> Result<()> {
             store.trim(floor)?;
         }
     }
-    Ok(())
-}
-
-/// One write: a killed process says a line whole or not at all.
-fn say(line: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes())?;
-    out.flush()?;
     Ok(())
 }
