@@ -13,7 +13,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("redeliver-log", &["redeliver-protocol"]),
     ("redeliver-server", &["redeliver-log", "redeliver-protocol"]),
     ("redeliver-client", &["redeliver-protocol"]),
-    ("redeliver-cli", &["redeliver-client", "redeliver-server"]),
+    ("redeliver-socketio", &["redeliver-protocol", "redeliver-server"]),
+    ("redeliver-cli", &["redeliver-client", "redeliver-server", "redeliver-socketio"]),
     ("redeliver-sim", &["redeliver-log", "redeliver-protocol"]),
 ];
 

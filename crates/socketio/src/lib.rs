@@ -1,0 +1,7 @@
+//! redeliver's gateway for stock Socket.IO clients.
+//!
+//! Engine.IO v4 (polling, WebSocket, and the upgrade from one to the other) and Socket.IO v5, written on hyper and
+//! tungstenite. What was emitted is read from the server's log, so a client that comes back gets what it missed.
+
+mod engine;
+mod packet;
