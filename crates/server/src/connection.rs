@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::codec::{encode_close, encode_server, events_head};
+use redeliver_protocol::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use redeliver_protocol::error::{Close, RetryAdvice};
 use redeliver_protocol::frame::ServerFrame;
 use redeliver_protocol::seq::{Epoch, SubscriptionId};
@@ -21,7 +22,7 @@ pub(crate) async fn serve<S>(mut desk: Desk, io: S, clock: Clock, write_timeout:
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut wire = Wire::new(io);
+    let mut wire = Wire::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX);
     let timer = sleep_until(Instant::now());
     tokio::pin!(timer);
     loop {
@@ -77,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer for Wire<S> {
 fn translate(event: WireEvent) -> Option<Input> {
     match event {
         WireEvent::Message(message) => Some(Input::Message(message)),
-        WireEvent::NotBinary(what) => Some(Input::NotBinary(what)),
+        WireEvent::Text(_) => Some(Input::NotBinary("a text message")),
         WireEvent::Drained => Some(Input::Drained),
         WireEvent::Broken(code, reason) => Some(Input::End(Close { code, reason, retry: RetryAdvice::Never })),
         WireEvent::Ended => None,

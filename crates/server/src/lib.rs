@@ -58,7 +58,8 @@ mod queue;
 mod server;
 mod shared;
 mod stats;
-mod wire;
+#[doc(hidden)]
+pub mod wire;
 mod writer;
 
 pub use redeliver_log::{Log, LogConfig, LogError, Retention};

@@ -3,7 +3,7 @@
 //! Frames of a server are unmasked and no extension is negotiated, so a batch goes out as `[WebSocket header][batch
 //! head][shared records]` in one vectored write, without a copy. What tungstenite itself wants to write (pongs, the answer
 //! to a close) lands in a small slot and goes out between frames. Never knows a frame of the protocol, never buffers more
-//! than it was given.
+//! than it was given. Gateways beside this crate carry their own protocols over it.
 
 mod outgoing;
 
@@ -14,20 +14,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::codec::EVENTS_HEAD_BYTES;
-use redeliver_protocol::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use redeliver_protocol::error::CloseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolError};
 
 use self::outgoing::Outgoing;
+pub use self::outgoing::{BINARY, TEXT, put_header};
 
 /// A peer's WebSocket.
-pub(crate) struct Wire<S> {
+pub struct Wire<S> {
     io: S,
     socket: WebSocketContext,
     outgoing: Outgoing,
+    bytes_max: usize,
     /// When a byte last left, or the first of those that wait was put in.
     progress_at: Instant,
     /// Whether the session is owed a word that all it sent has left.
@@ -37,11 +38,11 @@ pub(crate) struct Wire<S> {
 
 /// What happened on a wire.
 #[derive(Debug)]
-pub(crate) enum WireEvent {
+pub enum WireEvent {
     /// A whole binary message.
     Message(Bytes),
-    /// Something else, in words.
-    NotBinary(&'static str),
+    /// A whole text message.
+    Text(Utf8Bytes),
     /// Everything that was sent has left.
     Drained,
     /// The peer broke the WebSocket protocol or a size limit.
@@ -51,18 +52,19 @@ pub(crate) enum WireEvent {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    /// A WebSocket after its handshake. Until the first message it takes none larger than a Hello.
-    pub(crate) fn new(io: S) -> Wire<S> {
+    /// A WebSocket after its handshake. Its first message may have `first_bytes_max` bytes, later ones `bytes_max`.
+    pub fn new(io: S, first_bytes_max: usize, bytes_max: usize) -> Wire<S> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(CONTROL_BYTES_MAX)
-            .max_message_size(Some(HELLO_BYTES_MAX))
-            .max_frame_size(Some(HELLO_BYTES_MAX));
+            .max_message_size(Some(first_bytes_max))
+            .max_frame_size(Some(first_bytes_max));
         Wire {
             io,
             socket: WebSocketContext::new(Role::Server, Some(config)),
             outgoing: Outgoing::default(),
+            bytes_max,
             progress_at: Instant::now(),
             drain_owed: false,
             flush_owed: false,
@@ -70,9 +72,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Takes a whole message to be written.
-    pub(crate) fn send(&mut self, message: Bytes) {
+    pub fn send(&mut self, message: Bytes) {
         self.before_output();
         self.outgoing.push_binary(&[], message);
+    }
+
+    /// Takes a whole frame to be written, its header with it, in two parts. They may be shared by many wires.
+    pub fn send_frame(&mut self, head: Bytes, body: Bytes) {
+        self.before_output();
+        self.outgoing.push_frame(head, body);
     }
 
     /// Takes a batch of events to be written: its head and the shared records.
@@ -82,12 +90,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Since when bytes wait of which none was taken; none if nothing waits.
-    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+    pub fn waiting_since(&self) -> Option<Instant> {
         (!self.outgoing.is_empty()).then_some(self.progress_at)
     }
 
+    /// How many bytes wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.outgoing.bytes()
+    }
+
     /// Writes what can be written and, if a message is wanted, reads. Holds no state of its own between calls.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, wants_message: bool) -> Poll<WireEvent> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, wants_message: bool) -> Poll<WireEvent> {
         match self.poll_write(cx) {
             Poll::Ready(Err(_)) => return Poll::Ready(WireEvent::Ended),
             Poll::Ready(Ok(())) if self.drain_owed => {
@@ -111,7 +124,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Ends the connection: writes what waits and the WebSocket's close, and lets the peer read it. Takes at most
     /// `linger`.
-    pub(crate) async fn finish(mut self, code: Option<CloseCode>, linger: Duration) {
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call drops the connection with what has not been written.
+    pub async fn finish(mut self, code: Option<CloseCode>, linger: Duration) {
         if let Some(code) = code {
             self.outgoing.push_close(websocket_code(code));
         }
@@ -135,6 +152,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.drain_owed = true;
     }
 
+    fn after_message(&mut self) {
+        let bytes_max = Some(self.bytes_max);
+        if self.socket.get_config().max_message_size != bytes_max {
+            self.socket.set_config(|config| (config.max_message_size, config.max_frame_size) = (bytes_max, bytes_max));
+        }
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<WireEvent> {
         loop {
             let mut stream = Polled { io: &mut self.io, outgoing: &mut self.outgoing, cx };
@@ -144,13 +168,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             };
             match message {
                 Message::Binary(bytes) => {
-                    self.socket.set_config(|config| {
-                        config.max_message_size = Some(FRAME_BYTES_MAX);
-                        config.max_frame_size = Some(FRAME_BYTES_MAX);
-                    });
+                    self.after_message();
                     return Poll::Ready(WireEvent::Message(bytes));
                 }
-                Message::Text(_) => return Poll::Ready(WireEvent::NotBinary("a text message")),
+                Message::Text(text) => {
+                    self.after_message();
+                    return Poll::Ready(WireEvent::Text(text));
+                }
                 // tungstenite answers these itself when it is next asked to read.
                 Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
             }

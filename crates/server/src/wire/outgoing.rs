@@ -31,6 +31,17 @@ impl Outgoing {
         self.control.len()
     }
 
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        let frames: usize = self.frames.iter().map(|frame| frame.head.len() + frame.body.len()).sum();
+        frames - self.written + self.control.len()
+    }
+
+    /// Adds a frame that is complete, header and all.
+    pub(super) fn push_frame(&mut self, head: Bytes, body: Bytes) {
+        self.frames.push_back(Frame { head, body });
+    }
+
     /// Adds a binary message of two parts.
     pub(super) fn push_binary(&mut self, prefix: &[u8], body: Bytes) {
         let mut head = BytesMut::with_capacity(HEADER_BYTES_MAX + prefix.len());
@@ -106,8 +117,8 @@ impl Outgoing {
     }
 }
 
-/// A frame header of a server: final, unmasked.
-fn put_header(out: &mut BytesMut, opcode: u8, bytes: usize) {
+/// Writes the header of a server's frame of `bytes` bytes: final, unmasked.
+pub fn put_header(out: &mut BytesMut, opcode: u8, bytes: usize) {
     out.put_u8(0x80 | opcode);
     if let Ok(short) = u8::try_from(bytes)
         && short < 126
@@ -122,7 +133,10 @@ fn put_header(out: &mut BytesMut, opcode: u8, bytes: usize) {
     }
 }
 
-const BINARY: u8 = 2;
+/// A text message's opcode.
+pub const TEXT: u8 = 1;
+/// A binary message's opcode.
+pub const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const HEADER_BYTES_MAX: usize = 10;
 
