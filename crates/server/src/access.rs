@@ -87,6 +87,24 @@ pub struct ConnectRequest {
     pub client_name: String,
 }
 
+impl ConnectRequest {
+    /// What a gateway knows of a client that speaks another protocol than redeliver's own: no instance, publisher or
+    /// subscriber; they may be set.
+    #[must_use]
+    pub fn new(peer: Option<SocketAddr>, uri: Uri, headers: HeaderMap, auth: Option<Bytes>) -> ConnectRequest {
+        ConnectRequest {
+            peer,
+            uri,
+            headers,
+            auth,
+            instance: InstanceId::default(),
+            publisher: None,
+            subscriber: None,
+            client_name: String::new(),
+        }
+    }
+}
+
 impl fmt::Debug for ConnectRequest {
     /// Leaves out what may be secret: credentials, headers, the query.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -103,13 +103,16 @@ impl Handshake {
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "this connection cannot be upgraded\n");
         }
         let presence = if shared.is_ready() { shared.enter_if_room() } else { None };
-        let Some(presence) = presence else {
-            let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "no connection is taken now\n");
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            return Err(Box::new(response));
-        };
+        let Some(presence) = presence else { return Err(Box::new(no_room())) };
         Ok(Handshake { accept, subprotocol, presence })
     }
+}
+
+/// The answer to somebody for whom there is no place.
+pub(crate) fn no_room() -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "no connection is taken now\n");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn switching(accept: HeaderValue, subprotocol: bool) -> Response<Full<Bytes>> {
@@ -127,7 +130,7 @@ fn switching(accept: HeaderValue, subprotocol: bool) -> Response<Full<Bytes>> {
 
 /// Browsers name the page's origin; whoever does not is no browser. Without this check any page in the world could use
 /// its visitors' access.
-fn origin_is_allowed(shared: &Shared, headers: &HeaderMap) -> bool {
+pub(crate) fn origin_is_allowed(shared: &Shared, headers: &HeaderMap) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => return true,

@@ -55,6 +55,7 @@ mod listener;
 mod local;
 mod mailbox;
 mod queue;
+mod routes;
 mod server;
 mod shared;
 mod stats;
@@ -75,5 +76,6 @@ pub use crate::access::{Access, Action, ConnectRequest, Denied, Identity, OpenAc
 pub use crate::builder::{OpenError, ServerBuilder};
 pub use crate::emit::{EmitError, Receipt};
 pub use crate::local::{LocalSubscribe, LocalSubscription};
+pub use crate::routes::{ResponseBody, Routes};
 pub use crate::server::Server;
 pub use crate::stats::ServerStats;

@@ -6,19 +6,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
-use crate::http::respond;
-use crate::shared::Shared;
+use crate::http::{no_room, respond};
+use crate::routes::Routes;
+use crate::shared::{Phase, Shared};
 
 /// Serves a listener until the server's shutdown is over.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener, routes: R) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let kept = Arc::new(Semaphore::new(shared.connections_max.min(Semaphore::MAX_PERMITS)));
     let mut stopped = shared.stopped();
     loop {
         // Beyond the bound, newcomers wait in the kernel's backlog. The semaphore is never closed.
@@ -33,10 +39,12 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         match accepted {
             Ok((stream, peer)) => {
                 let helping = shared.help();
-                let handshake = handshake(Arc::clone(&shared), stream, peer);
+                let place =
+                    Place { handshake: Mutex::new(permit.ok()), kept: Mutex::new(None), room: Arc::clone(&kept) };
+                let exchanges = exchanges(Arc::clone(&shared), routes.clone(), stream, peer, place);
                 tokio::spawn(async move {
-                    handshake.await;
-                    drop((permit, helping));
+                    exchanges.await;
+                    drop(helping);
                 });
             }
             Err(error) => {
@@ -48,8 +56,34 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// One HTTP exchange. A WebSocket goes on in a task of its own.
-async fn handshake(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+/// What a connection takes of the listener's bounds: a handshake, until it asks for a path of the routes.
+struct Place {
+    handshake: Mutex<Option<OwnedSemaphorePermit>>,
+    kept: Mutex<Option<OwnedSemaphorePermit>>,
+    room: Arc<Semaphore>,
+}
+
+impl Place {
+    /// Keeps the connection beyond its handshake, if there is room for one more.
+    fn keep(&self) -> bool {
+        let mut kept = self.kept.lock();
+        if kept.is_none() {
+            *kept = Arc::clone(&self.room).try_acquire_owned().ok();
+            if kept.is_some() {
+                drop(self.handshake.lock().take());
+            }
+        }
+        kept.is_some()
+    }
+
+    fn is_kept(&self) -> bool {
+        self.kept.lock().is_some()
+    }
+}
+
+/// One connection's HTTP exchanges: a single one, or as many as the routes are asked for. A WebSocket goes on in a task of
+/// its own.
+async fn exchanges<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream, peer: SocketAddr, place: Place) {
     // Without this, small frames wait for 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, %peer, "nodelay cannot be set");
@@ -57,25 +91,68 @@ async fn handshake(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
         debug!(%error, %peer, "the send buffer cannot be bounded");
     }
-    let service = service_fn(|request| {
-        let response = respond(&shared, request, Some(peer));
-        async move { Ok::<_, Infallible>(response) }
+    let service = service_fn(|request: Request<Incoming>| {
+        let is_routed = !is_own(&request) && routes.owns(request.uri().path());
+        let answering = match (is_routed, is_routed && place.keep()) {
+            (true, true) => Ok((routes.clone(), request)),
+            (true, false) => Err(no_room()),
+            (false, _) => Err(respond(&shared, request, Some(peer))),
+        };
+        async move {
+            Ok::<_, Infallible>(match answering {
+                Ok((routes, request)) => routes.respond(request, Some(peer)).await,
+                Err(response) => response.map(BoxBody::new),
+            })
+        }
     });
-    let exchange = http1::Builder::new()
+    let exchanging = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HANDSHAKE_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    match tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, exchange).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, %peer, "the HTTP exchange failed"),
-        Err(_) => debug!(%peer, "the HTTP exchange took too long"),
+    tokio::pin!(exchanging);
+    let (mut phase, mut stopped) = (shared.phase(), shared.stopped());
+    let handshake_over = tokio::time::sleep(2 * HANDSHAKE_TIMEOUT);
+    tokio::pin!(handshake_over);
+    let (mut is_timed, mut is_ready) = (true, true);
+    loop {
+        tokio::select! {
+            ended = exchanging.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%error, %peer, "the HTTP exchange failed");
+                }
+                return;
+            }
+            () = handshake_over.as_mut(), if is_timed => {
+                if !place.is_kept() {
+                    return debug!(%peer, "the HTTP exchange took too long");
+                }
+                is_timed = false;
+            }
+            _ = phase.wait_for(|phase| *phase != Phase::Ready), if is_ready => {
+                is_ready = false;
+                if place.is_kept() {
+                    exchanging.as_mut().graceful_shutdown();
+                }
+            }
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
     }
 }
 
-/// Handshakes under way at once. Beyond, newcomers wait until one ends or times out.
+/// Whether a request is the server's own, whatever the routes say.
+fn is_own<B>(request: &Request<B>) -> bool {
+    match request.uri().path() {
+        "/healthz" | "/readyz" => true,
+        "/" => request.headers().contains_key(http::header::UPGRADE),
+        _ => false,
+    }
+}
+
+/// Handshakes under way at once. Beyond, newcomers wait until one ends or times out. Connections that the routes keep are
+/// not among them: there are as many of those as there may be connections.
 const HANDSHAKES_MAX: usize = 1024;
 
 /// How long a peer may take for its request's headers.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
@@ -18,9 +18,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::access::{Action, ConnectRequest, Denied, Identity};
 use crate::builder::ServerBuilder;
 use crate::emit::{self, EmitError, Receipt};
 use crate::local::{LocalSubscribe, LocalSubscription};
+use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
 use crate::stats::ServerStats;
 use crate::{http as http_answers, listener, writer};
@@ -134,6 +136,11 @@ impl Server {
     /// without another handle. The future ends when [`Server::shutdown`] does: until then, who comes late is told to come
     /// back. Dropping it stops listening, and what is connected stays.
     pub fn serve(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + 'static {
+        self.serve_with(listener, NoRoutes)
+    }
+
+    /// The same, with routes that answer paths of their own, such as a gateway's.
+    pub fn serve_with<R: Routes>(&self, listener: TcpListener, routes: R) -> impl Future<Output = ()> + Send + 'static {
         // Holds a handle, so that a server which is only served does not end.
         let server = self.clone();
         async move {
@@ -141,13 +148,44 @@ impl Server {
             let mut listening = JoinSet::new();
             listening.spawn(async move {
                 let helping = server.handle.shared.help();
-                listener::serve(Arc::clone(&server.handle.shared), listener).await;
+                listener::serve(Arc::clone(&server.handle.shared), listener, routes).await;
                 drop(server);
                 drop(helping);
             });
             // The set ends the task when it is dropped.
             listening.join_next().await;
         }
+    }
+
+    /// Asks the app's [`Access`](crate::Access) who a client is: for gateways, whose clients have not said Hello.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`]; for now, if it takes longer than the session's `hello_timeout`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the question.
+    pub async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
+        let shared = &self.handle.shared;
+        let judgement = Arc::clone(&shared.access).authenticate(request);
+        match tokio::time::timeout(shared.config.hello_timeout, judgement).await {
+            Ok(judged) => judged,
+            Err(_) => Err(Denied::for_now("authentication took too long")),
+        }
+    }
+
+    /// Asks the app's [`Access`](crate::Access) whether an identity may do this.
+    #[must_use]
+    pub fn allow(&self, identity: &Identity, action: Action<'_>) -> bool {
+        self.handle.shared.access.allow(identity, action)
+    }
+
+    /// Whether a page of the origin that these headers name may connect: see
+    /// [`ServerBuilder::allowed_origins`]. What names none is no browser, and may.
+    #[must_use]
+    pub fn origin_is_allowed(&self, headers: &HeaderMap) -> bool {
+        http_answers::origin_is_allowed(&self.handle.shared, headers)
     }
 
     /// Answers a WebSocket handshake that came to the app's own HTTP server, whatever its path, and serves the connection in

@@ -8,7 +8,7 @@ use redeliver_server::{Access, Action, ConnectRequest, Denied, Identity, NewEven
 use crate::peer::*;
 
 /// Tokens are names. Everybody may read what begins with `public/` or with their own name, and emit to the latter.
-struct Names;
+pub(crate) struct Names;
 
 impl Access for Names {
     async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
@@ -16,6 +16,7 @@ impl Access for Names {
         match request.auth.as_deref() {
             Some(b"nobody") | None => Err(Denied::new("who are you?")),
             Some(b"later") => Err(Denied::for_now("the directory is away")),
+            Some(b"never") => std::future::pending().await,
             Some(name) => Ok(Identity::new(String::from_utf8_lossy(name)).with(name.len())),
         }
     }

@@ -10,3 +10,4 @@ mod http;
 mod life;
 mod local;
 mod peer;
+mod routes;

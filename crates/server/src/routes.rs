@@ -1,0 +1,49 @@
+//! Paths of the server's own listener that somebody else answers: a gateway, an app's pages. The server keeps the
+//! connections' limits and its own few paths.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
+use hyper::body::Incoming;
+
+/// The body of an answer: any body that cannot fail, boxed.
+pub type ResponseBody = BoxBody<Bytes, Infallible>;
+
+/// Answers requests for paths of its own on the server's listener. Give it to
+/// [`Server::serve_with`](crate::Server::serve_with).
+///
+/// `/healthz`, `/readyz` and WebSocket handshakes at `/` stay the server's, whatever is owned here. HTTP/1.1 upgrades work:
+/// `hyper::upgrade::on(request)`, and an answer with status 101.
+///
+/// A connection that has asked for an owned path is kept alive between requests, for as long as the next request's head
+/// comes within a few seconds, and is no longer bounded in time as a whole: bounding bodies, in bytes and in time, is the
+/// routes' business.
+pub trait Routes: Clone + Send + Sync + 'static {
+    /// Whether requests for this path (of the URI, without its query) are answered here.
+    fn owns(&self, path: &str) -> bool;
+
+    /// Answers a request for an owned path. Dropped when its peer goes.
+    fn respond(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<SocketAddr>,
+    ) -> impl Future<Output = Response<ResponseBody>> + Send;
+}
+
+/// Owns nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoRoutes;
+
+impl Routes for NoRoutes {
+    fn owns(&self, _path: &str) -> bool {
+        false
+    }
+
+    async fn respond(&self, _request: Request<Incoming>, _peer: Option<SocketAddr>) -> Response<ResponseBody> {
+        Response::new(BoxBody::default())
+    }
+}
