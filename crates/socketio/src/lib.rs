@@ -4,4 +4,5 @@
 //! tungstenite. What was emitted is read from the server's log, so a client that comes back gets what it missed.
 
 mod engine;
+#[allow(dead_code, unused_imports, reason = "the sockets above are being built")]
 mod packet;

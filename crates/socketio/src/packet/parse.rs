@@ -1,0 +1,142 @@
+//! From a text message to a packet: `<type>[<attachments>-][<namespace>,][<ack id>][JSON]`. Never slices inside a
+//! character: all that is cut at is ASCII.
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::json::{check_object, elements, placeholder};
+use super::{
+    AckId, ArgSlice, Args, Incoming, NAMESPACE_BYTES_MAX, Namespace, Packet, PacketError, PacketLimits, RESERVED_NAMES,
+};
+
+/// All of a packet before its JSON.
+pub(super) struct Head {
+    kind: Kind,
+    pub(super) attachments: usize,
+    namespace: Namespace,
+    id: Option<AckId>,
+    json_at: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Connect,
+    Disconnect,
+    Event,
+    Ack,
+}
+
+impl Head {
+    /// # Errors
+    ///
+    /// If the head is malformed or announces more than is allowed.
+    pub(super) fn parse(text: &str, limits: &PacketLimits) -> Result<Head, PacketError> {
+        let (kind, is_binary) = match text.as_bytes().first() {
+            Some(b'0') => (Kind::Connect, false),
+            Some(b'1') => (Kind::Disconnect, false),
+            Some(b'2') => (Kind::Event, false),
+            Some(b'3') => (Kind::Ack, false),
+            Some(b'5') => (Kind::Event, true),
+            Some(b'6') => (Kind::Ack, true),
+            // 4, a connect error, is only ever sent by servers.
+            Some(_) | None => return Err(PacketError::UnknownType),
+        };
+        let mut rest = &text[1..];
+        let mut attachments = 0;
+        if is_binary {
+            let (digits, behind) = split_digits(rest);
+            rest = behind.strip_prefix('-').ok_or(PacketError::AttachmentCount)?;
+            // So many digits that they are no number are too many attachments, too.
+            let count = digits
+                .bytes()
+                .try_fold(0_usize, |sum, digit| sum.checked_mul(10)?.checked_add(usize::from(digit - b'0')));
+            attachments = match count {
+                Some(_) if digits.is_empty() => return Err(PacketError::AttachmentCount),
+                Some(count) if count <= limits.attachments_max => count,
+                Some(_) | None => return Err(PacketError::TooManyAttachments),
+            };
+        }
+        let mut namespace = Namespace::main();
+        if rest.starts_with('/') {
+            let (name, behind) = rest.split_once(',').unwrap_or((rest, ""));
+            if name.len() > NAMESPACE_BYTES_MAX {
+                return Err(PacketError::NamespaceTooLong);
+            }
+            namespace = Namespace(name.to_owned());
+            rest = behind;
+        }
+        let (digits, json) = split_digits(rest);
+        let id = match digits {
+            "" => None,
+            digits => Some(ack_id(digits).ok_or(PacketError::AckId)?),
+        };
+        Ok(Head { kind, attachments, namespace, id, json_at: text.len() - json.len() })
+    }
+
+    /// The packet, its attachments still missing.
+    ///
+    /// # Errors
+    ///
+    /// If its JSON is not what the type asks for.
+    pub(super) fn complete(self, text: Utf8Bytes, limits: &PacketLimits) -> Result<Incoming, PacketError> {
+        let json = text.get(self.json_at..).unwrap_or_default();
+        let packet = match (self.kind, self.id) {
+            (Kind::Connect, None) if json.is_empty() => Packet::Connect { auth: None },
+            (Kind::Connect, None) => {
+                check_object(json, limits)?;
+                Packet::Connect { auth: Some(Utf8Bytes::from(json)) }
+            }
+            (Kind::Disconnect, None) if json.is_empty() => Packet::Disconnect,
+            (Kind::Connect | Kind::Disconnect, _) => return Err(PacketError::Payload),
+            (Kind::Event, id) => {
+                let mut args = arguments(&text, self.json_at, self.attachments, limits)?;
+                if args.is_empty() {
+                    return Err(PacketError::EventName);
+                }
+                let name = args.remove(0);
+                let name = text.get(name.range).unwrap_or_default();
+                let name: String = serde_json::from_str(name).map_err(|_| PacketError::EventName)?;
+                if RESERVED_NAMES.contains(&&*name) {
+                    return Err(PacketError::EventName);
+                }
+                Packet::Event { id, name, args: Args { text, args, attachments: Vec::new() } }
+            }
+            (Kind::Ack, Some(id)) => {
+                let args = arguments(&text, self.json_at, self.attachments, limits)?;
+                Packet::Ack { id, args: Args { text, args, attachments: Vec::new() } }
+            }
+            (Kind::Ack, None) => return Err(PacketError::AckId),
+        };
+        Ok(Incoming { namespace: self.namespace, packet })
+    }
+}
+
+fn arguments(
+    text: &str,
+    json_at: usize,
+    attachments: usize,
+    limits: &PacketLimits,
+) -> Result<Vec<ArgSlice>, PacketError> {
+    let json = text.get(json_at..).unwrap_or_default();
+    let slice = |range: std::ops::Range<usize>| {
+        let attachment = match attachments {
+            // Without attachments, what looks like a placeholder is data.
+            0 => None,
+            count => placeholder(json.get(range.clone()).unwrap_or_default(), count)?,
+        };
+        Ok(ArgSlice { range: json_at + range.start..json_at + range.end, attachment })
+    };
+    elements(json, limits)?.into_iter().map(slice).collect()
+}
+
+fn split_digits(text: &str) -> (&str, &str) {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    text.split_at(digits)
+}
+
+fn ack_id(digits: &str) -> Option<AckId> {
+    let id = digits.parse().ok()?;
+    (id <= ACK_ID_MAX).then_some(AckId(id))
+}
+
+/// The largest integer that a JavaScript client counts exactly.
+const ACK_ID_MAX: u64 = (1 << 53) - 1;
