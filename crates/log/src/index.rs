@@ -45,6 +45,11 @@ impl Topics {
         self.topics.len()
     }
 
+    /// How many topics have a name. Grows with each new one.
+    pub(crate) fn named(&self) -> usize {
+        self.ids.len()
+    }
+
     /// The id of the next new topic.
     pub(crate) fn next_id(&self) -> u32 {
         u32::try_from(self.topics.len()).unwrap_or(u32::MAX)

@@ -56,10 +56,12 @@
 //! # The rooms
 //!
 //! - `log`: what callers see. `log/decide` says what becomes of emits, `log/draft` makes commits of them, `log/stage` applies
-//!   and publishes; `log/read` and `log/subscribe` answer readers; `log/tend` picks the next step of `log/folding` and
+//!   and publishes; `log/read`, `log/merged` and `log/subscribe` answer
+//!   readers; `log/tend` picks the next step of `log/folding` and
 //!   `log/trimming`; `log/open` recovers.
 //! - `layout`, `commit`, `fold/manifest`: the only places that know bytes on the medium.
-//! - `state`, `index`, `tail`, `publishers`, `lineage`, `floor`: what is held in memory; pure.
+//! - `state`, `index`, `tail`, `publishers`, `lineage`, `floor`: what is held in memory; pure. So is `merged`: topics as one
+//!   row.
 //! - `gather`, `fold`: from the store to records, and from commits to runs.
 //! - `store`: the one door. [`kv`]: the stores behind it. [`data_dir`]: the directory that one of them lives in.
 
@@ -77,6 +79,7 @@ mod index;
 mod layout;
 mod lineage;
 mod log;
+mod merged;
 mod publishers;
 mod state;
 mod store;
@@ -86,3 +89,4 @@ pub use crate::config::{LogConfig, Retention};
 pub use crate::data_dir::open_dir;
 pub use crate::error::LogError;
 pub use crate::log::{Committed, Log, LogStats, Staged, Tended, WriteOutcome, WriteRequest};
+pub use crate::merged::{MergedEvent, MergedItem, MergedReader, MergedRow};

@@ -4,6 +4,7 @@
 mod decide;
 mod draft;
 mod folding;
+mod merged;
 mod open;
 mod read;
 mod stage;

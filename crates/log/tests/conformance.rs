@@ -13,6 +13,8 @@ mod beside;
 mod damage;
 #[path = "conformance/folding.rs"]
 mod folding;
+#[path = "conformance/merged.rs"]
+mod merged;
 #[path = "conformance/model.rs"]
 mod model;
 #[path = "conformance/publishers.rs"]

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::access::{Action, ConnectRequest, Denied, Identity};
 use crate::builder::ServerBuilder;
 use crate::emit::{self, EmitError, Receipt};
+use crate::feed::Feed;
 use crate::local::{LocalSubscribe, LocalSubscription};
 use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
@@ -93,6 +94,21 @@ impl Server {
     /// each other, without a socket between them. Must be called within a tokio runtime.
     pub fn subscribe(&self, request: LocalSubscribe) -> LocalSubscription {
         LocalSubscription::start(&self.handle.shared, request)
+    }
+
+    /// A reader of several topics at once, after a position. It follows none yet. If the position is not of this log's history
+    /// ([`Server::knows`]), the feed begins at the last place that they have in common, or with what is retained, and each
+    /// topic that it follows before its first row begins with a gap of cause `EpochChanged`.
+    #[must_use]
+    pub fn feed(&self, after: Position) -> Feed {
+        Feed::new(&self.handle.shared, after)
+    }
+
+    /// Whether a position is of this log's history, so that a reader may go on from it. What followed it may be gone all
+    /// the same: a feed tells.
+    #[must_use]
+    pub fn knows(&self, position: Position) -> bool {
+        self.handle.shared.log.knows(position)
     }
 
     /// The newest durable position.

@@ -161,7 +161,7 @@ const DAMAGED_KEYS_MAX: usize = 10_000;
 
 const ONE: Limits = Limits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX) };
 
-fn place(shared: &Shared, topic: &Topic, after: Seq, nth: Nth) -> Place {
+pub(super) fn place(shared: &Shared, topic: &Topic, after: Seq, nth: Nth) -> Place {
     Place {
         after,
         nth,
@@ -178,7 +178,7 @@ fn whereabouts(shared: &Shared, id: u32, topic: &Topic, start: Seq) -> Whereabou
     Whereabouts { topic: id, runs, commits }
 }
 
-fn from_memory(place: &Place, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {
+pub(super) fn from_memory(place: &Place, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {
     if topic.last_seq <= place.after {
         return Some(ReadOutcome::End);
     }

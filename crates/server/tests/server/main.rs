@@ -5,6 +5,7 @@
 mod access;
 mod conversation;
 mod durable;
+mod feed;
 mod hostile;
 mod http;
 mod life;

@@ -1,0 +1,226 @@
+//! Reading several topics as one row: the head first, then what each of them has up to there, from memory or from the
+//! store.
+
+use std::sync::Arc;
+
+use redeliver_protocol::history::{Known, ReadOutcome, Start};
+use redeliver_protocol::seq::{Nth, Position, Seq};
+use redeliver_protocol::time::Timestamp;
+
+use super::Log;
+use super::read::{from_memory, place};
+use crate::error::LogError;
+use crate::index::Topic;
+use crate::merged::{Found, Lane, MergedReader, MergedRow, RowLimits};
+use crate::state::Shared;
+use crate::tail::Limits;
+
+impl Log {
+    /// A reader of several topics that begins after a position. If that is not of this log's history, it begins at the last
+    /// place that they have in common, or with what is retained, and each topic that it follows before it reads begins with a
+    /// gap.
+    #[must_use]
+    pub fn merged_reader(&self, after: Position) -> MergedReader {
+        let shared = self.shared.read();
+        if self.is_of_history(&shared, after) {
+            return MergedReader { place: after, foreign: None, lanes: Vec::new() };
+        }
+        let common = shared.lineage.common(after, shared.head).map_or(Seq::ZERO, |common| common.seq);
+        let seq = common.max(shared.floor.seq);
+        let place = if seq == shared.head { shared.head_position() } else { shared.lineage.position(seq) };
+        MergedReader { place, foreign: Some(after), lanes: Vec::new() }
+    }
+
+    /// Whether a position is of this log's history, so that a reader may go on from it. What follows it may be gone all the
+    /// same.
+    #[must_use]
+    pub fn knows(&self, position: Position) -> bool {
+        self.is_of_history(&self.shared.read(), position)
+    }
+
+    /// The next row of a reader, and moves it on to the row's end: at most so many events and bytes of records, at least
+    /// one item if there is one. Goes to the store where it must.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with. The reader has not moved then.
+    pub fn read_merged(
+        &self,
+        reader: &mut MergedReader,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<MergedRow, LogError> {
+        let limits = RowLimits { events_max: events_max.max(1), bytes_max };
+        let (head, lineage) = {
+            let shared = self.shared.read();
+            (shared.head_position(), Arc::clone(&shared.lineage))
+        };
+        let mut found = Vec::new();
+        for at in 0..reader.lanes.len() {
+            found.extend(self.read_lane(reader, at, limits)?);
+        }
+        reader.merge(found, head, &lineage, limits)
+    }
+
+    /// The same if it can be answered from memory, without touching the store. If not, the reader has not moved.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Failed`] if what is in memory cannot be read.
+    pub fn read_merged_recent(
+        &self,
+        reader: &mut MergedReader,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Option<MergedRow>, LogError> {
+        let limits = RowLimits { events_max: events_max.max(1), bytes_max };
+        let (found, head, lineage) = {
+            let shared = self.shared.read();
+            let mut found = Vec::new();
+            let (place, is_foreign) = (reader.place.seq, reader.foreign.is_some());
+            for (at, lane) in reader.lanes.iter_mut().enumerate() {
+                if is_foreign && lane.nth.is_none() {
+                    return Ok(None);
+                }
+                match in_memory(&shared, lane, lane.after.max(place), limits) {
+                    InMemory::Nothing => {}
+                    InMemory::Found(outcome, last_seq) => found.push(Found { lane: at, outcome, last_seq }),
+                    InMemory::Unknown => return Ok(None),
+                }
+            }
+            (found, shared.head_position(), Arc::clone(&shared.lineage))
+        };
+        reader.merge(found, head, &lineage, limits).map(Some)
+    }
+
+    /// Moves a reader on to the head if none of its topics has anything up to there. Says whether it has moved or was there.
+    /// Asks nothing but memory.
+    pub fn pass_quiet(&self, reader: &mut MergedReader) -> bool {
+        if reader.foreign.is_some() || reader.lanes.iter().any(|lane| lane.gap.is_some()) {
+            return false;
+        }
+        let place = reader.place.seq;
+        let shared = self.shared.read();
+        let mut lanes = reader.lanes.iter_mut();
+        let is_quiet = lanes.all(|lane| {
+            let start = lane.after.max(place);
+            topic_of(&shared, lane).is_none_or(|topic| topic.last_seq <= start)
+        });
+        if is_quiet {
+            let limits = RowLimits { events_max: 1, bytes_max: 0 };
+            for lane in &mut reader.lanes {
+                in_memory(&shared, lane, lane.after.max(place), limits);
+            }
+            reader.place = shared.head_position();
+        }
+        is_quiet
+    }
+
+    /// What a lane has after the reader's place.
+    fn read_lane(&self, reader: &mut MergedReader, at: usize, limits: RowLimits) -> Result<Option<Found>, LogError> {
+        let start = reader.start(&reader.lanes[at]);
+        let lane = &mut reader.lanes[at];
+        let (last_seq, position) = {
+            let shared = self.shared.read();
+            let last = topic_of(&shared, lane).map(|topic| (topic.last_seq, topic.last_nth));
+            let (last_seq, last_nth) = last.unwrap_or((Seq::ZERO, Nth::ZERO));
+            if reader.foreign.is_none() && last_seq <= start {
+                lane.nth = Some(lane.nth.unwrap_or(last_nth));
+                return Ok(None);
+            }
+            let position = if start == reader.place.seq { reader.place } else { shared.lineage.position(start) };
+            (last_seq, position)
+        };
+        let nth = match lane.nth {
+            Some(nth) => nth,
+            None => {
+                let known = Known::new(reader.foreign.unwrap_or(position), Nth::ZERO);
+                let opened = self.open_topic(&lane.topic, &Start::After(known), None, Timestamp::default())?;
+                lane.after = opened.after.seq.max(start);
+                // A gap behind another history has no place in this one: it comes first.
+                lane.gap =
+                    opened.gap.map(|gap| (if reader.foreign.is_some() { Seq::ZERO } else { gap.after.seq }, gap));
+                *lane.nth.insert(opened.nth)
+            }
+        };
+        let start = lane.after.max(start);
+        if lane.until <= start || last_seq <= start {
+            return Ok(None);
+        }
+        let outcome = self.read_topic(&lane.topic, (start, nth), reading(limits))?;
+        Ok(Some(Found { lane: at, outcome, last_seq }))
+    }
+
+    fn is_of_history(&self, shared: &Shared, position: Position) -> bool {
+        shared.lineage.is_valid(position, shared.head)
+    }
+}
+
+enum InMemory {
+    /// The topic has not grown.
+    Nothing,
+    Found(ReadOutcome, Seq),
+    /// The store must be asked.
+    Unknown,
+}
+
+fn in_memory(shared: &Shared, lane: &mut Lane, start: Seq, limits: RowLimits) -> InMemory {
+    let (after, until) = (lane.after, lane.until);
+    let Some(topic) = topic_of(shared, lane) else {
+        lane.nth = Some(lane.nth.unwrap_or(Nth::ZERO));
+        return InMemory::Nothing;
+    };
+    if topic.last_seq <= start {
+        lane.nth = Some(lane.nth.unwrap_or(topic.last_nth));
+        return InMemory::Nothing;
+    }
+    if until <= start {
+        return InMemory::Nothing;
+    }
+    let limits = Limits { seq_max: shared.head, ..reading(limits) };
+    let nth = match lane.nth {
+        Some(nth) => nth,
+        None if start == Seq::ZERO => Nth::ZERO,
+        None if after.max(start) < shared.floor.seq => return InMemory::Unknown,
+        None => {
+            let one = Limits { events_max: 1, bytes_max: 0, seq_max: shared.head };
+            match topic.recent.after(start, one, |_| None).filter(|slice| slice.follows) {
+                Some(slice) => Nth(slice.first_nth.0 - 1),
+                None => return InMemory::Unknown,
+            }
+        }
+    };
+    match from_memory(&place(shared, topic, start, nth), topic, limits) {
+        Some(outcome) => {
+            lane.nth = Some(nth);
+            InMemory::Found(outcome, topic.last_seq)
+        }
+        None => InMemory::Unknown,
+    }
+}
+
+/// A lane's topic, looked for by its name only while it has none.
+fn topic_of<'a>(shared: &'a Shared, lane: &mut Lane) -> Option<&'a Topic> {
+    match lane.id {
+        Ok(id) => shared.topics.topic(id),
+        Err(topics) if topics == shared.topics.named() && topics > 0 => None,
+        Err(_) => match shared.topics.find(lane.topic.as_str()) {
+            Some((id, topic)) => {
+                lane.id = Ok(id);
+                Some(topic)
+            }
+            None => {
+                lane.id = Err(shared.topics.named());
+                None
+            }
+        },
+    }
+}
+
+fn reading(limits: RowLimits) -> Limits {
+    Limits {
+        events_max: u32::try_from(limits.events_max).unwrap_or(u32::MAX),
+        bytes_max: limits.bytes_max,
+        seq_max: Seq(u64::MAX),
+    }
+}

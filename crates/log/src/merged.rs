@@ -1,0 +1,356 @@
+//! Several topics as one row, in the order of the log. Pure: what each topic has is read elsewhere; here it becomes one
+//! row that ends where not all of them are known. Never gives an event twice, never one of a topic after a later one of
+//! another.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use bytes::Bytes;
+use redeliver_protocol::codec::{Records, peek_record};
+use redeliver_protocol::event::Record;
+use redeliver_protocol::history::{Gap, ReadOutcome};
+use redeliver_protocol::name::TopicName;
+use redeliver_protocol::seq::{Nth, Position, Seq};
+
+use crate::error::LogError;
+use crate::lineage::Lineage;
+
+/// A reader of several topics at once: a place in the log, and the stretches of topics that it follows from there on.
+/// Made by [`Log::merged_reader`](crate::Log::merged_reader).
+#[derive(Clone, Debug)]
+pub struct MergedReader {
+    pub(crate) place: Position,
+    /// Where it was to begin, if that is no place in this log's history, until it has read.
+    pub(crate) foreign: Option<Position>,
+    pub(crate) lanes: Vec<Lane>,
+}
+
+/// One stretch of one topic that is followed.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    pub(crate) topic: TopicName,
+    /// The topic's id once it has one, and else how many topics there were when it had none.
+    pub(crate) id: Result<u32, usize>,
+    /// Events above this belong to it. Where it is at or below the reader's place, that counts.
+    pub(crate) after: Seq,
+    /// Events up to this belong to it.
+    pub(crate) until: Seq,
+    /// The nth of the topic's last event up to where it was read. Unknown before its first read.
+    pub(crate) nth: Option<Nth>,
+    /// What is missing at its beginning, and after which seq that stands, until it is told.
+    pub(crate) gap: Option<(Seq, Gap)>,
+}
+
+/// What comes next in the topics of a reader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergedRow {
+    /// In the order of their seqs.
+    pub items: Vec<MergedItem>,
+    /// The topics of which a stretch has ended with this row.
+    pub ended: Vec<TopicName>,
+    /// Whether a limit has cut the row, so that more is there already.
+    pub is_cut: bool,
+}
+
+/// One item of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MergedItem {
+    /// An event.
+    Event(MergedEvent),
+    /// Events of a topic that are gone. It stands where it begins.
+    Gap {
+        /// Of which topic.
+        topic: TopicName,
+        /// What is missing. Its count is an upper bound where the stretch ends within it.
+        gap: Gap,
+    },
+}
+
+/// An event in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergedEvent {
+    /// Where it is.
+    pub position: Position,
+    /// What it is. Its nth is that of the first of its `topics`.
+    pub record: Record,
+    /// The followed topics that it belongs to: at least one.
+    pub topics: Vec<TopicName>,
+}
+
+impl MergedReader {
+    /// Everything of the followed topics up to here has been given.
+    #[must_use]
+    pub fn place(&self) -> Position {
+        self.place
+    }
+
+    /// From now on, the events of a topic above both `after` and the place belong to the row, up to `until` if it is set,
+    /// inclusive. Stretches of a topic may overlap: no event comes twice.
+    pub fn follow(&mut self, topic: TopicName, after: Seq, until: Option<Seq>) {
+        let until = until.unwrap_or(Seq(u64::MAX));
+        if until <= self.place.seq {
+            return;
+        }
+        // What it was told before it has read is about the history in which it was.
+        let after = if self.foreign.is_some() { self.place.seq } else { after.max(self.place.seq) };
+        self.lanes.push(Lane { topic, id: Err(0), after, until, nth: None, gap: None });
+    }
+
+    /// From now on, no event of a topic belongs to the row.
+    pub fn unfollow(&mut self, topic: &TopicName) {
+        self.lanes.retain(|lane| lane.topic != *topic);
+    }
+
+    /// No event of a topic above `until` belongs to the row. Its stretches end there.
+    pub fn unfollow_after(&mut self, topic: &TopicName, until: Seq) {
+        let place = self.place.seq;
+        self.lanes.retain_mut(|lane| {
+            if lane.topic == *topic {
+                lane.until = lane.until.min(until);
+            }
+            lane.until > place
+        });
+    }
+
+    /// Whether a stretch of a topic is followed.
+    #[must_use]
+    pub fn follows(&self, topic: &TopicName) -> bool {
+        self.lanes.iter().any(|lane| lane.topic == *topic)
+    }
+
+    /// Where a lane is to be read from.
+    pub(crate) fn start(&self, lane: &Lane) -> Seq {
+        lane.after.max(self.place.seq)
+    }
+}
+
+/// What a read of one lane found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Index of the lane.
+    pub(crate) lane: usize,
+    pub(crate) outcome: ReadOutcome,
+    /// The topic's newest seq, looked at after the head and before the read.
+    pub(crate) last_seq: Seq,
+}
+
+/// Most that a row takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowLimits {
+    pub(crate) events_max: usize,
+    pub(crate) bytes_max: usize,
+}
+
+impl MergedReader {
+    /// Makes the next row of what was found in its lanes, all of them read up to `head` at least, unless a find says
+    /// otherwise; and moves on to its end.
+    pub(crate) fn merge(
+        &mut self,
+        found: Vec<Found>,
+        head: Position,
+        lineage: &Lineage,
+        limits: RowLimits,
+    ) -> Result<MergedRow, LogError> {
+        let bound = self.bound(&found, head.seq);
+        let mut merge = Merge::new(self, found)?;
+        let mut row = MergedRow::default();
+        let mut through = bound;
+        let mut bytes = 0;
+        while let Some(seq) = merge.peek().filter(|seq| *seq <= bound) {
+            let size = merge.size();
+            if !row.items.is_empty() && (row.items.len() >= limits.events_max || bytes + size > limits.bytes_max) {
+                row.is_cut = true;
+                through = Seq(seq.0.saturating_sub(1));
+                break;
+            }
+            bytes += size;
+            merge.take(self, lineage, &mut row.items)?;
+        }
+        row.is_cut |= through < head.seq;
+        self.pass(through, head, lineage, &mut row.ended);
+        Ok(row)
+    }
+
+    /// Up to where all lanes are known.
+    fn bound(&self, found: &[Found], head: Seq) -> Seq {
+        let mut bound = head;
+        for one in found {
+            let known = match &one.outcome {
+                ReadOutcome::Batch(batch) => batch.last_seq,
+                ReadOutcome::Gap(gap) => gap.through.seq,
+                ReadOutcome::End => continue,
+            };
+            let is_whole = known >= one.last_seq || known >= self.lanes[one.lane].until;
+            if !is_whole {
+                bound = bound.min(known);
+            }
+        }
+        bound
+    }
+
+    /// Moves on to the end of a row.
+    fn pass(&mut self, through: Seq, head: Position, lineage: &Lineage, ended: &mut Vec<TopicName>) {
+        self.foreign = None;
+        if through > self.place.seq {
+            self.place = if through == head.seq { head } else { lineage.position(through) };
+        }
+        let place = self.place.seq;
+        self.lanes.retain(|lane| {
+            let is_over = lane.until <= place && lane.gap.is_none();
+            if is_over {
+                ended.push(lane.topic.clone());
+            }
+            !is_over
+        });
+    }
+}
+
+/// A merge under way: the rest of what each lane has, the one with the lowest seq first.
+struct Merge {
+    heap: BinaryHeap<Reverse<(Seq, usize)>>,
+    rests: Vec<Rest>,
+}
+
+/// What one lane still has.
+struct Rest {
+    lane: usize,
+    next: Option<Next>,
+}
+
+enum Next {
+    Gap(Gap),
+    Records {
+        nth: Nth,
+        /// Of the first record, in bytes.
+        size: usize,
+        records: Bytes,
+    },
+}
+
+impl Merge {
+    fn new(reader: &MergedReader, found: Vec<Found>) -> Result<Merge, LogError> {
+        let mut merge = Merge { heap: BinaryHeap::new(), rests: Vec::with_capacity(found.len()) };
+        // A gap stands where it begins, so that the place never comes to lie within one that is not told.
+        for (at, lane) in reader.lanes.iter().enumerate() {
+            if let Some((after, gap)) = &lane.gap {
+                merge.push(*after, at, Next::Gap(gap.clone()));
+            }
+        }
+        for Found { lane, outcome, .. } in found {
+            match outcome {
+                ReadOutcome::Batch(batch) => merge.push_records(lane, batch.records, reader.lanes[lane].until)?,
+                ReadOutcome::Gap(gap) => merge.push(gap.after.seq, lane, Next::Gap(gap)),
+                ReadOutcome::End => {}
+            }
+        }
+        Ok(merge)
+    }
+
+    fn push(&mut self, seq: Seq, lane: usize, next: Next) {
+        self.heap.push(Reverse((seq, self.rests.len())));
+        self.rests.push(Rest { lane, next: Some(next) });
+    }
+
+    fn push_records(&mut self, lane: usize, records: Bytes, until: Seq) -> Result<(), LogError> {
+        if let Some((seq, next)) = first_of(records, until)? {
+            self.push(seq, lane, next);
+        }
+        Ok(())
+    }
+
+    /// The seq of the next item.
+    fn peek(&self) -> Option<Seq> {
+        self.heap.peek().map(|Reverse((seq, _))| *seq)
+    }
+
+    /// Its size in bytes.
+    fn size(&self) -> usize {
+        let next = self.heap.peek().and_then(|Reverse((_, at))| self.rests[*at].next.as_ref());
+        match next {
+            Some(Next::Records { size, .. }) => *size,
+            Some(Next::Gap(_)) | None => 0,
+        }
+    }
+
+    /// Takes what stands next, from every lane that has it.
+    fn take(
+        &mut self,
+        reader: &mut MergedReader,
+        lineage: &Lineage,
+        items: &mut Vec<MergedItem>,
+    ) -> Result<(), LogError> {
+        let Some(seq) = self.peek() else { return Ok(()) };
+        let mut event: Option<MergedEvent> = None;
+        while let Some(Reverse((_, at))) = self.heap.pop_if_first(seq) {
+            let rest = &mut self.rests[at];
+            let lane = &mut reader.lanes[rest.lane];
+            match rest.next.take() {
+                Some(Next::Gap(gap)) => {
+                    lane.gap = None;
+                    lane.nth = Some(gap.nth_through);
+                    lane.after = gap.through.seq;
+                    items.push(MergedItem::Gap { topic: lane.topic.clone(), gap: clipped(gap, lane.until, lineage) });
+                }
+                Some(Next::Records { nth, size, mut records }) => {
+                    lane.nth = Some(nth);
+                    let record = records.split_to(size);
+                    match &mut event {
+                        Some(event) if event.topics.contains(&lane.topic) => {}
+                        Some(event) => event.topics.push(lane.topic.clone()),
+                        None => event = Some(decoded(record, lane.topic.clone(), lineage)?),
+                    }
+                    if let Some((seq, next)) = first_of(records, lane.until)? {
+                        rest.next = Some(next);
+                        self.heap.push(Reverse((seq, at)));
+                    }
+                }
+                None => {}
+            }
+        }
+        items.extend(event.map(MergedItem::Event));
+        Ok(())
+    }
+}
+
+trait PopIfFirst {
+    /// Takes the first entry if it has this seq.
+    fn pop_if_first(&mut self, seq: Seq) -> Option<Reverse<(Seq, usize)>>;
+}
+
+impl PopIfFirst for BinaryHeap<Reverse<(Seq, usize)>> {
+    fn pop_if_first(&mut self, seq: Seq) -> Option<Reverse<(Seq, usize)>> {
+        if self.peek().is_some_and(|Reverse((first, _))| *first == seq) { self.pop() } else { None }
+    }
+}
+
+/// The first of a lane's records, unless it lies beyond the lane's end.
+fn first_of(records: Bytes, until: Seq) -> Result<Option<(Seq, Next)>, LogError> {
+    if records.is_empty() {
+        return Ok(None);
+    }
+    let (seq, nth, _, size) = peek_record(&records).map_err(unreadable)?;
+    Ok((seq <= until).then_some((seq, Next::Records { nth, size, records })))
+}
+
+fn decoded(record: Bytes, topic: TopicName, lineage: &Lineage) -> Result<MergedEvent, LogError> {
+    let Some(record) = Records::new(record).next() else {
+        return Err(LogError::Failed("a record was empty".to_owned()));
+    };
+    let record = record.map_err(unreadable)?;
+    Ok(MergedEvent { position: lineage.position(record.seq), record, topics: vec![topic] })
+}
+
+/// Records were made by this process or checked when they were read: they are whole.
+#[allow(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+fn unreadable(error: redeliver_protocol::error::DecodeError) -> LogError {
+    LogError::Failed(format!("a record cannot be read: {error}"))
+}
+
+/// A gap as far as it concerns a stretch that ends at `until`.
+fn clipped(mut gap: Gap, until: Seq, lineage: &Lineage) -> Gap {
+    if gap.through.seq > until {
+        gap.through = lineage.position(until);
+        gap.count_is_exact = false;
+    }
+    gap
+}
