@@ -3,7 +3,7 @@
 //! ```text
 //! lock                locked while a process has the directory; holds its process id
 //! redeliver.marker    written last at creation: this directory holds a log, of this format
-//! store/              the store, sled's files
+//! store/              the store: sled's files, and the journal before them
 //! ```
 //!
 //! The order at creation survives a power cut at any instant. The marker appears, whole and synced, only once the store
@@ -26,8 +26,9 @@ use redeliver_protocol::time::{Instant, Timestamp};
 
 use crate::config::LogConfig;
 use crate::error::LogError;
-use crate::kv::KvError;
+use crate::kv::journaled::{JournalConfig, JournaledKv};
 use crate::kv::sled::{SledConfig, SledKv};
+use crate::kv::{Kv, KvError};
 use crate::log::Log;
 
 /// Opens the log in a data directory, which is created if it is not there, and durably begins `epoch`. The directory stays
@@ -44,9 +45,13 @@ pub fn open_dir(
     monotonic: Instant,
 ) -> Result<Log, LogError> {
     let mut dir = DataDir::open(path)?;
-    let kv = dir.open_store(&SledConfig::default())?;
-    let log = Log::open(Arc::new(kv), config, epoch, now, monotonic)?;
-    dir.mark(epoch)?;
+    let kv = Arc::new(dir.open_journal(dir.open_store(&SledConfig::default())?)?);
+    let log = Log::open(Arc::clone(&kv) as Arc<dyn Kv>, config, epoch, now, monotonic)?;
+    if !dir.is_marked {
+        // A marked directory whose store is empty counts as lost, whatever the journal holds.
+        kv.settle()?;
+        dir.mark(epoch)?;
+    }
     Ok(log)
 }
 
@@ -93,18 +98,24 @@ impl DataDir {
             }
             opened => opened,
         };
-        let kv = kv.map_err(|error| match error {
-            KvError::Full => LogError::StorageFull,
-            KvError::TooLarge(why) | KvError::Failed(why) => {
-                LogError::Unusable { path: self.words(), reason: format!("{why}; restore it from a backup") }
-            }
-        })?;
+        let kv = kv.map_err(|error| self.not_opened(error))?;
         if self.is_marked && kv.is_empty()? {
             return Err(LogError::Lost(self.words()));
         }
         sync_dir(&self.path).map_err(|error| unusable(&self.path, "syncing it", &error))?;
         let lock = self.lock.try_clone().map_err(|error| unusable(&self.path, "keeping its lock", &error))?;
         Ok(kv.holding(lock))
+    }
+
+    /// Puts the directory's journal before its store.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::StorageFull`] if there is no room for it, [`LogError::Unusable`].
+    pub fn open_journal(&self, store: SledKv) -> Result<JournaledKv, LogError> {
+        let path = self.path.join(STORE_NAME);
+        let kv = JournaledKv::open(Arc::new(store), &path, &JournalConfig::default());
+        kv.map_err(|error| self.not_opened(error))
     }
 
     /// Says durably that this directory holds a log, if it does not say so yet. To be called once the store durably holds
@@ -120,6 +131,15 @@ impl DataDir {
             self.is_marked = true;
         }
         Ok(())
+    }
+
+    fn not_opened(&self, error: KvError) -> LogError {
+        match error {
+            KvError::Full => LogError::StorageFull,
+            KvError::TooLarge(why) | KvError::Failed(why) => {
+                LogError::Unusable { path: self.words(), reason: format!("{why}; restore it from a backup") }
+            }
+        }
     }
 
     fn has_store(&self) -> bool {
@@ -246,7 +266,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::kv::{Batch, Kv};
+    use crate::kv::Batch;
 
     fn created(path: &Path) {
         let mut dir = DataDir::open(path).unwrap();

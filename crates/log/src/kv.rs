@@ -2,6 +2,7 @@
 //!
 //! The log's layout, fold, trim and recovery are written once over this trait. Engines' peculiarities stay behind it.
 
+pub mod journaled;
 pub mod memory;
 pub mod sled;
 
@@ -41,6 +42,10 @@ impl Batch {
     #[must_use]
     pub fn entries(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {
         &self.entries
+    }
+
+    fn into_entries(self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        self.entries
     }
 
     /// Bytes of keys and values.
@@ -97,6 +102,16 @@ pub trait Kv: Send + Sync + fmt::Debug {
     /// The entries with `from <= key < to`, from whichever end `direction` says. It is not a snapshot: beside a writer, an
     /// entry that changes meanwhile is seen before or after the change. It ends after its first error.
     fn range(&self, from: &[u8], to: &[u8], direction: Direction) -> Entries<'_>;
+
+    /// Whether a batch would find room now, behind others of so many bytes that are still to come before it. An estimate,
+    /// which must not be relied on.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError`], after which the store is not to be used.
+    fn has_room(&self, _batch: &Batch, _waiting_bytes: u64) -> Result<bool, KvError> {
+        Ok(true)
+    }
 
     /// Applies a batch atomically. Readers may see it; it is durable only after [`Kv::sync`], which must follow before
     /// the next batch.

@@ -63,7 +63,7 @@
 //! - `state`, `index`, `tail`, `publishers`, `lineage`, `floor`: what is held in memory; pure. So is `merged`: topics as one
 //!   row.
 //! - `gather`, `fold`: from the store to records, and from commits to runs.
-//! - `store`: the one door. [`kv`]: the stores behind it. [`data_dir`]: the directory that one of them lives in.
+//! - `store`: the one door. [`kv`]: the stores behind it, of which the durable one is a journal before sled. [`data_dir`]: the directory that one of them lives in.
 
 pub mod config;
 pub mod data_dir;

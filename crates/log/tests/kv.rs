@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail, and says what it did")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
+use redeliver_log::kv::journaled::{JournalConfig, JournaledKv};
 use redeliver_log::kv::memory::{MemoryKv, Unsynced};
 use redeliver_log::kv::sled::{SledConfig, SledKv};
 use redeliver_log::kv::{BATCH_BYTES_MAX, Batch, Direction, KEY_BYTES_MAX, Kv, KvError, VALUE_BYTES_MAX};
@@ -46,10 +48,36 @@ impl Subject for Sled {
     }
 }
 
+struct Journaled {
+    kv: JournaledKv,
+    dir: TempDir,
+}
+
+impl Journaled {
+    fn open(dir: TempDir) -> Journaled {
+        let sled = SledKv::open(dir.path(), &SledConfig::default()).unwrap();
+        let kv = JournaledKv::open(Arc::new(sled), dir.path(), &JournalConfig::default()).unwrap();
+        Journaled { kv, dir }
+    }
+}
+
+impl Subject for Journaled {
+    fn kv(&self) -> &dyn Kv {
+        &self.kv
+    }
+
+    fn reopen(self: Box<Self>) -> Box<dyn Subject> {
+        let Journaled { kv, dir } = *self;
+        drop(kv);
+        Box::new(Journaled::open(dir))
+    }
+}
+
 fn stores() -> Vec<Box<dyn Subject>> {
     let dir = tempfile::tempdir().unwrap();
     let kv = SledKv::open(dir.path(), &SledConfig::default()).unwrap();
-    vec![Box::new(Memory(MemoryKv::new())), Box::new(Sled { kv, dir })]
+    let journaled = Journaled::open(tempfile::tempdir().unwrap());
+    vec![Box::new(Memory(MemoryKv::new())), Box::new(Sled { kv, dir }), Box::new(journaled)]
 }
 
 fn batch(changes: &[(&[u8], Option<&[u8]>)]) -> Batch {

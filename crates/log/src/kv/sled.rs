@@ -46,18 +46,13 @@ pub struct SledKv {
     db: Option<::sled::Db>,
     /// sled's data file through a handle of our own: sled never fsyncs it.
     file: File,
-    writer: Mutex<Writer>,
+    is_synced: Mutex<bool>,
+    space: Mutex<Space>,
     /// Why the store must not be used any more.
     failed: OnceLock<String>,
     dir: PathBuf,
     /// The data directory's lock, if the store is in one: it must not be released while sled lives.
     lock: Option<File>,
-}
-
-#[derive(Debug)]
-struct Writer {
-    is_synced: bool,
-    space: Space,
 }
 
 impl SledKv {
@@ -73,8 +68,15 @@ impl SledKv {
         prepare(dir)?;
         let db = open_patiently(dir, config).or_else(|error| open_after(error, dir, config, &mut space))?;
         let file = sync_files(dir).map_err(|error| io_error("syncing the store's files", &error))?;
-        let writer = Mutex::new(Writer { is_synced: false, space });
-        let kv = SledKv { db: Some(db), file, writer, failed: OnceLock::new(), dir: dir.to_owned(), lock: None };
+        let kv = SledKv {
+            db: Some(db),
+            file,
+            is_synced: Mutex::new(false),
+            space: Mutex::new(space),
+            failed: OnceLock::new(),
+            dir: dir.to_owned(),
+            lock: None,
+        };
         kv.sync()?;
         Ok(kv)
     }
@@ -95,13 +97,9 @@ impl SledKv {
     }
 
     /// Refuses a batch as [`KvError::Full`] before sled could meet a full disk.
-    fn take_room(&self, space: &mut Space, batch: &Batch) -> Result<(), KvError> {
-        let mut room = space.room_for(batch, self.bytes_on_disk());
-        if room == Room::Uncounted {
-            space.counted(self.live_bytes()?);
-            room = space.room_for(batch, self.bytes_on_disk());
-        }
-        match room {
+    fn take_room(&self, batch: &Batch) -> Result<(), KvError> {
+        let mut space = self.space.lock();
+        match self.room(&mut space, batch, 0)? {
             Room::Ample => Ok(()),
             Room::Tight => {
                 space.replaced(batch, self.replaced_bytes(batch)?);
@@ -109,6 +107,15 @@ impl SledKv {
             }
             Room::None | Room::Uncounted => Err(KvError::Full),
         }
+    }
+
+    fn room(&self, space: &mut Space, batch: &Batch, waiting_bytes: u64) -> Result<Room, KvError> {
+        let room = space.room_for(batch, waiting_bytes, self.bytes_on_disk());
+        if room != Room::Uncounted {
+            return Ok(room);
+        }
+        space.counted(self.live_bytes()?);
+        Ok(space.room_for(batch, waiting_bytes, self.bytes_on_disk()))
     }
 
     /// Bytes of all keys and values. Reads the whole store.
@@ -190,14 +197,21 @@ impl Kv for SledKv {
         }
     }
 
+    fn has_room(&self, batch: &Batch, waiting_bytes: u64) -> Result<bool, KvError> {
+        match self.room(&mut self.space.lock(), batch, waiting_bytes)? {
+            Room::Ample | Room::Tight => Ok(true),
+            Room::None | Room::Uncounted => Ok(false),
+        }
+    }
+
     fn apply_batch(&self, batch: &Batch) -> Result<(), KvError> {
         self.check_alive()?;
         batch.check()?;
-        let mut writer = self.writer.lock();
-        if !writer.is_synced {
+        let mut is_synced = self.is_synced.lock();
+        if !*is_synced {
             return Err(self.fail("a batch was applied before the one before it was synced".to_owned()));
         }
-        self.take_room(&mut writer.space, batch)?;
+        self.take_room(batch)?;
         let mut changes = ::sled::Batch::default();
         for (key, value) in batch.entries() {
             match value {
@@ -205,17 +219,17 @@ impl Kv for SledKv {
                 None => changes.remove(key.as_slice()),
             }
         }
-        writer.is_synced = false;
+        *is_synced = false;
         self.guarded("applying a batch", |db| db.apply_batch(changes))
     }
 
     fn sync(&self) -> Result<(), KvError> {
-        let mut writer = self.writer.lock();
+        let mut is_synced = self.is_synced.lock();
         self.guarded("flushing", |db| db.flush())?;
         if let Err(error) = self.sync_blobs().and_then(|()| self.file.sync_data()) {
             return Err(self.fail(format!("syncing the store's file: {error}")));
         }
-        writer.is_synced = true;
+        *is_synced = true;
         Ok(())
     }
 

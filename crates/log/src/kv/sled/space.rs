@@ -54,10 +54,11 @@ impl Space {
         }
     }
 
-    /// Whether there is room for a batch beside, or within, a store of so many bytes.
-    pub(super) fn room_for(&mut self, batch: &Batch, file_bytes: u64) -> Room {
+    /// Whether there is room for a batch beside, or within, a store of so many bytes, behind others that wait.
+    pub(super) fn room_for(&mut self, batch: &Batch, waiting_bytes: u64, file_bytes: u64) -> Room {
         let Ok(mut free) = disk(&self.dir).map(|disk| disk.free) else { return Room::Ample };
         let weight = length(batch.bytes()).saturating_mul(WRITE_AMPLIFICATION);
+        let weight = weight.saturating_add(waiting_bytes.saturating_mul(WAITING_AMPLIFICATION));
         let ample = self.free_bytes_min.saturating_add(weight);
         if free >= ample {
             self.was_ample = true;
@@ -74,7 +75,7 @@ impl Space {
             }
             // What sled keeps to by itself. Counting would stop the writer for as long as reading the whole store takes.
             self.counted(file_bytes / 2);
-            return self.room_for(batch, file_bytes);
+            return self.room_for(batch, waiting_bytes, file_bytes);
         };
         let least = self.free_bytes_min / 8;
         let mut needed = needed_when_tight(ample, least, live, file_bytes);
@@ -174,6 +175,9 @@ const RESERVE_NAME: &str = "reserve";
 
 /// How many bytes sled may write for one of a batch before the room is looked at again: it rewrites whole pages.
 const WRITE_AMPLIFICATION: u64 = 8;
+
+/// The same for many batches together, of which it rewrites most pages once.
+const WAITING_AMPLIFICATION: u64 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,196 @@
+//! The newest state of the keys of one generation, in memory, and how tables and the inner store are read as one. Knows
+//! nothing of journals.
+
+use std::collections::{BTreeMap, btree_map};
+use std::iter::Peekable;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::kv::{Batch, Direction, Entries, Entry, KvError};
+
+/// The keys that a generation has changed, each with its newest value, or nothing if it is deleted.
+#[derive(Default)]
+pub(super) struct Table {
+    entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    bytes: u64,
+}
+
+impl Table {
+    pub(super) fn apply(&mut self, batch: Batch) {
+        for (key, value) in batch.into_entries() {
+            self.bytes += cost(&key, value.as_deref());
+            match self.entries.entry(key) {
+                btree_map::Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
+                btree_map::Entry::Occupied(mut entry) => {
+                    let replaced = entry.insert(value);
+                    self.bytes -= cost(entry.key(), replaced.as_deref());
+                }
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> btree_map::Iter<'_, Vec<u8>, Option<Vec<u8>>> {
+        self.entries.iter()
+    }
+
+    /// The next entry of a range that lies beyond `passed`.
+    fn next(&self, (from, to): (&[u8], &[u8]), passed: Option<&[u8]>, direction: Direction) -> Option<Change> {
+        let (lower, upper) = match direction {
+            Direction::Up => (passed.map_or(Bound::Included(from), Bound::Excluded), Bound::Excluded(to)),
+            Direction::Down => (Bound::Included(from), Bound::Excluded(passed.unwrap_or(to))),
+        };
+        let mut range = self.entries.range::<[u8], _>((lower, upper));
+        let next = match direction {
+            Direction::Up => range.next(),
+            Direction::Down => range.next_back(),
+        };
+        next.map(|(key, value)| (key.clone(), value.clone()))
+    }
+}
+
+/// A key with its new value, or nothing if it is deleted.
+type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// A table that is shared. Only the active one changes.
+pub(super) type SharedTable = Arc<RwLock<Table>>;
+
+/// The tables that lie over the inner store.
+#[derive(Default)]
+pub(super) struct Tables {
+    active: SharedTable,
+    frozen: Option<SharedTable>,
+}
+
+impl Tables {
+    pub(super) fn active(&self) -> SharedTable {
+        Arc::clone(&self.active)
+    }
+
+    /// Makes room for a new generation. Returns the table of the one before it, which stays in sight.
+    pub(super) fn begin(&mut self) -> SharedTable {
+        let frozen = std::mem::take(&mut self.active);
+        self.frozen = Some(Arc::clone(&frozen));
+        frozen
+    }
+
+    pub(super) fn set_frozen(&mut self, frozen: Option<SharedTable>) {
+        self.frozen = frozen;
+    }
+
+    /// What the tables say of a key: nothing, that it is deleted, or its value.
+    #[allow(clippy::option_option, reason = "a key that is deleted is not one that no table knows")]
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        let found = self.active.read().entries.get(key).cloned();
+        found.or_else(|| self.frozen.as_ref()?.read().entries.get(key).cloned())
+    }
+
+    /// The tables, the newest first.
+    pub(super) fn layers(&self) -> Vec<SharedTable> {
+        [Some(&self.active), self.frozen.as_ref()].into_iter().flatten().map(Arc::clone).collect()
+    }
+
+    /// About what they hold in memory, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.active.read().bytes + self.frozen.as_ref().map_or(0, |frozen| frozen.read().bytes)
+    }
+}
+
+/// A range of the tables and the inner store.
+pub(super) struct Merged<'a> {
+    layers: Vec<Layer>,
+    inner: Peekable<Entries<'a>>,
+    from: Vec<u8>,
+    to: Vec<u8>,
+    direction: Direction,
+}
+
+struct Layer {
+    table: SharedTable,
+    head: Option<Change>,
+}
+
+impl<'a> Merged<'a> {
+    /// The newest table first.
+    pub(super) fn new(
+        tables: Vec<SharedTable>,
+        inner: Entries<'a>,
+        (from, to): (&[u8], &[u8]),
+        direction: Direction,
+    ) -> Merged<'a> {
+        let layer = |table: SharedTable| {
+            let head = if from < to { table.read().next((from, to), None, direction) } else { None };
+            Layer { table, head }
+        };
+        let layers = tables.into_iter().map(layer).collect();
+        Merged { layers, inner: inner.peekable(), from: from.to_vec(), to: to.to_vec(), direction }
+    }
+
+    fn is_before(&self, one: &[u8], other: &[u8]) -> bool {
+        match self.direction {
+            Direction::Up => one < other,
+            Direction::Down => one > other,
+        }
+    }
+
+    /// The key that comes next, wherever it is.
+    fn next_key(&mut self) -> Result<Option<Vec<u8>>, KvError> {
+        let mut next = match self.inner.peek() {
+            None => None,
+            Some(Ok((key, _))) => Some(key.clone()),
+            Some(Err(error)) => return Err(error.clone()),
+        };
+        for layer in &self.layers {
+            if let Some((key, _)) = &layer.head
+                && next.as_ref().is_none_or(|next| self.is_before(key, next))
+            {
+                next = Some(key.clone());
+            }
+        }
+        Ok(next)
+    }
+
+    /// Takes a key out of every layer. The newest one's word counts.
+    fn take(&mut self, key: &[u8]) -> Option<Vec<u8>> {
+        let mut found = None;
+        for layer in &mut self.layers {
+            if let Some((_, value)) = layer.head.take_if(|(head, _)| head == key) {
+                layer.head = layer.table.read().next((&self.from, &self.to), Some(key), self.direction);
+                found.get_or_insert(value);
+            }
+        }
+        let inner = self.inner.next_if(|entry| entry.as_ref().is_ok_and(|(head, _)| head == key));
+        found.unwrap_or_else(|| inner.and_then(Result::ok).map(|(_, value)| value))
+    }
+}
+
+impl Iterator for Merged<'_> {
+    type Item = Result<Entry, KvError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let key = match self.next_key() {
+                Ok(key) => key?,
+                Err(error) => {
+                    self.layers.clear();
+                    self.inner = (Box::new(std::iter::empty()) as Entries<'_>).peekable();
+                    return Some(Err(error));
+                }
+            };
+            if let Some(value) = self.take(&key) {
+                return Some(Ok((key, value)));
+            }
+        }
+    }
+}
+
+fn cost(key: &[u8], value: Option<&[u8]>) -> u64 {
+    let bytes = key.len() + value.map_or(0, <[u8]>::len) + ENTRY_OVERHEAD_BYTES;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+/// What an entry costs beside its bytes, about.
+const ENTRY_OVERHEAD_BYTES: usize = 80;

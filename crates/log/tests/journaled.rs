@@ -1,0 +1,227 @@
+//! The journal before a store: cut at any time, damaged, over a store that fails or is full. That it is a store like any
+//! other is tested with the others (`kv.rs`); power cuts are tested in `tests/`.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail, and says what it did")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use redeliver_log::kv::journaled::{JournalConfig, JournaledKv};
+use redeliver_log::kv::memory::{Faults, MemoryKv, Unsynced};
+use redeliver_log::kv::{Batch, Direction, Kv, KvError};
+use tempfile::TempDir;
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+struct Subject {
+    kv: JournaledKv,
+    inner: Arc<MemoryKv>,
+    dir: TempDir,
+}
+
+impl Subject {
+    fn new() -> Subject {
+        Subject::open(MemoryKv::new(), tempfile::tempdir().unwrap()).unwrap()
+    }
+
+    fn open(inner: MemoryKv, dir: TempDir) -> Result<Subject, KvError> {
+        let inner = Arc::new(inner);
+        let mut config = JournalConfig::default();
+        // The least: a few batches to a generation.
+        config.bytes_max = 0;
+        let kv = JournaledKv::open(Arc::clone(&inner) as Arc<dyn Kv>, dir.path(), &config)?;
+        Ok(Subject { kv, inner, dir })
+    }
+
+    /// What the next process finds: the journals as they are, and what the inner store durably holds.
+    fn cut(&self) -> (MemoryKv, TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        for journal in journals(self.dir.path()) {
+            fs::copy(&journal, dir.path().join(journal.file_name().unwrap())).unwrap();
+        }
+        (self.inner.crash(Unsynced::Lost), dir)
+    }
+
+    fn write(&self, changes: &[(u8, Option<usize>)], model: &mut Model) {
+        self.kv.apply_batch(&batch(changes, model)).unwrap();
+        self.kv.sync().unwrap();
+    }
+
+    fn content(&self) -> Model {
+        let up: Model = self.kv.range(b"a", b"z", Direction::Up).map(Result::unwrap).collect();
+        let down: Model = self.kv.range(b"a", b"z", Direction::Down).map(Result::unwrap).collect();
+        assert_eq!(up, down);
+        for (key, value) in &up {
+            assert_eq!(self.kv.get(key).unwrap().as_ref(), Some(value));
+        }
+        up
+    }
+}
+
+fn journals(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+}
+
+fn batch(changes: &[(u8, Option<usize>)], model: &mut Model) -> Batch {
+    let mut batch = Batch::default();
+    for (key, bytes) in changes {
+        let key = vec![b'k', *key];
+        match bytes {
+            Some(bytes) => {
+                let value = vec![u8::try_from(bytes % 251).unwrap(); *bytes];
+                batch.put(key.clone(), value.clone());
+                model.insert(key, value);
+            }
+            None => {
+                batch.delete(key.clone());
+                model.remove(&key);
+            }
+        }
+    }
+    batch
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(Vec<(u8, Option<usize>)>),
+    Settle,
+    Cut,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let change = (any::<u8>(), proptest::option::weighted(0.8, 0..7_000_usize));
+    let step = prop_oneof![
+        20 => proptest::collection::vec(change, 1..140).prop_map(Step::Write),
+        1 => Just(Step::Settle),
+        4 => Just(Step::Cut),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn wherever_it_is_cut_every_synced_batch_is_there_afterwards(steps in steps()) {
+        let (mut subject, mut model) = (Subject::new(), Model::new());
+        for step in &steps {
+            match step {
+                Step::Write(changes) => subject.write(changes, &mut model),
+                Step::Settle => subject.kv.settle().unwrap(),
+                Step::Cut => {
+                    let (inner, dir) = subject.cut();
+                    subject = Subject::open(inner, dir).unwrap();
+                }
+            }
+            prop_assert_eq!(&subject.content(), &model);
+        }
+        subject.kv.settle().unwrap();
+        let inner: Model = subject.inner.range(b"a", b"z", Direction::Up).map(Result::unwrap).collect();
+        prop_assert_eq!(&inner, &model);
+    }
+}
+
+#[test]
+fn a_record_that_was_torn_disappears_and_those_before_it_stay() {
+    let (subject, mut model) = (Subject::new(), Model::new());
+    subject.write(&[(1, Some(6_000)), (2, Some(10))], &mut model);
+    let (before, confirmed) = (fs::read(&journals(subject.dir.path())[0]).unwrap(), model.clone());
+    subject.write(&[(1, None), (3, Some(6_000))], &mut model);
+    let after = fs::read(&journals(subject.dir.path())[0]).unwrap();
+    let changed: Vec<_> = (0..after.len()).filter(|at| before.get(*at) != Some(&after[*at])).collect();
+    let (first, last) = (*changed.first().unwrap(), *changed.last().unwrap());
+    for cut in [first, first + 1, first + 30, first + 4_096, last] {
+        let (inner, dir) = subject_with(&subject, |bytes| bytes[cut..].copy_from_slice(&before[cut..]));
+        let torn = Subject::open(inner, dir).unwrap();
+        assert_eq!(torn.content(), confirmed, "cut at {cut}");
+    }
+    let (inner, dir) = subject_with(&subject, |_| {});
+    assert_eq!(Subject::open(inner, dir).unwrap().content(), model);
+}
+
+#[test]
+fn a_damaged_record_costs_no_other() {
+    let (subject, mut model) = (Subject::new(), Model::new());
+    subject.write(&[(1, Some(100))], &mut model);
+    subject.write(&[(2, Some(100))], &mut Model::new());
+    subject.write(&[(3, Some(100)), (1, Some(50))], &mut model);
+    // Two pages of head, then a page for each record.
+    let (inner, dir) = subject_with(&subject, |bytes| bytes[3 * 4_096 + 60] ^= 1);
+    assert_eq!(Subject::open(inner, dir).unwrap().content(), model);
+}
+
+#[test]
+fn one_of_two_heads_is_enough() {
+    let (subject, mut model) = (Subject::new(), Model::new());
+    subject.write(&[(1, Some(100))], &mut model);
+    for head in 0..2 {
+        let (inner, dir) = subject_with(&subject, |bytes| bytes[head * 4_096 + 13] ^= 1);
+        assert_eq!(Subject::open(inner, dir).unwrap().content(), model);
+    }
+}
+
+#[test]
+fn an_older_copy_of_the_store_under_the_journal_is_refused() {
+    let (subject, mut model) = (Subject::new(), Model::new());
+    subject.write(&[(1, Some(100))], &mut model);
+    let older = subject.inner.durable();
+    subject.kv.settle().unwrap();
+    subject.kv.settle().unwrap();
+    subject.kv.settle().unwrap();
+    subject.write(&[(2, Some(100))], &mut model);
+    let (_, dir) = subject.cut();
+    let Err(KvError::Failed(words)) = Subject::open(MemoryKv::from_image(&older), dir).map(|_| ()) else {
+        panic!("it was opened");
+    };
+    assert!(words.contains("backup"), "{words}");
+}
+
+#[test]
+fn while_the_inner_store_is_full_batches_are_refused_in_the_end_and_nothing_is_lost() {
+    let (subject, mut model) = (Subject::new(), Model::new());
+    subject.inner.set_faults(Faults { capacity_bytes: Some(1_000), ..Faults::default() });
+    let mut key = 0;
+    loop {
+        let mut next = model.clone();
+        let batch = batch(&[(key, Some(7_000)), (key.wrapping_add(1), Some(6_999))], &mut next);
+        match subject.kv.apply_batch(&batch) {
+            Ok(()) => subject.kv.sync().unwrap(),
+            Err(KvError::Full) => break,
+            Err(error) => panic!("{error}"),
+        }
+        (model, key) = (next, key.wrapping_add(1));
+    }
+    assert_eq!(subject.content(), model);
+    assert!(matches!(subject.kv.settle(), Err(KvError::Full)));
+    subject.inner.set_faults(Faults::default());
+    subject.kv.settle().unwrap();
+    subject.write(&[(7, None), (8, Some(1))], &mut model);
+    assert_eq!(subject.content(), model);
+}
+
+#[test]
+fn a_failure_of_the_inner_store_is_the_end() {
+    let subject = Subject::new();
+    subject.write(&[(1, Some(100))], &mut Model::new());
+    subject.inner.set_faults(Faults { fail_sync: Some(1), ..Faults::default() });
+    assert!(matches!(subject.kv.settle(), Err(KvError::Failed(_))));
+    assert!(matches!(subject.kv.get(b"k"), Err(KvError::Failed(_))));
+    assert!(matches!(subject.kv.sync(), Err(KvError::Failed(_))));
+    assert!(matches!(subject.kv.apply_batch(&batch(&[(1, None)], &mut Model::new())), Err(KvError::Failed(_))));
+    assert!(matches!(subject.kv.range(b"a", b"z", Direction::Up).next(), Some(Err(KvError::Failed(_)))));
+}
+
+/// What the next process would find, with the first journal changed.
+fn subject_with(subject: &Subject, change: impl FnOnce(&mut Vec<u8>)) -> (MemoryKv, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = &journals(subject.dir.path())[0];
+    let mut bytes = fs::read(journal).unwrap();
+    change(&mut bytes);
+    fs::write(dir.path().join(journal.file_name().unwrap()), bytes).unwrap();
+    (MemoryKv::from_image(&subject.inner.durable()), dir)
+}
