@@ -46,9 +46,9 @@ fmt: ## format the code
 doc: ## the libraries' documentation, without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
-bench: ## measure a real server against raw programs: target/bench/report.{md,json,svg} (QUICK=1: within two minutes)
+bench: ## measure a real server against raw programs: target/bench/report.{md,json,svg} (QUICK=1: within two minutes; ONLY='words of a name'; SUSTAINED=seconds)
 	$(CARGO) build --release -p redeliver-cli -p redeliver-benches --bins
-	$(CARGO) run -q --release -p redeliver-benches --bin load -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)')
+	$(CARGO) run -q --release -p redeliver-benches --bin load -- $(if $(QUICK),--quick) $(if $(ONLY),--only '$(ONLY)') $(if $(SUSTAINED),--sustained $(SUSTAINED))
 ifeq ($(QUICK)$(ONLY),)
 	$(MAKE) micro
 endif

@@ -56,7 +56,7 @@ fn subscribed() -> ServerSession {
     session.handle(Input::Message(hello(false)), NOW);
     let admitted = Admitted { epoch: EPOCH, head: Seq::ZERO, publisher: PublisherState::New };
     session.handle(Input::Authenticated(Ok(admitted)), NOW);
-    session.handle(Input::Message(subscribe(Start::Latest).unwrap()), NOW);
+    session.handle(Input::Message(subscribe(0, &Start::Latest).unwrap()), NOW);
     let opened = Opened {
         after: Position::new(EPOCH, Seq::ZERO),
         nth: Nth::ZERO,

@@ -2,7 +2,7 @@
 //! cheapest client that there can be, so that the server is what is measured.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -156,8 +156,8 @@ impl Fleet {
         opening: Option<Vec<u8>>,
         receive_bytes: Option<usize>,
     ) -> Result<usize> {
-        let mut stream = connect(address, receive_bytes)?;
         let connection = self.members.len();
+        let mut stream = connect(address, source(connection), receive_bytes)?;
         self.poll
             .registry()
             .register(&mut stream, Token(connection), Interest::READABLE | Interest::WRITABLE)
@@ -243,12 +243,15 @@ fn opening(messages: &[&[u8]]) -> Vec<u8> {
     opening
 }
 
-fn connect(address: SocketAddr, receive_bytes: Option<usize>) -> Result<TcpStream> {
+fn connect(address: SocketAddr, source: Ipv4Addr, receive_bytes: Option<usize>) -> Result<TcpStream> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
         .context("no socket left: raise `ulimit -n`")?;
     socket.set_nonblocking(true).context("a socket cannot be made non-blocking")?;
     socket.set_tcp_nodelay(true).context("Nagle cannot be turned off")?;
+    if source != Ipv4Addr::LOCALHOST {
+        socket.bind(&SocketAddr::from((source, 0)).into()).context("a source address cannot be taken")?;
+    }
     if let Some(bytes) = receive_bytes {
         socket.set_recv_buffer_size(bytes).context("a receive buffer cannot be bounded")?;
     }
@@ -260,6 +263,14 @@ fn connect(address: SocketAddr, receive_bytes: Option<usize>) -> Result<TcpStrea
     }
     Ok(TcpStream::from_std(socket.into()))
 }
+
+/// Where a connection comes from: an address has some 28,000 ports.
+fn source(connection: usize) -> Ipv4Addr {
+    let address = u8::try_from(connection / CONNECTIONS_PER_ADDRESS).unwrap_or(u8::MAX - 1);
+    Ipv4Addr::new(127, 0, 0, address.saturating_add(1))
+}
+
+const CONNECTIONS_PER_ADDRESS: usize = 20_000;
 
 /// On Linux.
 const EINPROGRESS: i32 = 115;

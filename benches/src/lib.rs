@@ -1,11 +1,13 @@
 //! The load generator behind `make bench`: it drives a real server process over loopback, holds what arrives against what
 //! was sent, and measures the limit beside it with a raw program. Nothing here is part of what is shipped.
 
+pub mod committer;
 pub mod fleet;
 pub mod payload;
 pub mod process;
 pub mod raw;
 pub mod report;
+pub mod turns;
 pub mod wire;
 pub mod workloads;
 

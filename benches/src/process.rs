@@ -3,11 +3,13 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+
+use crate::workloads::PATIENCE;
 
 /// A running process that listens. Killed when dropped.
 #[derive(Debug)]
@@ -28,15 +30,38 @@ pub struct Usage {
     pub rss_bytes: u64,
 }
 
+impl Usage {
+    /// With the CPU time since an earlier moment.
+    #[must_use]
+    pub fn since(self, before: Usage) -> Usage {
+        Usage { cpu_s: self.cpu_s - before.cpu_s, ..self }
+    }
+}
+
 impl Process {
-    /// Starts a server on a data directory.
+    /// Starts a server that keeps its log in this directory.
     ///
     /// # Errors
     ///
     /// If `redeliver` does not lie beside this program, or does not become ready.
     pub fn server(data: &Path) -> Result<Process> {
-        let mut command = Command::new(beside("redeliver")?);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"]).arg(data);
+        Process::server_with(data, "")
+    }
+
+    /// Starts a server with a configuration file of this content.
+    ///
+    /// # Errors
+    ///
+    /// If `redeliver` does not lie beside this program, or does not become ready.
+    pub fn server_with(data: &Path, config: &str) -> Result<Process> {
+        let file = data.join("redeliver.toml");
+        std::fs::write(&file, config).context("the configuration cannot be written")?;
+        let mut command = program("redeliver")?;
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--config"]).arg(file);
+        command.arg("--data").arg(data.join("log"));
+        // What it says to people would disturb the bar.
+        let words = std::fs::File::options().create(true).append(true).open(data.with_file_name("server.log"));
+        command.stderr(words.context("server.log cannot be written")?);
         Process::start(command)
     }
 
@@ -46,8 +71,17 @@ impl Process {
     ///
     /// If `raw` does not lie beside this program, or does not become ready.
     pub fn raw(per_round: u64, rounds: u64) -> Result<Process> {
-        let mut command = Command::new(beside("raw")?);
+        let mut command = program("raw")?;
         command.args(["fanout", "--per-round", &per_round.to_string(), "--rounds", &rounds.to_string()]);
+        Process::start(command)
+    }
+
+    /// Starts a program that says `ready PORT` once it listens on this machine.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started, or does not become ready.
+    pub fn other(command: Command) -> Result<Process> {
         Process::start(command)
     }
 
@@ -86,6 +120,25 @@ impl Process {
         })
     }
 
+    /// Waits until it does nothing any more: what it put off, as folding, is part of what it was asked for.
+    ///
+    /// # Errors
+    ///
+    /// If it is gone, or still works after the patience of a run.
+    pub fn settle(&self) -> Result<Usage> {
+        let begun = Instant::now();
+        let mut before = self.usage()?;
+        loop {
+            std::thread::sleep(SETTLED);
+            let now = self.usage()?;
+            if now.since(before).cpu_s <= 1.5 / TICKS_PER_SECOND {
+                return Ok(now);
+            }
+            ensure!(begun.elapsed() < PATIENCE, "it still works after {PATIENCE:?}");
+            before = now;
+        }
+    }
+
     /// Ends it as a crash would.
     pub fn kill(mut self) {
         self.end();
@@ -98,9 +151,9 @@ impl Process {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).context("it said nothing")?;
         let ready_after = begun.elapsed();
-        let address = line.trim().rsplit('/').next().and_then(|address| address.parse().ok());
         let mut process = Process { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), ready_after };
-        process.address = address.with_context(|| format!("`{}` is no ready line", line.trim()))?;
+        let line = line.trim();
+        process.address = address_in(line).with_context(|| format!("`{line}` is no ready line"))?;
         Ok(process)
     }
 
@@ -117,42 +170,52 @@ impl Drop for Process {
     }
 }
 
-/// What the raw appender reached.
-#[derive(Clone, Copy, Debug)]
-pub struct Appended {
-    /// Commits, each with its own fdatasync.
-    pub commits: u64,
-    /// In this time.
-    pub seconds: f64,
-}
-
-/// Appends commits of a size to a plain file, with an fdatasync each, in a process of its own.
+/// The bytes that a server's log takes on the disk, as `du` counts them.
 ///
 /// # Errors
 ///
-/// If `raw` does not lie beside this program, or fails.
-pub fn append(file: &Path, commit_bytes: usize, patience: Duration) -> Result<Appended> {
-    let output = Command::new(beside("raw")?)
-        .args(["append", "--commit-bytes", &commit_bytes.to_string()])
-        .args(["--milliseconds", &patience.as_millis().to_string(), "--file"])
-        .arg(file)
-        .stderr(Stdio::inherit())
-        .output()
-        .context("the raw program cannot be started")?;
-    ensure!(output.status.success(), "the raw program failed");
-    let words = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut words = words.split_whitespace();
-    let commits = words.next().and_then(|word| word.parse().ok()).context("the raw program told no commits")?;
-    let seconds = words.next().and_then(|word| word.parse().ok()).context("the raw program told no time")?;
-    Ok(Appended { commits, seconds })
+/// If the directory cannot be read.
+pub fn disk_bytes(data: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut bytes = 0;
+    let mut folders = vec![data.join("log")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))? {
+            let entry = entry.context("the data directory cannot be read")?;
+            // A file may be gone by now.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            } else {
+                bytes += metadata.blocks() * 512;
+            }
+        }
+    }
+    Ok(bytes)
 }
 
-fn beside(name: &str) -> Result<PathBuf> {
+/// A program that lies beside this one.
+///
+/// # Errors
+///
+/// If it is not there.
+pub fn program(name: &str) -> Result<Command> {
     let own = std::env::current_exe().context("this program has no path")?;
     let path = own.with_file_name(name);
     ensure!(path.exists(), "{} is not there: `make bench` builds it", path.display());
-    Ok(path)
+    Ok(Command::new(path))
 }
+
+/// `… on scheme://HOST:PORT`, or `ready PORT`.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    if let Some(port) = line.strip_prefix("ready ") {
+        return Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?)));
+    }
+    line.rsplit('/').next()?.parse().ok()
+}
+
+/// Who uses no more than a hundredth of a second in this time is idle.
+const SETTLED: Duration = Duration::from_millis(200);
 
 /// Linux tells CPU times to programs in hundredths, whatever it counts in itself.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
+use crate::turns::Turn;
 use crate::wire::put_events;
 
 /// Serves until its first connection, which tells it when to show the next round, ends. `ready` is told the address.
@@ -54,32 +55,48 @@ pub fn fanout(per_round: u64, rounds: u64, ready: impl FnOnce(SocketAddr) -> Res
     }
 }
 
-/// Writes commits of `commit_bytes` one behind another into a file, with an fdatasync each; returns how many in what time.
-/// The file's blocks are there already, so that a sync writes the commit and no metadata: the best that a disk can do.
-///
-/// # Errors
-///
-/// Of the file.
-pub fn append(file: &Path, commit_bytes: usize, patience: Duration) -> Result<(u64, Duration)> {
-    let commit = vec![0x5a; commit_bytes];
-    let mut file = std::fs::File::create(file).context("the file cannot be made")?;
-    file.write_all(&vec![0; FILE_BYTES]).context("the file cannot be written")?;
-    file.sync_all().context("the file cannot be synced")?;
-    file.rewind().context("the file cannot be written")?;
-    let mut written = 0;
-    let begun = Instant::now();
-    let mut commits = 0;
-    while begun.elapsed() < patience {
-        file.write_all(&commit).context("the file cannot be written")?;
-        file.sync_data().context("the file cannot be synced")?;
-        commits += 1;
-        written += commit_bytes;
-        if written + commit_bytes > FILE_BYTES {
-            file.rewind().context("the file cannot be written")?;
-            written = 0;
-        }
+/// A file whose blocks are there already, so that a sync writes the commit and no metadata: the best that a disk can do.
+#[derive(Debug)]
+pub struct Appender {
+    file: std::fs::File,
+    at: usize,
+}
+
+impl Appender {
+    /// Makes the file, written through once.
+    ///
+    /// # Errors
+    ///
+    /// Of the file.
+    pub fn new(path: &Path) -> Result<Appender> {
+        let mut file = std::fs::File::create(path).context("the file cannot be made")?;
+        file.write_all(&vec![0; FILE_BYTES]).context("the file cannot be written")?;
+        file.sync_all().context("the file cannot be synced")?;
+        Ok(Appender { file, at: FILE_BYTES })
     }
-    Ok((commits, begun.elapsed()))
+
+    /// Writes commits of a size one behind another, with an fdatasync each, for so long.
+    ///
+    /// # Errors
+    ///
+    /// Of the file.
+    pub fn turn(&mut self, commit_bytes: usize, span: Duration) -> Result<Turn> {
+        let commit = vec![0x5a; commit_bytes];
+        let mut took = Vec::new();
+        let begun = Instant::now();
+        while begun.elapsed() < span {
+            let before = Instant::now();
+            if self.at + commit_bytes > FILE_BYTES {
+                self.file.rewind().context("the file cannot be written")?;
+                self.at = 0;
+            }
+            self.file.write_all(&commit).context("the file cannot be written")?;
+            self.file.sync_data().context("the file cannot be synced")?;
+            self.at += commit_bytes;
+            took.push(before.elapsed());
+        }
+        Ok(Turn::of(took, begun.elapsed()))
+    }
 }
 
 struct Reader {

@@ -1,4 +1,7 @@
-//! The figures, for people and for machines: a table, JSON, and a plot of the ratios.
+//! The figures, for people and for machines: a table beside what is wanted, JSON, and a plot of the ratios.
+
+mod machine;
+mod plot;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,6 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+pub use self::machine::Machine;
 
 /// One figure.
 #[derive(Clone, Debug, Serialize)]
@@ -32,6 +37,25 @@ pub struct Row {
     pub p99_us: Option<u64>,
     /// Whether all arrived, in order, once, with the right content.
     pub verified: bool,
+    #[serde(skip)]
+    wanted: Vec<Wanted>,
+    #[serde(skip)]
+    note: String,
+}
+
+/// What a figure is to reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wanted {
+    /// At least this ratio to the limit.
+    Ratio(f64),
+    /// At least this value.
+    AtLeast(f64),
+    /// At most this value.
+    AtMost(f64),
+    /// At most this for half of the events, in milliseconds.
+    P50Below(f64),
+    /// At most this for 99 of 100 events, in milliseconds.
+    P99Below(f64),
 }
 
 impl Row {
@@ -50,13 +74,15 @@ impl Row {
             p50_us: None,
             p99_us: None,
             verified: true,
+            wanted: Vec::new(),
+            note: String::new(),
         }
     }
 
     /// A workload that failed.
     #[must_use]
-    pub fn failed(workload: &str) -> Row {
-        Row { verified: false, ..Row::new(workload, "failed".to_owned(), 0.0, "") }
+    pub fn failed(workload: &str, why: String) -> Row {
+        Row { verified: false, note: why, ..Row::new(workload, "failed".to_owned(), 0.0, "") }
     }
 
     /// The limit of a figure of which more is better.
@@ -90,15 +116,82 @@ impl Row {
         self.p99_us = Some(latencies.value_at_quantile(0.99));
         self
     }
+
+    /// What it is to reach; all of it, if this is said more than once.
+    #[must_use]
+    pub fn wanted(mut self, wanted: Wanted) -> Row {
+        self.wanted.push(wanted);
+        self
+    }
+
+    /// Something that readers of the table should know.
+    #[must_use]
+    pub fn note(mut self, note: String) -> Row {
+        self.note = note;
+        self
+    }
+
+    /// Whether it reaches what is wanted, if anything is.
+    #[must_use]
+    pub fn meets(&self) -> Option<bool> {
+        let millis = |us: Option<u64>| us.map(|us| us as f64 / 1000.0);
+        let reaches = |wanted: &Wanted| match *wanted {
+            Wanted::Ratio(least) => self.ratio.is_some_and(|ratio| ratio >= least),
+            Wanted::AtLeast(least) => self.value >= least,
+            Wanted::AtMost(most) => self.value <= most,
+            Wanted::P50Below(most) => millis(self.p50_us).is_some_and(|p50| p50 <= most),
+            Wanted::P99Below(most) => millis(self.p99_us).is_some_and(|p99| p99 <= most),
+        };
+        (!self.wanted.is_empty()).then(|| self.verified && self.wanted.iter().all(reaches))
+    }
+
+    fn wanted_words(&self) -> String {
+        let words = |wanted: &Wanted| match *wanted {
+            Wanted::Ratio(least) => format!("ratio ≥ {least}"),
+            Wanted::AtLeast(least) => format!("≥ {}", figure(least)),
+            Wanted::AtMost(most) => format!("≤ {}", figure(most)),
+            Wanted::P50Below(most) => format!("p50 ≤ {most} ms"),
+            Wanted::P99Below(most) => format!("p99 ≤ {most} ms"),
+        };
+        match self.meets() {
+            None => "–".to_owned(),
+            Some(meets) => {
+                let all: Vec<_> = self.wanted.iter().map(words).collect();
+                format!("{}: {}", all.join(", "), if meets { "met" } else { "**missed**" })
+            }
+        }
+    }
+
+    fn cells(&self) -> [String; COLUMNS] {
+        let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), figure);
+        let millis = |us: Option<u64>| us.map_or_else(|| "–".to_owned(), |us| format!("{:.2}", us as f64 / 1000.0));
+        let latency = match self.p50_us {
+            Some(_) => format!("{} / {}", millis(self.p50_us), millis(self.p99_us)),
+            None => "–".to_owned(),
+        };
+        [
+            self.workload.clone(),
+            self.parameters.clone(),
+            if self.verified { format!("{} {}", figure(self.value), self.unit) } else { "FAILED".to_owned() },
+            self.wanted_words(),
+            number(self.limit),
+            self.ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
+            self.server_cpu_s.map_or_else(|| "–".to_owned(), |cpu_s| format!("{cpu_s:.2}")),
+            self.server_rss_bytes.map_or_else(|| "–".to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6)),
+            latency,
+            self.note.replace('|', "/").replace('\n', " "),
+        ]
+    }
 }
 
 /// What ran where.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Processor, cores, memory, kernel.
-    pub machine: String,
-    /// When, in seconds since 1970.
-    pub unix_s: u64,
+    /// On what, and how busy it was.
+    #[serde(flatten)]
+    pub machine: Machine,
+    /// With what, as people type it.
+    pub command: String,
     /// Whether the run was a quick one.
     pub quick: bool,
     /// The figures.
@@ -106,13 +199,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// The figures of a run, on this machine, now.
-    #[must_use]
-    pub fn new(quick: bool, rows: Vec<Row>) -> Report {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Report { machine: machine(), unix_s: now.as_secs(), quick, rows }
-    }
-
     /// Writes `report.md`, `report.json` and `report.svg`.
     ///
     /// # Errors
@@ -121,38 +207,18 @@ impl Report {
     pub fn write(&self, dir: &Path) -> Result<()> {
         let json = serde_json::to_vec_pretty(self).context("figures can be written as JSON")?;
         std::fs::write(dir.join("report.json"), json).context("report.json")?;
-        std::fs::write(dir.join("report.md"), self.table()).context("report.md")?;
-        std::fs::write(dir.join("report.svg"), self.plot()).context("report.svg")
+        std::fs::write(dir.join("report.md"), self.markdown()).context("report.md")?;
+        std::fs::write(dir.join("report.svg"), plot::svg(&self.rows)).context("report.svg")
     }
 
-    /// A table in Markdown that is also good to read in a terminal.
+    /// What stands in docs/performance.md: what ran where, and the table. Also good to read in a terminal.
     #[must_use]
-    pub fn table(&self) -> String {
-        let mut cells: Vec<[String; 8]> = vec![
-            ["workload", "parameters", "figure", "limit", "ratio", "server CPU, s", "server RSS, MB", "p50 / p99, ms"]
-                .map(str::to_owned),
-        ];
-        for row in &self.rows {
-            let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), figure);
-            let millis = |us: Option<u64>| us.map_or_else(|| "–".to_owned(), |us| format!("{:.2}", us as f64 / 1000.0));
-            cells.push([
-                row.workload.clone(),
-                row.parameters.clone(),
-                if row.verified { format!("{} {}", figure(row.value), row.unit) } else { "FAILED".to_owned() },
-                number(row.limit),
-                row.ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
-                row.server_cpu_s.map_or_else(|| "–".to_owned(), |cpu_s| format!("{cpu_s:.2}")),
-                row.server_rss_bytes.map_or_else(|| "–".to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6)),
-                if row.p50_us.is_some() {
-                    format!("{} / {}", millis(row.p50_us), millis(row.p99_us))
-                } else {
-                    "–".to_owned()
-                },
-            ]);
-        }
+    pub fn markdown(&self) -> String {
+        let mut cells = vec![HEADINGS.map(str::to_owned)];
+        cells.extend(self.rows.iter().map(Row::cells));
         let widths: Vec<usize> =
-            (0..8).map(|at| cells.iter().map(|row| row[at].chars().count()).max().unwrap_or_default()).collect();
-        let mut out = format!("{}\n\n", self.machine);
+            (0..COLUMNS).map(|at| cells.iter().map(|row| row[at].chars().count()).max().unwrap_or_default()).collect();
+        let mut out = format!("`{}`, {}\n\n", self.command, self.machine);
         for (at, row) in cells.iter().enumerate() {
             for (cell, width) in row.iter().zip(&widths) {
                 // Writing to a string cannot fail.
@@ -166,42 +232,23 @@ impl Report {
                 out.push_str("|\n");
             }
         }
-        out
-    }
-
-    /// The ratios as bars; the line is the limit.
-    #[must_use]
-    pub fn plot(&self) -> String {
-        let rows: Vec<_> = self.rows.iter().filter_map(|row| row.ratio.map(|ratio| (row, ratio))).collect();
-        let height = 50 + 22 * rows.len();
-        let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"900\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-             <rect width=\"900\" height=\"{height}\" fill=\"#fff\"/>\n\
-             <text x=\"10\" y=\"20\" font-size=\"14\">Figure against the limit measured in the same run (1 is the limit)</text>\n"
-        );
-        for (at, (row, ratio)) in rows.iter().enumerate() {
-            let y = 36 + 22 * at;
-            let width = (ratio.min(1.2) * BAR_PIXELS).max(1.0);
-            let _ = writeln!(
-                out,
-                "<text x=\"10\" y=\"{}\">{}</text><rect x=\"{BARS_X}\" y=\"{y}\" width=\"{width:.0}\" height=\"16\" fill=\"#3b7dd8\"/>\
-                 <text x=\"{:.0}\" y=\"{}\">{ratio:.2}</text>",
-                y + 12,
-                escaped(&format!("{}: {}", row.workload, row.parameters)),
-                BARS_X + width + 4.0,
-                y + 12,
-            );
+        let meets: Vec<bool> = self.rows.iter().filter_map(Row::meets).collect();
+        let met = meets.iter().filter(|meets| **meets).count();
+        let failed = self.rows.iter().filter(|row| !row.verified).count();
+        let _ = write!(out, "\n{met} of {} wanted figures are met. ", meets.len());
+        match failed {
+            0 => out.push_str("Everything was verified: all arrived, in order, once, byte for byte.\n"),
+            failed => {
+                let _ = writeln!(out, "**{failed} workloads FAILED.**");
+            }
         }
-        let x = BARS_X + BAR_PIXELS;
-        let _ = writeln!(
-            out,
-            "<line x1=\"{x}\" y1=\"30\" x2=\"{x}\" y2=\"{height}\" stroke=\"#888\" stroke-dasharray=\"3\"/>\n</svg>"
-        );
         out
     }
 }
 
-fn figure(value: f64) -> String {
+/// A number as people read it.
+#[must_use]
+pub fn figure(value: f64) -> String {
     match value {
         value if value >= 1e6 => format!("{:.2} M", value / 1e6),
         value if value >= 1e4 => format!("{:.1} k", value / 1e3),
@@ -211,43 +258,70 @@ fn figure(value: f64) -> String {
     }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
+const COLUMNS: usize = 10;
 
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let line = |text: &str, key: &str| {
-        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
-    };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let memory_kib: f64 = line(&read("/proc/meminfo"), "MemTotal")
-        .split_whitespace()
-        .next()
-        .and_then(|kib| kib.parse().ok())
-        .unwrap_or(0.0);
-    format!(
-        "{}, {cores} cores, {:.1} GB of memory, Linux {}",
-        line(&read("/proc/cpuinfo"), "model name"),
-        memory_kib * 1024.0 / 1e9,
-        read("/proc/sys/kernel/osrelease").trim(),
-    )
-}
-
-const BARS_X: f64 = 470.0;
-const BAR_PIXELS: f64 = 320.0;
+const HEADINGS: [&str; COLUMNS] = [
+    "workload",
+    "parameters",
+    "figure",
+    "wanted",
+    "limit",
+    "ratio",
+    "server CPU, s",
+    "server RSS, MB",
+    "p50 / p99, ms",
+    "spread and notes",
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn report(rows: Vec<Row>) -> Report {
+        Report { machine: Machine::now(), command: "make bench".to_owned(), quick: true, rows }
+    }
 
     #[test]
     fn a_ratio_above_one_is_better_whichever_way_the_figure_goes() {
         let more = Row::new("a", String::new(), 50.0, "events/s").limit(100.0);
         let less = Row::new("a", String::new(), 2.0, "s").limit_of_cost(1.0);
         assert_eq!((more.ratio, less.ratio), (Some(0.5), Some(0.5)));
-        let table = Report::new(true, vec![more, Row::failed("b < c")]).table();
-        assert!(table.contains("| 0.50") && table.contains("FAILED"), "{table}");
+        let table = report(vec![more, Row::failed("b < c", "it broke".to_owned())]).markdown();
+        assert!(table.contains("| 0.50") && table.contains("FAILED") && table.contains("it broke"), "{table}");
+    }
+
+    #[test]
+    fn what_is_wanted_stands_beside_the_figure_met_or_missed() {
+        let row = Row::new("a", String::new(), 0.2, "s").wanted(Wanted::AtMost(0.3));
+        assert_eq!(row.meets(), Some(true));
+        let both = row.clone().wanted(Wanted::Ratio(0.9));
+        assert_eq!(both.meets(), Some(false), "a ratio that was not measured is not met");
+        let table = report(vec![row, both]).markdown();
+        assert!(table.contains("≤ 0.3000: met") && table.contains("**missed**"), "{table}");
+        assert!(table.contains("1 of 2 wanted figures are met"), "{table}");
+        assert_eq!(Row::new("a", String::new(), 1.0, "s").meets(), None);
+    }
+
+    #[test]
+    fn a_json_row_has_the_agreed_keys_and_no_others() {
+        let row = serde_json::to_value(Row::new("a", String::new(), 1.0, "s")).unwrap();
+        let keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut agreed = [
+            "workload",
+            "parameters",
+            "value",
+            "unit",
+            "limit",
+            "ratio",
+            "server_cpu_s",
+            "server_rss_bytes",
+            "p50_us",
+            "p99_us",
+            "verified",
+        ];
+        agreed.sort_unstable();
+        let mut keys = keys;
+        keys.sort_unstable();
+        assert_eq!(keys, agreed);
     }
 }

@@ -15,17 +15,53 @@ use uuid::Uuid;
 
 use crate::payload::{PAYLOAD_BYTES, Stamp};
 
-/// The topic of every workload.
-pub const TOPIC: &str = "bench";
+/// What a workload's events are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// The bytes of each payload.
+    pub payload_bytes: usize,
+    /// How many topics the events of an emitter go to, in turn.
+    pub topics: u64,
+}
+
+impl Shape {
+    /// The usual events, in one topic.
+    pub const USUAL: Shape = Shape { payload_bytes: PAYLOAD_BYTES, topics: 1 };
+
+    /// The usual events, in so many topics.
+    #[must_use]
+    pub fn topics(topics: u64) -> Shape {
+        Shape { topics, ..Shape::USUAL }
+    }
+
+    /// The bytes of one event's wire record.
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        RECORD_HEAD_BYTES + NAME.len() + self.payload_bytes
+    }
+}
+
+/// The name of a topic of any workload. All are of one length.
+#[must_use]
+pub fn topic_name(topic: u64) -> String {
+    format!("bench/{topic:07}")
+}
 
 /// The name of every event.
 pub const NAME: &str = "tick";
 
-/// The bytes of one event's wire record.
+/// The bytes of one usual event's wire record.
 pub const RECORD_BYTES: usize = RECORD_HEAD_BYTES + NAME.len() + PAYLOAD_BYTES;
 
 /// The subscription of every reader.
 pub const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
+
+/// A topic for each number, so that neighbours are far from each other.
+#[must_use]
+pub fn scattered(number: u64, topics: u64) -> u64 {
+    // A large prime.
+    number.wrapping_mul(2_654_435_761) % topics
+}
 
 /// A client's request for a WebSocket. The key is any 16 bytes.
 pub const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -79,17 +115,26 @@ pub fn hello(publishes: bool) -> Bytes {
     })
 }
 
-/// A request to follow the topic.
+/// A request to follow a topic, under [`SUBSCRIPTION`].
 ///
 /// # Errors
 ///
 /// Never: the topic's name is a good one.
-pub fn subscribe(start: Start) -> Result<Bytes> {
+pub fn subscribe(topic: u64, start: &Start) -> Result<Bytes> {
+    subscribe_as(SUBSCRIPTION, topic, start)
+}
+
+/// A request to follow a topic, under this number.
+///
+/// # Errors
+///
+/// Never: the topic's name is a good one.
+pub fn subscribe_as(id: SubscriptionId, topic: u64, start: &Start) -> Result<Bytes> {
     Ok(encode_client(&ClientFrame::Subscribe(Subscribe {
-        id: SUBSCRIPTION,
-        topic: TopicName::new(TOPIC).context("the topic's name")?,
-        start,
-        window: Window { events: WINDOW_EVENTS, bytes: 16 * 1024 * 1024 },
+        id,
+        topic: TopicName::new(topic_name(topic)).context("the topic's name")?,
+        start: start.clone(),
+        window: Window { events: WINDOW_EVENTS, bytes: u32::try_from(WINDOW_BYTES).unwrap_or(u32::MAX) },
         ownership: Ownership::Takeover,
         durable: false,
     })))
@@ -101,12 +146,15 @@ pub fn ack(seq: Seq, nth: Nth) -> Bytes {
     encode_client(&ClientFrame::Ack { id: SUBSCRIPTION, seq, nth })
 }
 
-/// Frames of emits with a fixed payload size, made by patching a template.
+/// Frames of emits of one shape, made by patching a template.
 #[derive(Debug)]
 pub struct EmitTemplate {
     source: u64,
     sent: u64,
+    shape: Shape,
     event: Vec<u8>,
+    topic_at: usize,
+    scattered: bool,
     message: Vec<u8>,
 }
 
@@ -116,20 +164,24 @@ impl EmitTemplate {
     /// # Errors
     ///
     /// If the protocol's encoding is not what this template expects.
-    pub fn new(source: u64) -> Result<EmitTemplate> {
+    pub fn new(source: u64, shape: Shape) -> Result<EmitTemplate> {
+        let topic = topic_name(0);
         let event = NewEvent::new(
-            TopicName::new(TOPIC).context("the topic's name")?,
+            TopicName::new(&topic).context("the topic's name")?,
             EventName::new(NAME).context("the event's name")?,
             PayloadKind::Bytes,
-            vec![0xa5; PAYLOAD_BYTES],
+            vec![0xa5; shape.payload_bytes],
         );
         let whole = encode_client(&ClientFrame::Emit { first: EmitNumber(1), events: vec![event] });
-        let payload_at = whole.len() - EMIT_TAIL_BYTES - PAYLOAD_BYTES;
+        let event = whole[EMIT_HEAD_BYTES..].to_vec();
+        let payload_at = event.len() - EMIT_TAIL_BYTES - shape.payload_bytes;
         ensure!(
-            whole[payload_at..][..PAYLOAD_BYTES].iter().all(|byte| *byte == 0xa5),
+            event[payload_at..][..shape.payload_bytes].iter().all(|byte| *byte == 0xa5),
             "an emit's payload is not where it was expected"
         );
-        Ok(EmitTemplate { source, sent: 0, event: whole[EMIT_HEAD_BYTES..].to_vec(), message: Vec::new() })
+        let topic_at = event.windows(topic.len()).position(|bytes| bytes == topic.as_bytes());
+        let topic_at = topic_at.context("an emit's topic is not in it")?;
+        Ok(EmitTemplate { source, sent: 0, shape, event, topic_at, scattered: false, message: Vec::new() })
     }
 
     /// How many events were made so far.
@@ -138,19 +190,30 @@ impl EmitTemplate {
         self.sent
     }
 
-    /// Appends one message with the next `count` events, due at the given times.
+    /// From now on events go to topics far from each other, and no longer to one after the other.
+    pub fn scatter(&mut self) {
+        self.scattered = true;
+    }
+
+    /// Appends one message with the next `count` events, due at the given times. Event `i` goes to topic `i` modulo the
+    /// number of topics.
     pub fn put(&mut self, out: &mut Vec<u8>, count: u64, due_ns: impl Fn(u64) -> u64) {
         self.message.clear();
         self.message.extend_from_slice(&EMIT_VARIANT.to_le_bytes());
         self.message.extend_from_slice(&(self.sent + 1).to_le_bytes());
         self.message.extend_from_slice(&count.to_le_bytes());
         for at in 0..count {
-            let mut payload = [0; PAYLOAD_BYTES];
-            Stamp { source: self.source, index: self.sent, due_ns: due_ns(at) }.write(&mut payload);
             let begin = self.message.len();
             self.message.extend_from_slice(&self.event);
-            let payload_at = begin + self.event.len() - EMIT_TAIL_BYTES - PAYLOAD_BYTES;
-            self.message[payload_at..][..PAYLOAD_BYTES].copy_from_slice(&payload);
+            let event = &mut self.message[begin..];
+            if self.shape.topics > 1 {
+                let topics = self.shape.topics;
+                let name = topic_name(if self.scattered { scattered(self.sent, topics) } else { self.sent % topics });
+                event[self.topic_at..][..name.len()].copy_from_slice(name.as_bytes());
+            }
+            let payload_at = event.len() - EMIT_TAIL_BYTES - self.shape.payload_bytes;
+            let stamp = Stamp { source: self.source, index: self.sent, due_ns: due_ns(at) };
+            stamp.write(&mut event[payload_at..][..self.shape.payload_bytes]);
             self.sent += 1;
         }
         put_message(out, &self.message);
@@ -189,14 +252,22 @@ pub struct Progress {
     pub seq: u64,
     /// The last one's nth.
     pub nth: u64,
+    /// The topic that it follows.
+    pub topic: u64,
     acked: u64,
+    unacked_bytes: usize,
 }
 
 impl Progress {
-    /// A reader that has everything up to here already.
+    /// A reader of this topic that has seen nothing.
     #[must_use]
-    pub fn after(seq: u64, nth: u64) -> Progress {
-        Progress { events: 0, seq, nth, acked: nth }
+    pub fn of(topic: u64) -> Progress {
+        Progress { topic, ..Progress::default() }
+    }
+
+    /// Goes on behind what is gone for good.
+    pub fn skip(&mut self, seq: u64, nth: u64) {
+        (self.seq, self.nth, self.acked) = (seq, nth, nth);
     }
 
     /// Takes a message with events, and hands each one's stamp over. False if the message is of another kind.
@@ -213,9 +284,11 @@ impl Progress {
             let (seq, nth, _, bytes) = peek_record(records).context("a record cannot be read")?;
             ensure!(nth.0 == self.nth + 1, "event {} of the topic came after {}", nth.0, self.nth);
             ensure!(seq.0 > self.seq, "seq {} came after {}", seq.0, self.seq);
-            each(Stamp::read(&records[bytes - PAYLOAD_BYTES..bytes])?);
+            let payload = records.get(RECORD_HEAD_BYTES + NAME.len()..bytes).context("an event of another name")?;
+            each(Stamp::read(payload)?);
             (self.seq, self.nth) = (seq.0, nth.0);
             self.events += 1;
+            self.unacked_bytes += bytes;
             records = &records[bytes..];
         }
         Ok(true)
@@ -223,11 +296,20 @@ impl Progress {
 
     /// Acknowledges when a quarter of the window is used.
     pub fn ack_if_due(&mut self, out: &mut Vec<u8>) {
-        if self.nth - self.acked >= u64::from(WINDOW_EVENTS) / 4 {
-            self.acked = self.nth;
+        let events = self.nth - self.acked;
+        if events >= u64::from(WINDOW_EVENTS) / 4 || self.unacked_bytes >= WINDOW_BYTES / 4 {
+            (self.acked, self.unacked_bytes) = (self.nth, 0);
             put_message(out, &ack(Seq(self.seq), Nth(self.nth)));
         }
     }
+}
+
+/// The subscription of a message with events.
+#[must_use]
+pub fn subscription_of(message: &[u8]) -> Option<SubscriptionId> {
+    let rest = message.strip_prefix(&EVENTS_VARIANT.to_le_bytes())?;
+    let id = rest.get(..4)?.try_into().ok()?;
+    Some(SubscriptionId(u32::from_le_bytes(id)))
 }
 
 /// Decodes any other message of a server, and ends the run if the server ends the conversation.
@@ -259,6 +341,7 @@ fn put_server_header(out: &mut Vec<u8>, bytes: usize) {
 
 /// The largest window that a server grants unless told otherwise.
 const WINDOW_EVENTS: u32 = 65_536;
+const WINDOW_BYTES: usize = 16 * 1024 * 1024;
 
 const EMIT_VARIANT: u32 = 3;
 const EVENTS_VARIANT: u32 = 3;
@@ -277,15 +360,20 @@ mod tests {
 
     #[test]
     fn patched_emits_are_what_the_protocol_reads() {
-        let mut template = EmitTemplate::new(9).unwrap();
-        let mut out = Vec::new();
-        template.put(&mut out, 2, |_| 5);
-        let header = if out[1] & 0x7f < 126 { 6 } else { 8 };
-        let decoded = decode_from_client(&out[header..]).unwrap();
-        let FromClient::Frame(ClientFrame::Emit { first, events }) = decoded else { panic!("{decoded:?}") };
-        assert_eq!((first, events.len()), (EmitNumber(1), 2));
-        for (index, event) in (0..).zip(&events) {
-            assert_eq!(Stamp::read(&event.payload).unwrap(), Stamp { source: 9, index, due_ns: 5 });
+        for (payload_bytes, topics) in [(PAYLOAD_BYTES, 1), (1024, 3)] {
+            let mut template = EmitTemplate::new(9, Shape { payload_bytes, topics }).unwrap();
+            let mut out = Vec::new();
+            template.put(&mut out, 4, |_| 5);
+            let (opcode, at) = split_frame(&out).unwrap();
+            assert_eq!((opcode, at.end + 4), (2, out.len()), "the mask stands between head and payload");
+            let decoded = decode_from_client(&out[at.start + 4..]).unwrap();
+            let FromClient::Frame(ClientFrame::Emit { first, events }) = decoded else { panic!("{decoded:?}") };
+            assert_eq!((first, events.len()), (EmitNumber(1), 4));
+            for (index, event) in (0..).zip(&events) {
+                assert_eq!(Stamp::read(&event.payload).unwrap(), Stamp { source: 9, index, due_ns: 5 });
+                assert_eq!(event.topics, [TopicName::new(topic_name(index % topics)).unwrap()]);
+                assert_eq!(event.payload.len(), payload_bytes);
+            }
         }
     }
 

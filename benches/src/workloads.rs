@@ -1,31 +1,51 @@
 //! What is measured. Each workload starts a server of its own on an empty directory, verifies what arrived, and returns its
 //! rows; it fails rather than report a figure for something that did not arrive.
 
+pub mod audience;
 pub mod emit;
+pub mod emitters;
 pub mod fanout;
 pub mod memory;
 pub mod readers;
 pub mod recovery;
 pub mod restart;
 pub mod slow;
+pub mod sustained;
+pub mod topics;
 
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
+use indicatif::ProgressBar;
 use tempfile::TempDir;
 
+use crate::turns::{Partner, Turn};
+
 /// Where and how thoroughly a run measures.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Run {
     /// The directory in which data directories are made. On the disk that is to be measured.
     pub dir: PathBuf,
     /// Whether all of it must end within two minutes.
     pub quick: bool,
+    /// How long the sustained workload emits.
+    pub sustained: Duration,
+    /// Where a long workload tells how far it is.
+    pub bar: ProgressBar,
+    /// Started when it is first needed; its file is written through once.
+    appender: RefCell<Option<Partner>>,
 }
 
 impl Run {
+    /// A run in this directory.
+    #[must_use]
+    pub fn new(dir: PathBuf, quick: bool, sustained: Duration, bar: ProgressBar) -> Run {
+        Run { dir, quick, sustained, bar, appender: RefCell::default() }
+    }
+
     /// An empty directory, removed when it is dropped.
     ///
     /// # Errors
@@ -35,22 +55,41 @@ impl Run {
         tempfile::Builder::new().prefix("data-").tempdir_in(&self.dir).context("no data directory")
     }
 
-    /// A file beside the data directories.
-    #[must_use]
-    pub fn file(&self, data: &Path) -> PathBuf {
-        data.join("raw-append")
+    /// What a plain file on the same disk takes in commits of this size, for a turn.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn append(&self, commit_bytes: usize) -> Result<Turn> {
+        let mut appender = self.appender.borrow_mut();
+        let appender = match &mut *appender {
+            Some(appender) => appender,
+            none => none.insert(Partner::append(&self.dir.join("raw-append"))?),
+        };
+        appender.turn(commit_bytes, self.turn())
     }
 
     /// How long a steady workload is measured.
     #[must_use]
     pub fn span(&self) -> Duration {
-        if self.quick { Duration::from_millis(1500) } else { Duration::from_secs(5) }
+        if self.quick { Duration::from_millis(1000) } else { Duration::from_secs(5) }
     }
 
-    /// How often a short one is repeated; the median counts.
+    /// How long one of several turns is.
+    #[must_use]
+    pub fn turn(&self) -> Duration {
+        if self.quick { Duration::from_millis(300) } else { Duration::from_secs(1) }
+    }
+
+    /// How often a short one, or a turn, is repeated; the median counts.
     #[must_use]
     pub fn repeats(&self) -> usize {
         if self.quick { 3 } else { 7 }
+    }
+
+    /// Says how far a long workload is.
+    pub fn tell(&self, words: String) {
+        self.bar.set_message(words);
     }
 }
 
@@ -61,13 +100,6 @@ impl Run {
 /// Never: the precision is a good one.
 pub fn latencies() -> Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, 60_000_000, 3).context("a histogram of a minute with 3 digits")
-}
-
-/// The middle one.
-#[must_use]
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// How long any single step may take before the run is given up.

@@ -11,16 +11,18 @@ use redeliver_protocol::codec::encode_client;
 use redeliver_protocol::frame::{ClientFrame, ServerFrame};
 use redeliver_protocol::history::{EmitFate, Start};
 
-use super::{PATIENCE, latencies};
+use super::{PATIENCE, Run, latencies};
 use crate::fleet::{Fleet, Handler};
 use crate::process::Process;
-use crate::wire::{EmitTemplate, Progress, decode, hello, put_message, subscribe};
+use crate::wire::{EmitTemplate, Progress, Shape, decode, hello, put_message, subscribe};
 
 /// What readers and the emitter know.
 #[derive(Debug)]
 pub struct Readers {
     /// Each reader's progress, by its connection.
     pub progress: Vec<Progress>,
+    /// To how many topics the emitter's events go in turn.
+    pub topics: u64,
     /// Deliveries in total.
     pub arrived: u64,
     /// Events that the server has acknowledged to the emitter.
@@ -48,6 +50,7 @@ impl Readers {
     pub fn new() -> Result<Readers> {
         Ok(Readers {
             progress: Vec::new(),
+            topics: 1,
             arrived: 0,
             acked: 0,
             ready: 0,
@@ -74,7 +77,8 @@ impl Readers {
 impl Handler for Readers {
     fn message(&mut self, connection: usize, message: &[u8], out: &mut Vec<u8>) -> Result<()> {
         if let Some(progress) = self.progress.get_mut(connection) {
-            let mut next = progress.nth;
+            let topics = self.topics;
+            let mut next = progress.topic + progress.nth * topics;
             let (pace, paced_from) = (self.pace, self.paced_from);
             let now = pace.map(|_| Instant::now());
             let (mut wrong, measured) = (None, connection < self.measured);
@@ -89,7 +93,7 @@ impl Handler for Readers {
                     let late = now.saturating_duration_since(due);
                     latencies.saturating_record(u64::try_from(late.as_micros()).unwrap_or(u64::MAX));
                 }
-                next += 1;
+                next += topics;
             })?;
             ensure!(wrong.is_none(), "event {wrong:?} arrived in the place of {next}");
             if is_events {
@@ -122,7 +126,7 @@ impl Handler for Readers {
 ///
 /// If one is not.
 pub fn join(fleet: &mut Fleet, readers: &mut Readers, address: SocketAddr, count: usize, start: &Start) -> Result<()> {
-    let subscribe = subscribe(start.clone())?;
+    let subscribe = subscribe(0, start)?;
     let wanted = readers.ready + count;
     for at in 0..count {
         readers.progress.push(Progress::default());
@@ -136,42 +140,42 @@ pub fn join(fleet: &mut Fleet, readers: &mut Readers, address: SocketAddr, count
     fleet.until(PATIENCE, readers, |readers| readers.ready >= wanted)
 }
 
-/// Adds raw readers. They are there at once.
-///
-/// # Errors
-///
-/// If the raw program is gone.
-pub fn join_raw(fleet: &mut Fleet, readers: &mut Readers, address: SocketAddr, count: usize) -> Result<()> {
-    for at in 0..count {
-        readers.progress.push(Progress::default());
-        fleet.connect_raw(address)?;
-        if at % 512 == 511 {
-            fleet.turn(Duration::from_millis(20), readers)?;
-        }
-    }
-    fleet.turn(Duration::from_millis(50), readers)
-}
-
 /// Adds the emitter, after all readers, and waits until it is welcome.
 ///
 /// # Errors
 ///
 /// If it is not.
 pub fn join_emitter(fleet: &mut Fleet, readers: &mut Readers, address: SocketAddr) -> Result<EmitTemplate> {
-    let wanted = readers.ready + 1;
-    readers.emitter = Some(fleet.connect(address, &[&hello(true)])?);
-    fleet.until(PATIENCE, readers, |readers| readers.ready >= wanted)?;
-    EmitTemplate::new(0)
+    join_emitter_of(fleet, readers, address, Shape::USUAL)
 }
 
-/// Stores this many events, as fast as the server takes them.
+/// The same, with events of another shape.
 ///
 /// # Errors
 ///
-/// If one is not stored.
-pub fn fill(server: &Process, events: u64) -> Result<()> {
+/// If it is not.
+pub fn join_emitter_of(
+    fleet: &mut Fleet,
+    readers: &mut Readers,
+    address: SocketAddr,
+    shape: Shape,
+) -> Result<EmitTemplate> {
+    let wanted = readers.ready + 1;
+    readers.emitter = Some(fleet.connect(address, &[&hello(true)])?);
+    fleet.until(PATIENCE, readers, |readers| readers.ready >= wanted)?;
+    EmitTemplate::new(0, shape)
+}
+
+/// Starts a server on a directory and stores events in it, in so many topics in turn, as fast as the server takes them.
+///
+/// # Errors
+///
+/// If it does not start, or an event is not stored.
+pub fn filled(run: &Run, data: &Path, events: u64, topics: u64) -> Result<Process> {
+    let server = Process::server(data)?;
     let (mut fleet, mut readers) = (Fleet::new()?, Readers::new()?);
-    let mut template = join_emitter(&mut fleet, &mut readers, server.address())?;
+    let shape = Shape::topics(topics);
+    let mut template = join_emitter_of(&mut fleet, &mut readers, server.address(), shape)?;
     while readers.acked < events {
         while template.sent() < events && template.sent() < readers.acked + 8192 {
             template.put(fleet.out(0), 512.min(events - template.sent()), |_| 0);
@@ -179,17 +183,8 @@ pub fn fill(server: &Process, events: u64) -> Result<()> {
         fleet.flush(0)?;
         let before = readers.acked;
         fleet.until(PATIENCE, &mut readers, |readers| readers.acked > before)?;
+        run.tell(format!("stored {} of {events} events", readers.acked));
     }
-    Ok(())
-}
-
-/// Starts a server on a directory and stores events in it.
-///
-/// # Errors
-///
-/// If it does not start, or an event is not stored.
-pub fn filled(data: &Path, events: u64) -> Result<Process> {
-    let server = Process::server(data)?;
-    fill(&server, events)?;
+    run.tell(String::new());
     Ok(server)
 }
