@@ -5,6 +5,6 @@
 
 #[allow(dead_code, reason = "the layer, which is to use it, is not there yet")]
 mod assets;
-mod engine;
+pub mod engine;
 #[allow(dead_code, unused_imports, reason = "the sockets above are being built")]
 mod packet;

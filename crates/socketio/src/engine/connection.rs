@@ -1,0 +1,463 @@
+//! A session with its IO, for the one task that owns it: hears the HTTP requests that come to its door, carries its
+//! WebSocket, keeps its timer. Does nothing between two calls of `next`; never holds more than it was given to send.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use redeliver_protocol::error::CloseCode;
+use redeliver_protocol::time::Instant;
+use redeliver_server::wire::{Wire, WireEvent};
+use tokio::time::Sleep;
+use tracing::debug;
+
+use super::door::{Place, Post, Reply, Visit};
+use super::http::Refusal;
+use super::packet::{Message, SharedFrame};
+use super::session::{EngineCloseReason, EngineEvent, ProbeStep, Session};
+use super::{Engine, HandshakeRequest};
+
+type Socket = Wire<TokioIo<hyper::upgrade::Upgraded>>;
+
+/// One Engine.IO session, whatever carries it now. One task owns it; dropped, it is closed.
+pub struct EngineConnection {
+    engine: Engine,
+    request: HandshakeRequest,
+    session: Session,
+    /// None when it is over.
+    place: Option<Place>,
+    /// The session's WebSocket, or the one under probe while it polls.
+    carrier: Carrier,
+    get: Option<Reply>,
+    post: Option<Posting>,
+    /// Whether the owner is owed a word that all it sent has left.
+    drain_owed: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// A WebSocket on its way or there.
+pub(super) enum Carrier {
+    None,
+    Opening { upgrade: OnUpgrade, waiting: VecDeque<Message> },
+    Open(Box<Socket>),
+}
+
+enum Posting {
+    Reading(Post),
+    /// Its body waits until what the one before brought is taken.
+    Read(Bytes, Reply),
+}
+
+/// What looking at one part of the connection came to.
+enum Step {
+    Event(EngineEvent),
+    /// Something changed: look at everything again.
+    Again,
+    Idle,
+}
+
+impl EngineConnection {
+    pub(super) fn new(
+        engine: Engine,
+        place: Place,
+        request: HandshakeRequest,
+        session: Session,
+        carrier: Carrier,
+    ) -> EngineConnection {
+        EngineConnection {
+            engine,
+            request,
+            drain_owed: !session.is_polling(),
+            session,
+            place: Some(place),
+            carrier,
+            get: None,
+            post: None,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        }
+    }
+
+    /// The request that opened it.
+    #[must_use]
+    pub fn request(&self) -> &HandshakeRequest {
+        &self.request
+    }
+
+    /// Whether it is carried by polling now.
+    #[must_use]
+    pub fn is_polling(&self) -> bool {
+        self.session.is_polling()
+    }
+
+    /// Sends a text message, which must be valid UTF-8. It leaves while [`EngineConnection::next`] is waited for.
+    pub fn send_text(&mut self, message: Bytes) {
+        self.put(Message::Text(message));
+    }
+
+    /// Sends a binary message.
+    pub fn send_binary(&mut self, message: Bytes) {
+        self.put(Message::Binary(message));
+    }
+
+    /// Sends a message that many share.
+    pub fn send_shared(&mut self, frame: SharedFrame) {
+        for message in frame.messages() {
+            self.put(message);
+        }
+    }
+
+    /// Whether nothing waits to be taken by the client: there is room for more. If not, an
+    /// [`EngineEvent::Drained`] will tell.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.waiting_bytes() == 0
+    }
+
+    /// How many bytes wait. Nothing bounds them but the owner.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        let carried = match &self.carrier {
+            Carrier::None => 0,
+            Carrier::Opening { waiting, .. } => waiting.iter().map(Message::bytes).sum(),
+            Carrier::Open(_) if self.session.is_polling() => 0,
+            Carrier::Open(wire) => wire.waiting_bytes(),
+        };
+        self.session.waiting_bytes() + carried
+    }
+
+    /// Ends it. What was sent goes first, as far as the client takes it within moments.
+    pub fn close(&mut self) {
+        self.session.close();
+        self.conclude();
+    }
+
+    /// What happens next. Writing, reading and the heartbeat happen while this is waited for. After
+    /// [`EngineEvent::Closed`] it gives the same again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is lost if it is dropped.
+    pub async fn next(&mut self) -> EngineEvent {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<EngineEvent> {
+        loop {
+            let now = self.engine.now();
+            let mut step = self.hear_visits(cx, now);
+            if matches!(step, Step::Idle) {
+                step = self.take_posts(cx, now);
+            }
+            if matches!(step, Step::Idle) {
+                step = self.ping(now);
+            }
+            if matches!(step, Step::Idle) {
+                step = self.poll_carrier(cx, now);
+            }
+            if matches!(step, Step::Idle) {
+                step = self.settle(cx, now);
+            }
+            if let Some(end) = self.session.end() {
+                let reason = end.reason;
+                // What was heard before the end is told before it.
+                if let Step::Event(event) = step {
+                    return Poll::Ready(event);
+                }
+                self.conclude();
+                return Poll::Ready(EngineEvent::Closed(reason));
+            }
+            match step {
+                Step::Event(event) => return Poll::Ready(event),
+                Step::Again => {}
+                Step::Idle => return Poll::Pending,
+            }
+        }
+    }
+
+    fn hear_visits(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
+        let Some(place) = &self.place else { return Step::Idle };
+        for visit in place.door.poll_visits(cx) {
+            match visit {
+                Visit::Get(reply) => match self.session.get(now) {
+                    Ok(()) => self.get = Some(reply),
+                    Err(_) => refuse(reply),
+                },
+                Visit::Post(post) if !self.session.is_polling() => refuse(post.reply),
+                Visit::Post(post) if self.post.is_some() => {
+                    self.session.post_twice();
+                    refuse(post.reply);
+                }
+                Visit::Post(post) => self.post = Some(Posting::Reading(post)),
+                Visit::WebSocket(upgrade) => {
+                    if self.session.probe_opened(now) {
+                        self.carrier = Carrier::Opening { upgrade, waiting: VecDeque::new() };
+                    } else {
+                        turn_away(upgrade, self.engine.0.config.upgrade_timeout);
+                    }
+                }
+            }
+        }
+        Step::Idle
+    }
+
+    fn take_posts(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
+        if let Some(event) = self.session.next_posted(now) {
+            return Step::Event(event);
+        }
+        match self.post.take() {
+            None => Step::Idle,
+            Some(Posting::Reading(mut post)) => match Pin::new(&mut post.body).poll(cx) {
+                Poll::Pending => {
+                    self.post = Some(Posting::Reading(post));
+                    Step::Idle
+                }
+                Poll::Ready(Ok(Ok(body))) => {
+                    self.post = Some(Posting::Read(body, post.reply));
+                    Step::Again
+                }
+                // What it should have brought is lost: going on would hide that.
+                Poll::Ready(Ok(Err(_)) | Err(_)) => {
+                    self.session.post_failed();
+                    Step::Again
+                }
+            },
+            Some(Posting::Read(body, reply)) => {
+                match self.session.post(body) {
+                    // A client that did not wait for this is heard of by its polls.
+                    Ok(()) => drop(reply.send(Ok(Bytes::from_static(b"ok")))),
+                    Err(_) => refuse(reply),
+                }
+                Step::Again
+            }
+        }
+    }
+
+    fn ping(&mut self, now: Instant) -> Step {
+        let Some(number) = self.session.ping(now) else { return Step::Idle };
+        self.put(Message::Ping);
+        Step::Event(EngineEvent::Pinged(number))
+    }
+
+    fn poll_carrier(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
+        match &mut self.carrier {
+            Carrier::None => Step::Idle,
+            Carrier::Opening { upgrade, waiting } => match Pin::new(upgrade).poll(cx) {
+                Poll::Pending => Step::Idle,
+                Poll::Ready(Ok(io)) => {
+                    let max = self.engine.0.config.max_payload;
+                    let mut wire = Box::new(Wire::new(TokioIo::new(io), max, max));
+                    waiting.drain(..).for_each(|message| write(&mut wire, message));
+                    self.carrier = Carrier::Open(wire);
+                    Step::Again
+                }
+                Poll::Ready(Err(error)) => {
+                    debug!(%error, "a WebSocket handshake did not end in a connection");
+                    self.carrier_ended(EngineCloseReason::TransportClose);
+                    Step::Again
+                }
+            },
+            Carrier::Open(wire) => match wire.poll(cx, true) {
+                Poll::Pending => Step::Idle,
+                Poll::Ready(event) => self.hear_wire(event, now),
+            },
+        }
+    }
+
+    fn hear_wire(&mut self, event: WireEvent, now: Instant) -> Step {
+        match event {
+            WireEvent::Text(text) if self.session.is_polling() => {
+                match (self.session.probe_text(text), &mut self.carrier) {
+                    (ProbeStep::Answer, Carrier::Open(wire)) => {
+                        write(wire, Message::Packet(Bytes::from_static(b"3probe")));
+                    }
+                    (ProbeStep::Adopt(queue), Carrier::Open(wire)) => {
+                        queue.into_iter().for_each(|message| write(wire, message));
+                        // Requests that are under way were made by nobody who keeps to the protocol.
+                        if let Some(reply) = self.get.take() {
+                            refuse(reply);
+                        }
+                        self.post = None;
+                    }
+                    (ProbeStep::Answer | ProbeStep::Adopt(_) | ProbeStep::Drop, _) => self.drop_carrier(),
+                }
+                Step::Again
+            }
+            WireEvent::Message(_) if self.session.is_polling() => {
+                self.carrier_ended(EngineCloseReason::TransportError);
+                Step::Again
+            }
+            WireEvent::Text(text) => self.session.text(text, now).map_or(Step::Again, Step::Event),
+            WireEvent::Message(bytes) => Step::Event(EngineEvent::Binary(bytes)),
+            WireEvent::Drained => Step::Again,
+            WireEvent::Broken(_, reason) => {
+                debug!(reason, "a WebSocket was broken");
+                self.carrier_ended(EngineCloseReason::TransportError);
+                Step::Again
+            }
+            WireEvent::Ended => {
+                self.carrier_ended(EngineCloseReason::TransportClose);
+                Step::Again
+            }
+        }
+    }
+
+    /// When nothing more is to be heard: what is due, and when to look again.
+    fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
+        self.session.expire(now);
+        if self.session.end().is_some() {
+            return Step::Again;
+        }
+        if self.session.probe_expired(now) {
+            self.drop_carrier();
+        }
+        if let Some(mut reply) = self.get.take() {
+            if reply.poll_closed(cx).is_ready() {
+                self.session.get_aborted();
+                return Step::Again;
+            }
+            match self.session.answer_get(now) {
+                None => self.get = Some(reply),
+                Some(body) => {
+                    if reply.send(Ok(body)).is_err() {
+                        self.session.get_aborted();
+                        return Step::Again;
+                    }
+                }
+            }
+        }
+        if self.drain_owed && self.is_drained() {
+            self.drain_owed = false;
+            return Step::Event(EngineEvent::Drained);
+        }
+        let mut due = self.at(self.session.deadline());
+        if let Some(stuck_at) = self.stuck_at() {
+            if stuck_at <= tokio::time::Instant::now() {
+                self.session.fail(EngineCloseReason::TransportError);
+                return Step::Again;
+            }
+            due = due.min(stuck_at);
+        }
+        if self.timer.deadline() != due {
+            self.timer.as_mut().reset(due);
+        }
+        match self.timer.as_mut().poll(cx) {
+            Poll::Ready(()) => Step::Again,
+            Poll::Pending => Step::Idle,
+        }
+    }
+
+    /// When the client is given up if it reads nothing until then, or never finished its handshake.
+    fn stuck_at(&self) -> Option<tokio::time::Instant> {
+        match &self.carrier {
+            Carrier::Open(wire) if !self.session.is_polling() => {
+                Some(wire.waiting_since()? + self.engine.0.config.write_timeout)
+            }
+            Carrier::None | Carrier::Opening { .. } | Carrier::Open(_) => None,
+        }
+    }
+
+    fn put(&mut self, message: Message) {
+        if self.session.end().is_some() {
+            return;
+        }
+        self.drain_owed = true;
+        let Some(message) = self.session.send(message) else { return };
+        match &mut self.carrier {
+            Carrier::Open(wire) => write(wire, message),
+            Carrier::Opening { waiting, .. } => waiting.push_back(message),
+            Carrier::None => {}
+        }
+    }
+
+    /// The WebSocket is of no more use. A session that still polls goes on without it.
+    fn carrier_ended(&mut self, reason: EngineCloseReason) {
+        if self.session.is_polling() {
+            self.session.probe_ended();
+        } else {
+            self.session.fail(reason);
+        }
+        self.drop_carrier();
+    }
+
+    fn drop_carrier(&mut self) {
+        if let Carrier::Open(wire) = std::mem::replace(&mut self.carrier, Carrier::None) {
+            finish(wire);
+        }
+    }
+
+    /// Gives back all that the session holds.
+    fn conclude(&mut self) {
+        let (Some(place), Some(end)) = (self.place.take(), self.session.end().cloned()) else { return };
+        match self.get.take() {
+            // If the client is not there to hear it, it knows.
+            Some(reply) => drop(reply.send(Ok(end.farewell))),
+            None if end.lingers => place.leave(end.farewell),
+            None => {}
+        }
+        self.post = None;
+        self.drop_carrier();
+    }
+
+    /// A session's moment as the runtime counts it.
+    fn at(&self, moment: Instant) -> tokio::time::Instant {
+        self.engine.0.origin + moment.since_origin()
+    }
+}
+
+impl Drop for EngineConnection {
+    fn drop(&mut self) {
+        if self.session.end().is_none() {
+            self.close();
+        }
+        self.conclude();
+    }
+}
+
+fn write(wire: &mut Socket, message: Message) {
+    let (head, body) = message.into_frame();
+    wire.send_frame(head, body);
+}
+
+fn refuse(reply: Reply) {
+    // Whoever asked may have gone.
+    let _ = reply.send(Err(Refusal::BadRequest));
+}
+
+/// Closes a WebSocket that no session will have.
+pub(super) fn turn_away(upgrade: OnUpgrade, patience: Duration) {
+    spawn(async move {
+        if let Ok(Ok(io)) = tokio::time::timeout(patience, upgrade).await {
+            let wire: Socket = Wire::new(TokioIo::new(io), CLOSING_BYTES_MAX, CLOSING_BYTES_MAX);
+            wire.finish(Some(CloseCode::Done), LINGER).await;
+        }
+    });
+}
+
+/// Writes what waits, and the close.
+fn finish(wire: Box<Socket>) {
+    spawn(async move { wire.finish(Some(CloseCode::Done), LINGER).await });
+}
+
+/// What outlives its session. Without a runtime there is nobody to write to either.
+fn spawn(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(work);
+    }
+}
+
+/// How long an ended connection may take to write its close and be read by the peer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Largest message of a WebSocket that is only closed, in bytes.
+const CLOSING_BYTES_MAX: usize = 1024;
+
+impl std::fmt::Debug for EngineConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineConnection").field("request", &self.request).finish_non_exhaustive()
+    }
+}
