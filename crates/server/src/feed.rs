@@ -148,6 +148,13 @@ impl Feed {
         self.reader.place()
     }
 
+    /// Whether everything that was there has been given, so that [`Feed::next`] would wait for something new. False while a
+    /// read is under way or has not begun.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        !self.may_have_more && self.reading.is_none()
+    }
+
     /// Moves the place on to the head of the log if nothing of the followed topics lies between, and gives it. For a reader
     /// that saves its place: one that gets few events would else fall behind what is retained.
     pub fn refresh(&mut self) -> Position {

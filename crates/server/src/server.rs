@@ -12,7 +12,7 @@ use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::name::{EventName, TopicName};
-use redeliver_protocol::seq::Position;
+use redeliver_protocol::seq::{Position, Seq};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -102,6 +102,12 @@ impl Server {
     #[must_use]
     pub fn feed(&self, after: Position) -> Feed {
         Feed::new(&self.handle.shared, after)
+    }
+
+    /// The position that a seq has in this log: for readers that know only a number. At most the head.
+    #[must_use]
+    pub fn position_at(&self, seq: Seq) -> Position {
+        self.handle.shared.log.position_at(seq)
     }
 
     /// Whether a position is of this log's history, so that a reader may go on from it. What followed it may be gone all

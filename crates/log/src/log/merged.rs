@@ -38,6 +38,13 @@ impl Log {
         self.is_of_history(&self.shared.read(), position)
     }
 
+    /// The position that a seq has in this history. Beyond the head it is the head.
+    #[must_use]
+    pub fn position_at(&self, seq: Seq) -> Position {
+        let shared = self.shared.read();
+        if seq >= shared.head { shared.head_position() } else { shared.lineage.position(seq) }
+    }
+
     /// The next row of a reader, and moves it on to the row's end: at most so many events and bytes of records, at least
     /// one item if there is one. Goes to the store where it must.
     ///
