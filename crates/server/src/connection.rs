@@ -1,6 +1,10 @@
 //! One connection, one task: bytes in, session, bytes out. Generic over the byte stream, so that TCP, pipes and whatever an
-//! app upgrades run the same code.
+//! app upgrades run the same code. Polled by hand, since a thousand readers are woken for each event: what a wake finds is
+//! read from the log and written in the same turn.
 
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,55 +15,104 @@ use redeliver_protocol::frame::ServerFrame;
 use redeliver_protocol::seq::{Epoch, SubscriptionId};
 use redeliver_protocol::server::Input;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Clock;
 use crate::desk::{Desk, Peer};
 use crate::wire::{Wire, WireEvent};
 
 /// Serves one peer until it or the session ends.
-pub(crate) async fn serve<S>(mut desk: Desk, io: S, clock: Clock, write_timeout: Duration)
+pub(crate) async fn serve<S>(desk: Desk, io: S, clock: Clock, write_timeout: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut wire = Wire::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX);
-    let timer = sleep_until(Instant::now());
-    tokio::pin!(timer);
-    loop {
-        if let Some(close) = desk.work(&mut wire) {
-            // The session's places are given up first: nobody waits for a peer that takes its time to go.
-            drop(desk);
-            wire.send(encode_close(&close));
-            return wire.finish(Some(close.code), LINGER).await;
-        }
-        let stuck_at = wire.waiting_since().map(|since| since + write_timeout);
-        let tick_at = desk.poll_timeout().map(|due| clock.at(due));
-        let due = stuck_at.into_iter().chain(tick_at).min();
-        if let Some(due) = due
-            && timer.deadline() != due
-        {
-            timer.as_mut().reset(due);
-        }
-        let wants_message = desk.wants_message();
-        tokio::select! {
-            event = std::future::poll_fn(|cx| wire.poll(cx, wants_message)) => {
-                let Some(input) = translate(event) else {
-                    drop(desk);
-                    return wire.finish(None, LINGER).await;
-                };
-                desk.handle(input);
+    let mut connection =
+        Connection { desk, wire: Wire::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX), clock, write_timeout };
+    let ending = {
+        let mut alarm = Alarm { sleep: pin!(sleep_until(Instant::now())), sleeper: None };
+        std::future::poll_fn(|cx| connection.poll(cx, &mut alarm)).await
+    };
+    let Connection { desk, mut wire, .. } = connection;
+    // The session's places are given up first: nobody waits for a peer that takes its time to go.
+    drop(desk);
+    let code = ending.map(|close| {
+        wire.send(encode_close(&close));
+        close.code
+    });
+    wire.finish(code, LINGER).await;
+}
+
+struct Connection<S> {
+    desk: Desk,
+    wire: Wire<S>,
+    clock: Clock,
+    write_timeout: Duration,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Does what can be done now, until the end: the session's last word, or nothing if the peer is gone.
+    fn poll(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm<'_>) -> Poll<Option<Close>> {
+        // Once in a turn: for what comes meanwhile, the task is woken again.
+        self.desk.empty_mailbox(cx);
+        loop {
+            if let Some(close) = self.desk.work(&mut self.wire) {
+                return Poll::Ready(Some(close));
             }
-            () = desk.listen() => {}
-            () = timer.as_mut(), if due.is_some() => {
-                let now = Instant::now();
-                // Asked anew: bytes may have left since the timer was set.
-                let is_stuck = wire.waiting_since().is_some_and(|since| since + write_timeout <= now);
-                if is_stuck {
-                    desk.handle(Input::Stuck);
-                } else if tick_at.is_some_and(|at| at <= now) {
-                    desk.handle(Input::Tick);
+            if let Poll::Ready(event) = self.wire.poll(cx, self.desk.wants_message()) {
+                match translate(event) {
+                    Some(input) => self.desk.handle(input),
+                    None => return Poll::Ready(None),
                 }
+                continue;
             }
+            // Last, for the work may have begun to ask something.
+            if self.desk.poll_answers(cx).is_ready() {
+                continue;
+            }
+            let stuck_at = self.wire.waiting_since().map(|since| since + self.write_timeout);
+            let tick_at = self.desk.poll_timeout().map(|due| self.clock.at(due));
+            let due = stuck_at.into_iter().chain(tick_at).min();
+            if alarm.poll(cx, due).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if stuck_at.is_some_and(|at| at <= now) {
+                self.desk.handle(Input::Stuck);
+            } else if tick_at.is_some_and(|at| at <= now) {
+                self.desk.handle(Input::Tick);
+            }
+        }
+    }
+}
+
+/// A timer that costs next to nothing in a turn in which it is not due: deadlines mostly move away, and it follows only when
+/// it goes off.
+struct Alarm<'a> {
+    sleep: Pin<&'a mut Sleep>,
+    /// The task that is woken at the timer's deadline, while that lies ahead.
+    sleeper: Option<Waker>,
+}
+
+impl Alarm<'_> {
+    /// Ready when `due` has come; nothing is never due.
+    fn poll(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> Poll<()> {
+        let Some(due) = due else { return Poll::Pending };
+        let is_set = self.sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(cx.waker()));
+        if !is_set || due < self.sleep.deadline() {
+            self.sleep.as_mut().reset(due);
+            self.sleeper = Some(cx.waker().clone());
+        } else if !self.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        loop {
+            // Without the budget of a turn, which would let a poll pass without setting the timer.
+            ready!(pin!(unconstrained(self.sleep.as_mut())).poll(cx));
+            if due <= self.sleep.deadline() {
+                self.sleeper = None;
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(due);
         }
     }
 }
@@ -87,3 +140,27 @@ fn translate(event: WireEvent) -> Option<Input> {
 
 /// How long an ended connection may take to write its close and be read by the peer.
 const LINGER: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_follows_its_deadline_in_both_directions() {
+        let begun = Instant::now();
+        let mut alarm = Alarm { sleep: pin!(sleep_until(begun)), sleeper: None };
+        let at = |seconds| Some(begun + Duration::from_secs(seconds));
+        std::future::poll_fn(|cx| {
+            assert!(alarm.poll(cx, None).is_pending());
+            assert!(alarm.poll(cx, at(100)).is_pending());
+            assert!(alarm.poll(cx, at(10)).is_pending(), "it comes nearer");
+            assert!(alarm.poll(cx, at(20)).is_pending(), "it goes away");
+            Poll::Ready(())
+        })
+        .await;
+        std::future::poll_fn(|cx| alarm.poll(cx, at(20))).await;
+        assert_eq!(Some(Instant::now()), at(20), "neither at its first deadline nor never");
+        std::future::poll_fn(|cx| alarm.poll(cx, at(50))).await;
+        assert_eq!(Some(Instant::now()), at(50));
+    }
+}

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
@@ -99,23 +100,39 @@ impl Desk {
         None
     }
 
-    /// Waits until the rest of the server has something for the session, and tells it.
-    ///
-    /// Cancel safe: nothing is taken before the last await.
-    pub(crate) async fn listen(&mut self) {
-        tokio::select! {
-            () = self.mailbox.waiting() => {
-                for input in self.mailbox.take() {
-                    self.handle(input);
-                }
-            }
-            judged = judged(&mut self.judging) => self.admit(judged),
-            answers = self.errands.next() => {
-                for input in answers {
-                    self.handle(input);
-                }
-            }
+    /// Tells the session what others have left for it, and whether there was anything. The task is woken for what comes
+    /// later.
+    pub(crate) fn empty_mailbox(&mut self, cx: &Context<'_>) -> bool {
+        let Poll::Ready(inputs) = self.mailbox.poll_take(cx) else { return false };
+        inputs.for_each(|input| self.handle(input));
+        true
+    }
+
+    /// Tells the session what has become of what it asked for, and whether there was anything. To be called again after
+    /// each [`Desk::work`], which may have begun to ask.
+    pub(crate) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut answered = Poll::Pending;
+        if let Poll::Ready(judged) = poll_judged(&mut self.judging, cx) {
+            self.admit(judged);
+            answered = Poll::Ready(());
         }
+        if let Poll::Ready(answers) = self.errands.poll_next(cx) {
+            answers.into_iter().for_each(|input| self.handle(input));
+            answered = Poll::Ready(());
+        }
+        answered
+    }
+
+    /// Waits for either.
+    ///
+    /// Cancel safe: what is taken is with the session.
+    pub(crate) async fn listen(&mut self) {
+        std::future::poll_fn(|cx| {
+            let was_told = self.empty_mailbox(cx);
+            let answered = self.poll_answers(cx);
+            if was_told { Poll::Ready(()) } else { answered }
+        })
+        .await;
     }
 
     fn perform(&mut self, output: Output, peer: &mut impl Peer) -> Option<Close> {
@@ -243,13 +260,18 @@ impl std::fmt::Debug for Desk {
     }
 }
 
-/// What the authenticator says. Waits for ever while nobody is judged. Cancel safe.
-async fn judged(judging: &mut Option<(Hello, Judgement<'static>)>) -> (Hello, Result<Identity, Denied>) {
-    let Some((_, judgement)) = judging else { return std::future::pending().await };
-    let judgement = judgement.await;
-    match judging.take() {
-        Some((hello, _)) => (hello, judgement),
-        None => std::future::pending().await,
+/// What the authenticator says. Nothing while nobody is judged.
+fn poll_judged(
+    judging: &mut Option<(Hello, Judgement<'static>)>,
+    cx: &mut Context<'_>,
+) -> Poll<(Hello, Result<Identity, Denied>)> {
+    let Some((hello, mut judgement)) = judging.take() else { return Poll::Pending };
+    match judgement.as_mut().poll(cx) {
+        Poll::Ready(judged) => Poll::Ready((hello, judged)),
+        Poll::Pending => {
+            *judging = Some((hello, judgement));
+            Poll::Pending
+        }
     }
 }
 

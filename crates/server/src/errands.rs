@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use redeliver_log::LogError;
 use redeliver_protocol::history::{Cursor, PublisherState, Start};
@@ -43,18 +44,16 @@ impl Errands {
         self.waiting.push_back(errand);
     }
 
-    /// The next answers. Waits for ever while nothing is asked.
-    ///
-    /// Cancel safe: what runs goes on, and is waited for at the next call.
-    pub(crate) async fn next(&mut self) -> Vec<Input> {
+    /// The next answers. Nothing while nothing is asked.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Input>> {
         if self.running.is_none() && !self.waiting.is_empty() {
             let batch = self.waiting.drain(..self.waiting.len().min(BATCH_MAX)).collect();
             self.running = Some(Box::pin(run(Arc::clone(&self.shared), batch)));
         }
-        let Some(running) = &mut self.running else { return std::future::pending().await };
-        let answers = running.await;
+        let Some(running) = &mut self.running else { return Poll::Pending };
+        let answers = ready!(running.as_mut().poll(cx));
         self.running = None;
-        answers
+        Poll::Ready(answers)
     }
 }
 

@@ -14,14 +14,19 @@ use redeliver_protocol::server::publishers::Publishers;
 use redeliver_protocol::server::watchers::Watchers;
 use redeliver_protocol::server::{ConnectionId, Input};
 
+use crate::herald::{self, News};
 use crate::mailbox::Mailbox;
 use crate::queue::{CursorKey, Events, Queue};
+
+/// One watch of a topic.
+pub(crate) type Watch = (ConnectionId, SubscriptionId);
 
 /// The meeting place of a server's connections. Lock order: claims, then members, then a mailbox or the queue.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     claims: Mutex<Claims>,
     members: Mutex<Members>,
+    news: Arc<News>,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +39,7 @@ struct Claims {
 #[derive(Debug, Default)]
 struct Members {
     mailboxes: BTreeMap<ConnectionId, Arc<Mailbox>>,
-    watchers: Watchers,
+    watchers: Watchers<Arc<Mailbox>>,
     last: ConnectionId,
     /// Set once everybody is sent away: newcomers are too.
     ending: Option<Close>,
@@ -42,7 +47,8 @@ struct Members {
 
 impl Hub {
     /// Takes a connection in.
-    pub(crate) fn join(&self) -> (ConnectionId, Arc<Mailbox>) {
+    pub(crate) fn join(self: &Arc<Self>) -> (ConnectionId, Arc<Mailbox>) {
+        herald::attend(&self.news, &Arc::downgrade(self));
         let mut members = self.members.lock();
         members.last = ConnectionId(members.last.0 + 1);
         let (connection, mailbox) = (members.last, Arc::new(Mailbox::default()));
@@ -141,7 +147,11 @@ impl Hub {
 
     /// Wakes a subscription whenever this topic grows.
     pub(crate) fn watch(&self, connection: ConnectionId, id: SubscriptionId, topic: TopicName) {
-        self.members.lock().watchers.watch(connection, id, topic);
+        let mut members = self.members.lock();
+        let Members { mailboxes, watchers, .. } = &mut *members;
+        if let Some(mailbox) = mailboxes.get(&connection) {
+            watchers.watch(connection, id, topic, Arc::clone(mailbox));
+        }
     }
 
     /// Wakes it no longer.
@@ -149,16 +159,24 @@ impl Hub {
         self.members.lock().watchers.unwatch(connection, id);
     }
 
-    /// These topics have grown durably.
-    pub(crate) fn wake(&self, topics: &[TopicName]) {
-        let members = self.members.lock();
-        for topic in topics {
-            for (connection, id) in members.watchers.watchers_of(topic) {
-                if let Some(mailbox) = members.mailboxes.get(&connection) {
-                    mailbox.grew(id);
-                }
-            }
+    /// These topics have grown durably: who watches them is woken, by the herald if there is one.
+    pub(crate) fn wake(&self, topics: Vec<TopicName>) {
+        for topic in self.news.tell(topics) {
+            self.wake_some(&topic, None, usize::MAX);
         }
+    }
+
+    /// Wakes at most so many of a topic's watchers behind the given one. Returns how many, and behind whom to go on if
+    /// there may be more.
+    pub(crate) fn wake_some(&self, topic: &TopicName, after: Option<Watch>, most: usize) -> (usize, Option<Watch>) {
+        let members = self.members.lock();
+        let (mut woken, mut last) = (0, None);
+        for (connection, id, mailbox) in members.watchers.watchers_of(topic, after).take(most) {
+            mailbox.grew(id);
+            woken += 1;
+            last = Some((connection, id));
+        }
+        (woken, last.filter(|_| woken == most))
     }
 
     /// Sends everybody away, and whoever comes later.
@@ -190,6 +208,12 @@ impl Hub {
         if let Some(mailbox) = self.members.lock().mailboxes.get(&connection) {
             mailbox.answer(input);
         }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.news.end();
     }
 }
 

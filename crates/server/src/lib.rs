@@ -50,6 +50,7 @@ mod desk;
 mod emit;
 mod errands;
 mod feed;
+mod herald;
 mod http;
 mod hub;
 mod listener;

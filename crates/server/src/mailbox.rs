@@ -2,75 +2,190 @@
 //! holds an event, and is bounded by the session's own subscriptions and requests.
 
 use std::collections::BTreeSet;
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 use redeliver_protocol::seq::SubscriptionId;
 use redeliver_protocol::server::Input;
-use tokio::sync::Notify;
 
-/// A connection's mailbox. Leaving word never blocks and never waits for the connection.
+/// A connection's mailbox. Leaving word never blocks and never waits for the connection. One task at a time waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
-    notify: Notify,
     content: Mutex<Content>,
 }
 
 #[derive(Debug, Default)]
 struct Content {
-    /// Subscriptions whose topic grew: a set, so that a reader who is slow to look costs nothing.
-    grew: BTreeSet<SubscriptionId>,
+    /// The task that looks into this mailbox. It stays when something is taken, so that a task which is woken again and
+    /// again registers once.
+    reader: Option<Waker>,
+    /// Whether the reader was woken for what lies here.
+    is_rung: bool,
+    wakes: Wakes,
     /// Answers, in order. Bounded by what the session has under way.
     answers: Vec<Input>,
+}
+
+/// Subscriptions whose topic grew: a set, so that a reader who is slow to look costs nothing. Most readers have one
+/// subscription, which takes no allocation.
+#[derive(Debug, Default)]
+struct Wakes {
+    first: Option<SubscriptionId>,
+    more: BTreeSet<SubscriptionId>,
 }
 
 impl Mailbox {
     /// Says that a subscription's topic grew.
     pub(crate) fn grew(&self, id: SubscriptionId) {
-        if self.content.lock().grew.insert(id) {
-            self.notify.notify_one();
-        }
+        self.leave(|content| content.wakes.add(id));
     }
 
     /// Leaves an answer.
     pub(crate) fn answer(&self, input: Input) {
-        self.content.lock().answers.push(input);
-        self.notify.notify_one();
+        self.leave(|content| content.answers.push(input));
     }
 
-    /// Waits until there may be something.
+    /// Takes everything, answers first, in order, then the wake-ups; or has the task woken once there is something. The
+    /// task is woken for all that comes later, also if it does not ask again before that.
+    pub(crate) fn poll_take(&self, cx: &Context<'_>) -> Poll<impl Iterator<Item = Input> + use<>> {
+        let mut content = self.content.lock();
+        content.register(cx);
+        if content.is_empty() { Poll::Pending } else { Poll::Ready(content.take()) }
+    }
+
+    /// Takes everything that is there now.
+    pub(crate) fn take(&self) -> impl Iterator<Item = Input> + use<> {
+        self.content.lock().take()
+    }
+
+    /// Waits until there is something.
     ///
     /// Cancel safe: nothing is taken.
     pub(crate) async fn waiting(&self) {
-        self.notify.notified().await;
+        std::future::poll_fn(|cx| {
+            let mut content = self.content.lock();
+            content.register(cx);
+            if content.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
     }
 
-    /// Takes everything: answers first, in order, then the wake-ups.
-    pub(crate) fn take(&self) -> impl Iterator<Item = Input> + use<> {
-        let Content { grew, answers } = std::mem::take(&mut *self.content.lock());
-        answers.into_iter().chain(grew.into_iter().map(|id| Input::Grew { id }))
+    fn leave(&self, word: impl FnOnce(&mut Content)) {
+        let mut content = self.content.lock();
+        word(&mut content);
+        let reader = if content.is_rung { None } else { content.reader.clone() };
+        content.is_rung |= reader.is_some();
+        drop(content);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+}
+
+impl Content {
+    /// Remembers the task that is to be woken for what comes.
+    fn register(&mut self, cx: &Context<'_>) {
+        if self.reader.as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
+            self.reader = Some(cx.waker().clone());
+        }
+        self.is_rung = false;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.answers.is_empty() && self.wakes.first.is_none()
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = Input> + use<> {
+        self.is_rung = false;
+        let answers = std::mem::take(&mut self.answers);
+        let Wakes { first, more } = std::mem::take(&mut self.wakes);
+        answers.into_iter().chain(first.into_iter().chain(more).map(|id| Input::Grew { id }))
+    }
+}
+
+impl Wakes {
+    fn add(&mut self, id: SubscriptionId) {
+        match self.first {
+            None => self.first = Some(id),
+            Some(first) if first == id => {}
+            Some(_) => drop(self.more.insert(id)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use super::*;
+
+    #[derive(Default)]
+    struct Counted(AtomicUsize);
+
+    impl Wake for Counted {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn taken(mailbox: &Mailbox, waker: &Waker) -> Vec<Input> {
+        match mailbox.poll_take(&Context::from_waker(waker)) {
+            Poll::Ready(inputs) => inputs.collect(),
+            Poll::Pending => Vec::new(),
+        }
+    }
 
     #[test]
     fn wake_ups_of_one_subscription_merge_and_answers_keep_their_order() {
         let mailbox = Mailbox::default();
         for _ in 0..1000 {
             mailbox.grew(SubscriptionId(2));
+            mailbox.grew(SubscriptionId(7));
         }
         mailbox.answer(Input::Claimed { id: SubscriptionId(1) });
         mailbox.answer(Input::TakenOver { id: SubscriptionId(1) });
-        let taken: Vec<_> = mailbox.take().collect();
+        let inputs = taken(&mailbox, Waker::noop());
         assert!(
             matches!(
-                taken[..],
-                [Input::Claimed { .. }, Input::TakenOver { .. }, Input::Grew { id: SubscriptionId(2) }]
+                inputs[..],
+                [
+                    Input::Claimed { .. },
+                    Input::TakenOver { .. },
+                    Input::Grew { id: SubscriptionId(2) },
+                    Input::Grew { id: SubscriptionId(7) }
+                ]
             ),
-            "{taken:?}"
+            "{inputs:?}"
         );
-        assert_eq!(mailbox.take().count(), 0);
+        assert!(taken(&mailbox, Waker::noop()).is_empty());
+    }
+
+    #[test]
+    fn the_reader_is_woken_once_for_all_that_it_has_not_taken_and_again_after_that() {
+        let (mailbox, counted) = (Mailbox::default(), Arc::<Counted>::default());
+        let waker = Waker::from(Arc::clone(&counted));
+        let woken = || counted.0.load(Ordering::Relaxed);
+        mailbox.grew(SubscriptionId(1));
+        assert_eq!(taken(&mailbox, &waker).len(), 1);
+        for round in 1..=3 {
+            for id in 0..10 {
+                mailbox.grew(SubscriptionId(id));
+            }
+            mailbox.answer(Input::Drained);
+            assert_eq!(woken(), round, "the reader did not ask again after it took something");
+            assert_eq!(taken(&mailbox, &waker).len(), 11);
+        }
+    }
+
+    #[test]
+    fn another_task_that_takes_over_is_the_one_that_is_woken() {
+        let mailbox = Mailbox::default();
+        let (one, other) = (Arc::<Counted>::default(), Arc::<Counted>::default());
+        taken(&mailbox, &Waker::from(Arc::clone(&one)));
+        taken(&mailbox, &Waker::from(Arc::clone(&other)));
+        mailbox.grew(SubscriptionId(1));
+        assert_eq!((one.0.load(Ordering::Relaxed), other.0.load(Ordering::Relaxed)), (0, 1));
     }
 }

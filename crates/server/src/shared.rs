@@ -15,7 +15,7 @@ use crate::stats::{Counters, add};
 
 pub(crate) struct Shared {
     pub(crate) log: Log,
-    pub(crate) hub: Hub,
+    pub(crate) hub: Arc<Hub>,
     pub(crate) queue: Queue,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) access: Arc<dyn AnyAccess>,
@@ -71,7 +71,7 @@ impl Shared {
     pub(crate) fn new(log: Log, settings: Settings) -> Shared {
         Shared {
             log,
-            hub: Hub::default(),
+            hub: Arc::default(),
             queue: Queue::new(settings.queue_bytes_max),
             config: Arc::new(settings.config),
             access: settings.access,

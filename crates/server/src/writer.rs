@@ -145,7 +145,7 @@ impl Writer {
         self.shared.queue.cursors_staged();
         let Committed { outcomes, grown } = self.log().publish(staged)?;
         add(&self.shared.counters.commits, 1);
-        self.shared.hub.wake(&grown);
+        self.shared.hub.wake(grown);
         Ok(Some(outcomes))
     }
 

@@ -41,7 +41,7 @@ pub(crate) struct Server {
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) owners: Owners,
     publishers: Publishers,
-    watchers: Watchers,
+    watchers: Watchers<()>,
     writer: Writer,
     pub(crate) draining: bool,
     floors: BTreeMap<TopicName, Nth>,
@@ -290,7 +290,7 @@ impl World {
             }
             Output::Watch { id, topic } => {
                 if let Some(server) = &mut self.server {
-                    server.watchers.watch(connection, id, topic);
+                    server.watchers.watch(connection, id, topic, ());
                 }
             }
             Output::Unwatch { id } => {

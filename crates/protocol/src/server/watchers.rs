@@ -2,31 +2,32 @@
 //!
 //! A wake is a hint: it may come too often, and losing one delays an event until the next heartbeat, never more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::ConnectionId;
 use crate::name::TopicName;
 use crate::seq::SubscriptionId;
 
-/// All watches of all connections of a server.
-#[derive(Clone, Debug, Default)]
-pub struct Watchers {
-    by_topic: BTreeMap<TopicName, BTreeSet<(ConnectionId, SubscriptionId)>>,
+/// All watches of all connections of a server, each with a handle by which the shell wakes it.
+#[derive(Clone, Debug)]
+pub struct Watchers<H> {
+    by_topic: BTreeMap<TopicName, BTreeMap<(ConnectionId, SubscriptionId), H>>,
     by_connection: BTreeMap<ConnectionId, BTreeMap<SubscriptionId, TopicName>>,
 }
 
-impl Watchers {
+impl<H> Watchers<H> {
     /// An empty registry.
     #[must_use]
-    pub fn new() -> Watchers {
-        Watchers::default()
+    pub fn new() -> Watchers<H> {
+        Watchers { by_topic: BTreeMap::new(), by_connection: BTreeMap::new() }
     }
 
     /// From now on a subscription is woken when this topic grows. It watches one topic: an earlier watch ends.
-    pub fn watch(&mut self, connection: ConnectionId, subscription: SubscriptionId, topic: TopicName) {
+    pub fn watch(&mut self, connection: ConnectionId, subscription: SubscriptionId, topic: TopicName, handle: H) {
         self.unwatch(connection, subscription);
         self.by_connection.entry(connection).or_default().insert(subscription, topic.clone());
-        self.by_topic.entry(topic).or_default().insert((connection, subscription));
+        self.by_topic.entry(topic).or_default().insert((connection, subscription), handle);
     }
 
     /// A subscription is woken no longer.
@@ -48,9 +49,16 @@ impl Watchers {
         }
     }
 
-    /// The subscriptions that watch a topic, by connection.
-    pub fn watchers_of(&self, topic: &TopicName) -> impl Iterator<Item = (ConnectionId, SubscriptionId)> + '_ {
-        self.by_topic.get(topic).into_iter().flatten().copied()
+    /// The subscriptions that watch a topic, by connection, behind `after` if that is given: who wakes many can stop
+    /// and go on.
+    pub fn watchers_of(
+        &self,
+        topic: &TopicName,
+        after: Option<(ConnectionId, SubscriptionId)>,
+    ) -> impl Iterator<Item = (ConnectionId, SubscriptionId, &H)> + '_ {
+        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let watchers = self.by_topic.get(topic).map(|watchers| watchers.range((begin, Bound::Unbounded)));
+        watchers.into_iter().flatten().map(|((connection, id), handle)| (*connection, *id, handle))
     }
 
     /// Whether nobody watches anything.
@@ -69,6 +77,12 @@ impl Watchers {
     }
 }
 
+impl<H> Default for Watchers<H> {
+    fn default() -> Watchers<H> {
+        Watchers::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,16 +94,16 @@ mod tests {
         TopicName::new(name).unwrap()
     }
 
-    fn watching(watchers: &Watchers, name: &str) -> Vec<(u64, u32)> {
-        watchers.watchers_of(&topic(name)).map(|(connection, id)| (connection.0, id.0)).collect()
+    fn watching(watchers: &Watchers<()>, name: &str) -> Vec<(u64, u32)> {
+        watchers.watchers_of(&topic(name), None).map(|(connection, id, ())| (connection.0, id.0)).collect()
     }
 
     #[test]
     fn a_topic_wakes_those_who_watch_it_and_nobody_else() {
         let mut watchers = Watchers::new();
-        watchers.watch(B, SubscriptionId(1), topic("orders"));
-        watchers.watch(A, SubscriptionId(1), topic("orders"));
-        watchers.watch(A, SubscriptionId(2), topic("invoices"));
+        watchers.watch(B, SubscriptionId(1), topic("orders"), ());
+        watchers.watch(A, SubscriptionId(1), topic("orders"), ());
+        watchers.watch(A, SubscriptionId(2), topic("invoices"), ());
         assert_eq!(watching(&watchers, "orders"), vec![(1, 1), (2, 1)]);
         assert_eq!(watching(&watchers, "invoices"), vec![(1, 2)]);
         assert_eq!(watching(&watchers, "nothing"), vec![]);
@@ -98,9 +112,9 @@ mod tests {
     #[test]
     fn a_connection_that_ends_leaves_nothing_behind() {
         let mut watchers = Watchers::new();
-        watchers.watch(A, SubscriptionId(1), topic("orders"));
-        watchers.watch(A, SubscriptionId(2), topic("orders"));
-        watchers.watch(B, SubscriptionId(1), topic("orders"));
+        watchers.watch(A, SubscriptionId(1), topic("orders"), ());
+        watchers.watch(A, SubscriptionId(2), topic("orders"), ());
+        watchers.watch(B, SubscriptionId(1), topic("orders"), ());
         watchers.remove_connection(A);
         assert_eq!(watching(&watchers, "orders"), vec![(2, 1)]);
         watchers.unwatch(B, SubscriptionId(1));
@@ -111,9 +125,26 @@ mod tests {
     #[test]
     fn a_subscription_watches_one_topic() {
         let mut watchers = Watchers::new();
-        watchers.watch(A, SubscriptionId(1), topic("orders"));
-        watchers.watch(A, SubscriptionId(1), topic("invoices"));
+        watchers.watch(A, SubscriptionId(1), topic("orders"), ());
+        watchers.watch(A, SubscriptionId(1), topic("invoices"), ());
         assert_eq!(watching(&watchers, "orders"), vec![]);
         assert_eq!(watching(&watchers, "invoices"), vec![(1, 1)]);
+    }
+
+    #[test]
+    fn who_wakes_many_can_stop_and_go_on_without_missing_one() {
+        let mut watchers = Watchers::new();
+        for connection in (1..=10).rev() {
+            watchers.watch(ConnectionId(connection), SubscriptionId(1), topic("orders"), connection);
+            watchers.watch(ConnectionId(connection), SubscriptionId(2), topic("orders"), connection);
+        }
+        let (mut after, mut woken) = (None, Vec::new());
+        loop {
+            let some: Vec<_> = watchers.watchers_of(&topic("orders"), after).take(3).collect();
+            let Some((connection, id, _)) = some.last() else { break };
+            after = Some((*connection, *id));
+            woken.extend(some.iter().map(|(_, _, handle)| **handle));
+        }
+        assert_eq!(woken, (1..=10).flat_map(|connection| [connection, connection]).collect::<Vec<_>>());
     }
 }

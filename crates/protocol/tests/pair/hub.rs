@@ -37,7 +37,7 @@ pub(crate) struct Hub {
     pub(crate) log: FakeLog,
     pub(crate) owners: Owners,
     pub(crate) publishers: Publishers,
-    pub(crate) watchers: Watchers,
+    pub(crate) watchers: Watchers<()>,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     /// What the authenticator says, if not yes.
     pub(crate) refusing: Option<Close>,
@@ -250,7 +250,7 @@ impl Hub {
                 let result = self.log.open(&topic, &start, subscriber.as_ref(), timestamp(now));
                 self.inputs.push_back((id, Input::Opened { id: subscription, result }));
             }
-            Output::Watch { id: subscription, topic } => self.watchers.watch(id, subscription, topic),
+            Output::Watch { id: subscription, topic } => self.watchers.watch(id, subscription, topic, ()),
             Output::Unwatch { id: subscription } => self.watchers.unwatch(id, subscription),
             Output::Read { id: subscription, topic, after, nth, events_max, bytes_max } => {
                 assert_eq!(nth, self.log.nth_at(&topic, after), "a session must know the nth at which it reads");
@@ -331,7 +331,7 @@ impl Hub {
             return;
         }
         for topic in grown {
-            for (connection, id) in self.watchers.watchers_of(&topic) {
+            for (connection, id, ()) in self.watchers.watchers_of(&topic, None) {
                 self.inputs.push_back((connection, Input::Grew { id }));
             }
         }

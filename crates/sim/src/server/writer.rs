@@ -289,7 +289,9 @@ impl World {
     fn wake(&mut self, grown: &[TopicName]) {
         for topic in grown {
             let Some(server) = &self.server else { return };
-            let woken: Vec<(ConnectionId, SubscriptionId)> = server.watchers.watchers_of(topic).collect();
+            let watchers = server.watchers.watchers_of(topic, None);
+            let woken: Vec<(ConnectionId, SubscriptionId)> =
+                watchers.map(|(connection, id, ())| (connection, id)).collect();
             for (connection, id) in woken {
                 let times = match self.rng.below(20) {
                     0 => 0,
