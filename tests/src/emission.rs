@@ -103,7 +103,14 @@ impl Load {
     pub fn event(&self, origin: Origin) -> Result<NewEvent> {
         let topics = self.topics_of(origin).into_iter().map(Load::topic).collect::<Result<Vec<_>>>()?;
         let (name, payload) = (EventName::new(EVENT_NAME)?, self.payload_of(origin));
-        Ok(NewEvent { topics, name, kind: PayloadKind::Bytes, payload, options: EmitOptions::default() })
+        Ok(NewEvent {
+            topics,
+            name,
+            kind: PayloadKind::Bytes,
+            payload,
+            options: EmitOptions::default(),
+            except: Vec::new(),
+        })
     }
 
     /// The name of a topic.

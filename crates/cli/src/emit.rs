@@ -170,6 +170,7 @@ fn event(line: Line, args: &EmitArgs) -> Result<NewEvent, Ended> {
         kind,
         payload: line.bytes.into(),
         options: EmitOptions::default(),
+        except: Vec::new(),
     })
 }
 

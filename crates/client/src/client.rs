@@ -233,5 +233,12 @@ impl Notices {
 fn new_event(topic: &str, name: &str, payload: Payload) -> Result<NewEvent, EmitError> {
     let (topic, name) = (TopicName::new(topic)?, EventName::new(name)?);
     let Payload { kind, bytes } = payload;
-    Ok(NewEvent { topics: vec![topic], name, kind, payload: bytes, options: EmitOptions::default() })
+    Ok(NewEvent {
+        topics: vec![topic],
+        name,
+        kind,
+        payload: bytes,
+        options: EmitOptions::default(),
+        except: Vec::new(),
+    })
 }

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, REASON_BYTES_MAX};
 use crate::error::{Close, CloseCode, DecodeError, RetryAdvice};
-use crate::event::{PayloadKind, Record};
-use crate::frame::{ClientFrame, Events, FEATURES, Hello, ServerFrame, VERSION};
+use crate::event::{Record, RecordKind};
+use crate::frame::{ClientFrame, Events, FEATURES, Features, Hello, ServerFrame, VERSION};
 use crate::name::EventName;
 use crate::seq::{Epoch, Nth, Seq, SubscriptionId};
 use crate::time::Timestamp;
@@ -35,6 +35,9 @@ const EVENTS_VARIANT: u32 = 3;
 
 /// A record without its name and payload: seq, nth, time, kind, and two lengths.
 pub const RECORD_HEAD_BYTES: usize = 8 + 8 + 8 + 1 + 8 + 8;
+
+/// Where in a record its kind stands: behind seq, nth and time.
+const RECORD_KIND_AT: usize = 8 + 8 + 8;
 
 /// What a server may send at any time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub enum FromClient {
 /// Encodes a client's first message.
 #[must_use]
 pub fn encode_hello(hello: &Hello) -> Bytes {
-    let mut out = preamble(HELLO_MAGIC);
+    let mut out = preamble(HELLO_MAGIC, hello.features);
     encode_into(hello, &mut out);
     out.freeze()
 }
@@ -68,14 +71,22 @@ pub fn encode_hello(hello: &Hello) -> Bytes {
 ///
 /// [`DecodeError`]; `Version` and `Features` if the peer is of another time, whatever follows in the message.
 pub fn decode_hello(message: &[u8]) -> Result<Hello, DecodeError> {
-    let body = after_preamble(message, HELLO_MAGIC, "Hello", HELLO_BYTES_MAX)?;
-    decode(body)
+    let (features, body) = after_preamble(message, HELLO_MAGIC, "Hello", HELLO_BYTES_MAX)?;
+    decode(body).map(|hello| Hello { features, ..hello })
+}
+
+/// What the peer has that wrote this Close; none if it is no Close, or one of another version.
+#[must_use]
+pub fn features_of_close(message: &[u8]) -> Option<Features> {
+    let head = message.get(..PREAMBLE_BYTES).filter(|head| head.starts_with(CLOSE_MAGIC))?;
+    let (version, features) = version_and_features(head);
+    (version == VERSION).then_some(features)
 }
 
 /// Encodes the end of a conversation, of either side.
 #[must_use]
 pub fn encode_close(close: &Close) -> Bytes {
-    let mut out = preamble(CLOSE_MAGIC);
+    let mut out = preamble(CLOSE_MAGIC, FEATURES);
     out.put_u16_le(close.code.0);
     let (advice, after) = match close.retry {
         RetryAdvice::Never => (0, Duration::ZERO),
@@ -145,14 +156,14 @@ pub fn events_head(id: SubscriptionId, epoch: Epoch, count: u32, records_bytes: 
 pub fn encode_record(
     out: &mut impl BufMut,
     (seq, nth, time): (Seq, Nth, Timestamp),
-    kind: PayloadKind,
+    kind: impl Into<RecordKind>,
     name: &str,
     payload: &[u8],
 ) {
     out.put_u64_le(seq.0);
     out.put_u64_le(nth.0);
     out.put_u64_le(time.0);
-    out.put_u8(kind as u8);
+    out.put_u8(kind.into().to_byte());
     out.put_u64_le(name.len() as u64);
     out.put_slice(name.as_bytes());
     out.put_u64_le(payload.len() as u64);
@@ -180,12 +191,13 @@ impl Records {
 
     fn read(&mut self) -> Result<Record, DecodeError> {
         let head: RecordHead<'_> = decode_prefix(&self.rest)?;
-        let (seq, nth, time, kind) = (head.seq, head.nth, head.time, head.kind);
+        let (seq, nth, time) = (head.seq, head.nth, head.time);
+        let RecordKind { payload: kind, asks, has_except } = head.kind;
         let name = EventName::new(head.name).map_err(|error| DecodeError::Invalid(error.to_string()))?;
         let end = RECORD_HEAD_BYTES + head.name.len() + head.payload.len();
         let payload = self.rest.slice(end - head.payload.len()..end);
         let _ = self.rest.split_to(end);
-        Ok(Record { seq, nth, time, kind, name, payload })
+        Ok(Record { seq, nth, time, kind, asks, has_except, name, payload })
     }
 }
 
@@ -215,13 +227,43 @@ pub fn peek_record(records: &[u8]) -> Result<(Seq, Nth, Timestamp, usize), Decod
     Ok((head.seq, head.nth, head.time, RECORD_HEAD_BYTES + head.name.len() + head.payload.len()))
 }
 
+/// The kind of the record at the start of `records`, without touching its content.
+///
+/// # Errors
+///
+/// [`DecodeError`] if `records` does not start with a record's head.
+pub fn peek_record_kind(records: &[u8]) -> Result<RecordKind, DecodeError> {
+    let byte = *records.get(RECORD_KIND_AT).ok_or(DecodeError::Truncated)?;
+    RecordKind::from_byte(byte).ok_or_else(|| DecodeError::Invalid(format!("record kind {byte}")))
+}
+
+/// The same records without marks in their kinds, for a reader without [`Features::EXCEPT`]. Copies only if there are
+/// any.
+///
+/// # Errors
+///
+/// [`DecodeError`] if these are no records.
+pub fn without_marks(records: &Bytes) -> Result<Bytes, DecodeError> {
+    let mut copy: Option<BytesMut> = None;
+    let mut at = 0;
+    while at < records.len() {
+        let (.., bytes) = peek_record(&records[at..])?;
+        let kind = at + RECORD_KIND_AT;
+        if records[kind] & RecordKind::MARKS != 0 {
+            copy.get_or_insert_with(|| BytesMut::from(&records[..]))[kind] &= !RecordKind::MARKS;
+        }
+        at += bytes;
+    }
+    Ok(copy.map_or_else(|| records.clone(), BytesMut::freeze))
+}
+
 #[derive(Serialize, Deserialize)]
 struct RecordHead<'a> {
     seq: Seq,
     nth: Nth,
     time: Timestamp,
     #[serde(with = "kind_byte")]
-    kind: PayloadKind,
+    kind: RecordKind,
     name: &'a str,
     #[serde(with = "serde_bytes")]
     payload: &'a [u8],
@@ -271,11 +313,11 @@ fn decode_close(message: &[u8]) -> Result<Close, DecodeError> {
     })
 }
 
-fn preamble(magic: &[u8; 4]) -> BytesMut {
+fn preamble(magic: &[u8; 4], features: Features) -> BytesMut {
     let mut out = BytesMut::with_capacity(128);
     out.put_slice(magic);
     out.put_u16_le(VERSION);
-    out.put_u32_le(FEATURES);
+    out.put_u32_le(features.0);
     out
 }
 
@@ -284,23 +326,28 @@ fn after_preamble<'a>(
     magic: &[u8; 4],
     what: &'static str,
     bytes_max: usize,
-) -> Result<&'a [u8], DecodeError> {
+) -> Result<(Features, &'a [u8]), DecodeError> {
     if !message.starts_with(magic) {
         return Err(DecodeError::BadMagic(what));
     }
     let Some((head, body)) = message.split_at_checked(PREAMBLE_BYTES) else {
         return Err(DecodeError::Truncated);
     };
-    let theirs = u16::from_le_bytes([head[4], head[5]]);
+    let (theirs, features) = version_and_features(head);
     if theirs != VERSION {
         return Err(DecodeError::Version { theirs, ours: VERSION });
     }
-    let features = u32::from_le_bytes([head[6], head[7], head[8], head[9]]);
-    if features & !FEATURES != 0 {
-        return Err(DecodeError::Features(features & !FEATURES));
+    if !FEATURES.has(features) {
+        return Err(DecodeError::Features(features.without(FEATURES).0));
     }
     within(message, bytes_max)?;
-    Ok(body)
+    Ok((features, body))
+}
+
+/// Takes the fixed bytes behind a magic apart. `head` has [`PREAMBLE_BYTES`] bytes.
+fn version_and_features(head: &[u8]) -> (u16, Features) {
+    let version = u16::from_le_bytes([head[4], head[5]]);
+    (version, Features(u32::from_le_bytes([head[6], head[7], head[8], head[9]])))
 }
 
 fn within(message: &[u8], bytes_max: usize) -> Result<(), DecodeError> {
@@ -397,30 +444,61 @@ pub(crate) mod optional_payload {
     }
 }
 
-/// Serde for a payload's kind as one byte: records are counted by the million.
+/// Serde for an event together with its except list, which stands behind it.
+pub(crate) mod event_with_except {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::event::NewEvent;
+    use crate::name::TopicName;
+
+    pub(crate) fn serialize<S: Serializer>(event: &NewEvent, serializer: S) -> Result<S::Ok, S::Error> {
+        (event, &event.except).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NewEvent, D::Error> {
+        let (event, except) = <(NewEvent, Vec<TopicName>)>::deserialize(deserializer)?;
+        Ok(NewEvent { except, ..event })
+    }
+}
+
+/// Serde for a list of those.
+pub(crate) mod events_with_except {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::event::NewEvent;
+    use crate::name::TopicName;
+
+    pub(crate) fn serialize<S: Serializer>(events: &[NewEvent], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(events.iter().map(|event| (event, &event.except)))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NewEvent>, D::Error> {
+        let events = Vec::<(NewEvent, Vec<TopicName>)>::deserialize(deserializer)?;
+        Ok(events.into_iter().map(|(event, except)| NewEvent { except, ..event }).collect())
+    }
+}
+
+/// Serde for a record's kind as one byte: records are counted by the million.
 mod kind_byte {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    use crate::event::PayloadKind;
+    use crate::event::RecordKind;
 
     #[allow(clippy::trivially_copy_pass_by_ref)]
-    pub(super) fn serialize<S: Serializer>(kind: &PayloadKind, serializer: S) -> Result<S::Ok, S::Error> {
-        (*kind as u8).serialize(serializer)
+    pub(super) fn serialize<S: Serializer>(kind: &RecordKind, serializer: S) -> Result<S::Ok, S::Error> {
+        kind.to_byte().serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PayloadKind, D::Error> {
-        match u8::deserialize(deserializer)? {
-            0 => Ok(PayloadKind::Bytes),
-            1 => Ok(PayloadKind::Text),
-            2 => Ok(PayloadKind::Json),
-            other => Err(D::Error::custom(format!("payload kind {other}"))),
-        }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RecordKind, D::Error> {
+        let byte = u8::deserialize(deserializer)?;
+        RecordKind::from_byte(byte).ok_or_else(|| D::Error::custom(format!("record kind {byte}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::PayloadKind;
 
     #[test]
     fn a_head_and_the_shared_records_are_one_frame() {

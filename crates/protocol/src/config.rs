@@ -5,11 +5,22 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::frame::{FEATURES, Features};
+
 /// Longest topic, event and subscriber name, in bytes. Names are index keys, held in memory by the million.
 pub const NAME_BYTES_MAX: usize = 255;
 
 /// Most topics that one event may belong to. Each costs an index entry and, when folded, a copy.
 pub const EVENT_TOPICS_MAX: usize = 64;
+
+/// Most topics in an event's except list. Each is looked at for each reader.
+pub const EVENT_EXCEPT_MAX: usize = 64;
+
+/// Most requests of one peer that wait for their answers on a connection, and most bytes of them (one always fits).
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 256;
+
+/// See [`REQUESTS_IN_FLIGHT_MAX`].
+pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 4 * 1024 * 1024;
 
 /// Largest event that any server takes, in bytes (payload, name and topics): one event must fit into a commit of 1 MiB
 /// together with what surrounds it, since more between two syncs of sled was not safe (docs/storage.md).
@@ -132,6 +143,8 @@ pub struct ClientConfig {
     pub outbox_events_max: usize,
     /// The same in bytes. One event always fits.
     pub outbox_bytes_max: usize,
+    /// What the client tells a server that it has. Never more than [`FEATURES`].
+    pub features: Features,
 }
 
 impl Default for ClientConfig {
@@ -143,6 +156,7 @@ impl Default for ClientConfig {
             ack_delay: Duration::from_millis(20),
             outbox_events_max: 16 * 1024,
             outbox_bytes_max: 16 * 1024 * 1024,
+            features: FEATURES,
         }
     }
 }

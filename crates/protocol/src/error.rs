@@ -101,6 +101,14 @@ codes! {
         TooManySubscriptions = 104, "the connection has too many subscriptions";
         /// A subscription without a durable subscriber asked for what only one has.
         NoSubscriber = 105, "only a durable subscriber can do this: name one in Hello";
+        /// The server has not got a feature that this needs.
+        Unsupported = 106, "the server is too old for this";
+        /// Nobody answers requests there.
+        NoHandler = 107, "nobody answers requests there";
+        /// The app that was asked declined to answer.
+        Declined = 108, "the app declined to answer";
+        /// The request was handled, but its answer is larger than can be carried, or than there was room for.
+        AnswerTooLarge = 109, "the request was handled, but its answer is too large";
         /// Numbers before this one are missing.
         OutOfOrder = 200, "numbers before this one are missing";
         /// The disk is full.

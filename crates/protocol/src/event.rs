@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits};
+use crate::config::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits};
 use crate::error::RefusalCode;
 use crate::name::{EventName, TopicName};
 use crate::seq::{Nth, Seq};
@@ -39,13 +39,24 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// How the event is to be treated.
     pub options: EmitOptions,
+    /// Whoever follows one of these topics does not get the event: no duplicates, at most
+    /// [`crate::config::EVENT_EXCEPT_MAX`]. Only [`crate::frame::ClientFrame::EmitExcept`] and `Volatile` carry it.
+    #[serde(skip)]
+    pub except: Vec<TopicName>,
 }
 
 impl NewEvent {
     /// An event for one topic, with default options.
     #[must_use]
     pub fn new(topic: TopicName, name: EventName, kind: PayloadKind, payload: impl Into<Bytes>) -> NewEvent {
-        NewEvent { topics: vec![topic], name, kind, payload: payload.into(), options: EmitOptions::default() }
+        NewEvent {
+            topics: vec![topic],
+            name,
+            kind,
+            payload: payload.into(),
+            options: EmitOptions::default(),
+            except: Vec::new(),
+        }
     }
 
     /// Holds the event against a server's limits, as each server does.
@@ -58,8 +69,10 @@ impl NewEvent {
         if self.topics.is_empty() || self.topics.len() > topics_max {
             return Err(EventError::TopicCount { topics: self.topics.len(), topics_max });
         }
-        let twice = |(at, topic): (usize, &TopicName)| self.topics[..at].contains(topic);
-        if self.topics.iter().enumerate().any(twice) {
+        if self.except.len() > EVENT_EXCEPT_MAX {
+            return Err(EventError::ExceptCount { topics: self.except.len() });
+        }
+        if has_duplicates(&self.topics) || has_duplicates(&self.except) {
             return Err(EventError::TopicTwice);
         }
         if !self.options.is_known() {
@@ -72,11 +85,16 @@ impl NewEvent {
         Ok(())
     }
 
-    /// The size that limits are held against, in bytes: payload, name and topics.
+    /// The size that limits are held against, in bytes: payload, name and topics, those of the except list too.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        self.payload.len() + self.name.as_str().len() + self.topics.iter().map(|t| t.as_str().len()).sum::<usize>()
+        let topics = self.topics.iter().chain(&self.except);
+        self.payload.len() + self.name.as_str().len() + topics.map(|t| t.as_str().len()).sum::<usize>()
     }
+}
+
+fn has_duplicates(topics: &[TopicName]) -> bool {
+    topics.iter().enumerate().any(|(at, topic)| topics[..at].contains(topic))
 }
 
 /// Why no server with these limits takes an event.
@@ -90,6 +108,12 @@ pub enum EventError {
         topics: usize,
         /// The most that are allowed.
         topics_max: usize,
+    },
+    /// Its except list is too long.
+    #[error("an event is kept from at most {EVENT_EXCEPT_MAX} topics, this one from {topics}")]
+    ExceptCount {
+        /// How many topics it has.
+        topics: usize,
     },
     /// It names one topic twice.
     #[error("an event names each of its topics once, this one names one of them twice")]
@@ -113,27 +137,85 @@ impl EventError {
     pub fn code(&self) -> RefusalCode {
         match self {
             EventError::TooLarge { .. } => RefusalCode::TooLarge,
-            EventError::TopicCount { .. } | EventError::TopicTwice | EventError::UnknownOptions(_) => {
-                RefusalCode::Invalid
-            }
+            EventError::TopicCount { .. }
+            | EventError::ExceptCount { .. }
+            | EventError::TopicTwice
+            | EventError::UnknownOptions(_) => RefusalCode::Invalid,
         }
     }
 }
 
-/// How an emitted event is to be treated: a set of bits, all reserved in version 1.
+/// How an emitted event is to be treated: a set of bits.
 ///
 /// A server refuses an event with a bit that it does not know, so that no option is ever ignored in silence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EmitOptions(pub u32);
 
 impl EmitOptions {
+    /// The emitter asks its readers for an answer. Readers see it as [`Record::asks`]; how an answer reaches the emitter
+    /// is the gateway's business that the emitter stands behind.
+    pub const ASKS: EmitOptions = EmitOptions(1);
+
     /// The bits that this version understands.
-    pub const KNOWN: u32 = 0;
+    pub const KNOWN: u32 = EmitOptions::ASKS.0;
+
+    /// Whether all of `others` are set.
+    #[must_use]
+    pub fn has(self, others: EmitOptions) -> bool {
+        self.0 & others.0 == others.0
+    }
 
     /// Whether every bit is understood.
     #[must_use]
     pub fn is_known(self) -> bool {
         self.0 & !EmitOptions::KNOWN == 0
+    }
+}
+
+/// The kind byte of a record, taken apart: the payload's kind, and two marks that only readers with
+/// [`crate::frame::Features::EXCEPT`] are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RecordKind {
+    /// What the payload's bytes are.
+    pub payload: PayloadKind,
+    /// Bit 6: the emitter asks its readers for an answer.
+    pub asks: bool,
+    /// Bit 7: some are not to get the event.
+    pub has_except: bool,
+}
+
+impl RecordKind {
+    const ASKS: u8 = 1 << 6;
+    const HAS_EXCEPT: u8 = 1 << 7;
+
+    /// The bits of a kind byte that are marks.
+    pub(crate) const MARKS: u8 = RecordKind::ASKS | RecordKind::HAS_EXCEPT;
+
+    /// The byte; none if it stands for no kind.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<RecordKind> {
+        let payload = match byte & !RecordKind::MARKS {
+            0 => PayloadKind::Bytes,
+            1 => PayloadKind::Text,
+            2 => PayloadKind::Json,
+            _ => return None,
+        };
+        let (asks, has_except) = (byte & RecordKind::ASKS != 0, byte & RecordKind::HAS_EXCEPT != 0);
+        Some(RecordKind { payload, asks, has_except })
+    }
+
+    /// As a byte.
+    #[must_use]
+    pub fn to_byte(self) -> u8 {
+        let asks = if self.asks { RecordKind::ASKS } else { 0 };
+        let has_except = if self.has_except { RecordKind::HAS_EXCEPT } else { 0 };
+        self.payload as u8 | asks | has_except
+    }
+}
+
+impl From<PayloadKind> for RecordKind {
+    fn from(payload: PayloadKind) -> RecordKind {
+        RecordKind { payload, ..RecordKind::default() }
     }
 }
 
@@ -149,6 +231,10 @@ pub struct Record {
     pub time: Timestamp,
     /// What the payload's bytes are.
     pub kind: PayloadKind,
+    /// Whether the emitter asks its readers for an answer.
+    pub asks: bool,
+    /// Whether some are not to get the event. This reader is not one of them.
+    pub has_except: bool,
     /// What the event is called.
     pub name: EventName,
     /// The payload. A slice of the batch that it came in, which it keeps alive: copy it to keep it for long.

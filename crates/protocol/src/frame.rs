@@ -9,19 +9,66 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Limits;
 use crate::error::RefusalCode;
-use crate::event::NewEvent;
+use crate::event::{NewEvent, PayloadKind};
 use crate::history::{EmitFate, EmitRun, Gap, PublisherState, Start};
-use crate::name::{SubscriberName, TopicName};
-use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
+use crate::name::{EventName, SubscriberName, TopicName};
+use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId};
+use crate::time::Timestamp;
 
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u16 = 1;
 
-/// The features that this crate has, as bits. None yet.
-pub const FEATURES: u32 = 0;
+/// The features that this crate has.
+pub const FEATURES: Features = Features::NONE;
 
 /// The WebSocket subprotocol that names this protocol.
 pub const SUBPROTOCOL: &str = "redeliver.v1";
+
+/// What was added to version 1, as a set of bits.
+///
+/// Hello names what the client has. A server that welcomes it has all of that, and both use nothing else on this
+/// connection; a server that lacks some of it closes with `VersionMismatch`, and the fixed bytes of its Close say what
+/// it has, so that the client can greet again with less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Features(pub u32);
+
+impl Features {
+    /// Version 1 as it was first made.
+    pub const NONE: Features = Features(0);
+    /// Events that are not logged: [`ClientFrame::Volatile`], [`ServerFrame::Volatile`].
+    pub const VOLATILE: Features = Features(1);
+    /// Events that some are not to get: [`ClientFrame::EmitExcept`], and marks in the kind of records
+    /// ([`crate::event::RecordKind`]).
+    pub const EXCEPT: Features = Features(1 << 1);
+    /// Requests with answers, both ways.
+    pub const REQUESTS: Features = Features(1 << 2);
+    /// Several topics read as one: [`ClientFrame::SubscribeMerged`].
+    pub const MERGED: Features = Features(1 << 3);
+
+    /// Whether all of `others` are in here.
+    #[must_use]
+    pub const fn has(self, others: Features) -> bool {
+        self.0 & others.0 == others.0
+    }
+
+    /// What both have.
+    #[must_use]
+    pub const fn and(self, others: Features) -> Features {
+        Features(self.0 & others.0)
+    }
+
+    /// What either has.
+    #[must_use]
+    pub const fn or(self, others: Features) -> Features {
+        Features(self.0 | others.0)
+    }
+
+    /// What is in here and not in `others`.
+    #[must_use]
+    pub const fn without(self, others: Features) -> Features {
+        Features(self.0 & !others.0)
+    }
+}
 
 /// A client's first message. Subscribes and emits may follow it at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +87,9 @@ pub struct Hello {
     pub auth: Option<Bytes>,
     /// What the client calls itself, for the operator.
     pub client_name: String,
+    /// What the client has of the features. Stands in the fixed bytes before the message.
+    #[serde(skip)]
+    pub features: Features,
 }
 
 /// What a client sends after [`Hello`].
@@ -83,6 +133,80 @@ pub enum ClientFrame {
         /// The ping's.
         token: u64,
     },
+    /// Follow a topic as one of several that are read as one ([`Features::MERGED`]).
+    SubscribeMerged(SubscribeMerged),
+    /// As Emit, for events that some are not to get ([`Features::EXCEPT`]): each carries its except list.
+    EmitExcept {
+        /// The number of the first event.
+        first: EmitNumber,
+        /// At least one, at most [`crate::config::EMITS_PER_FRAME_MAX`].
+        #[serde(with = "crate::codec::events_with_except")]
+        events: Vec<NewEvent>,
+    },
+    /// Give this event to whoever is connected now ([`Features::VOLATILE`]). It has no number and no answer.
+    Volatile {
+        /// The event, with its except list.
+        #[serde(with = "crate::codec::event_with_except")]
+        event: NewEvent,
+    },
+    /// Asks the server's app ([`Features::REQUESTS`]).
+    Request(Request),
+    /// Answers [`ServerFrame::Request`].
+    Reply(Reply),
+}
+
+/// A question that wants one answer. It is asked at most once, on one connection, and never again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The asker's number for it on this connection: upwards, never used twice.
+    pub id: RequestId,
+    /// What is asked.
+    pub name: EventName,
+    /// What the payload's bytes are.
+    pub kind: PayloadKind,
+    /// The payload.
+    #[serde(with = "crate::codec::payload")]
+    pub payload: Bytes,
+    /// How long the asker waits, in milliseconds. Whoever answers may give up after that: nobody listens.
+    pub timeout_ms: u32,
+}
+
+/// The answer to a [`Request`]. One that nobody waits for any more is dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The request's.
+    pub id: RequestId,
+    /// What became of it.
+    pub outcome: ReplyOutcome,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplyOutcome {
+    /// It was answered.
+    Answered {
+        /// What the payload's bytes are.
+        kind: PayloadKind,
+        /// The payload.
+        #[serde(with = "crate::codec::payload")]
+        payload: Bytes,
+    },
+    /// It was not.
+    Refused {
+        /// Why.
+        code: RefusalCode,
+        /// Why, for a person. At most [`crate::config::REASON_BYTES_MAX`] bytes.
+        reason: String,
+    },
+}
+
+/// A request to follow a topic together with others of the same connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeMerged {
+    /// The client's number for the group. Events of all its subscriptions come in the order of their seqs.
+    pub group: u32,
+    /// The subscription itself.
+    pub request: Subscribe,
 }
 
 /// A request to follow a topic.
@@ -207,6 +331,28 @@ pub enum ServerFrame {
         /// The ping's.
         token: u64,
     },
+    /// An event that is not logged ([`Features::VOLATILE`]): no seq, no nth, never acknowledged, perhaps lost.
+    Volatile(Volatile),
+    /// Asks the client's app ([`Features::REQUESTS`]).
+    Request(Request),
+    /// Answers [`ClientFrame::Request`].
+    Reply(Reply),
+}
+
+/// An event that is not logged, as a reader of one of its topics gets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volatile {
+    /// The subscription.
+    pub id: SubscriptionId,
+    /// When the server took it.
+    pub time: Timestamp,
+    /// What the event is called.
+    pub name: EventName,
+    /// What the payload's bytes are.
+    pub kind: PayloadKind,
+    /// The payload.
+    #[serde(with = "crate::codec::payload")]
+    pub payload: Bytes,
 }
 
 /// The server's answer to [`Hello`].

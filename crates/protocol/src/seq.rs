@@ -119,6 +119,16 @@ impl fmt::Display for SubscriptionId {
     }
 }
 
+/// The number that an asker gives to one of its requests; unique within a connection's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A place in the history of one log: the only thing from which anyone may resume.
 ///
 /// A position is valid for a log iff its epoch is in the log's lineage and its seq lies within what was written in that

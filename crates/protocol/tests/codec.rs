@@ -12,13 +12,16 @@ use proptest::prelude::*;
 use redeliver_protocol::codec::{self, FromClient, FromServer, Records};
 use redeliver_protocol::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, Limits};
 use redeliver_protocol::error::{Close, CloseCode, DecodeError, RefusalCode, RetryAdvice};
-use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind};
+use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, RecordKind};
 use redeliver_protocol::frame::{
-    ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
+    ClientFrame, Events, Features, Hello, Ownership, Reply, ReplyOutcome, Request, ServerFrame, Subscribe,
+    SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Known, PublisherState, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::seq::{
+    EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,
+};
 use redeliver_protocol::time::Timestamp;
 
 proptest! {
@@ -126,13 +129,20 @@ proptest! {
         prop_assert_eq!(read.len(), written.len());
         let mut rest = &bytes[..];
         for (record, ((seq, nth, time), kind, name, payload)) in read.iter().zip(&written) {
-            prop_assert_eq!((record.seq, record.nth, record.time, record.kind), (*seq, *nth, *time, *kind));
+            prop_assert_eq!((record.seq, record.nth, record.time), (*seq, *nth, *time));
+            let marks = RecordKind { payload: record.kind, asks: record.asks, has_except: record.has_except };
+            prop_assert_eq!(marks, *kind);
+            prop_assert_eq!(codec::peek_record_kind(rest).unwrap(), *kind);
             prop_assert_eq!((&record.name, &record.payload[..]), (name, &payload[..]));
             let (_, _, _, length) = codec::peek_record(rest).unwrap();
             prop_assert_eq!(length, codec::record_bytes(name.as_str(), payload));
             rest = &rest[length..];
         }
         prop_assert!(rest.is_empty());
+        let plain: Vec<_> = Records::new(codec::without_marks(&bytes).unwrap()).map(Result::unwrap).collect();
+        let unmarked: Vec<_> =
+            read.iter().cloned().map(|record| Record { asks: false, has_except: false, ..record }).collect();
+        prop_assert_eq!(plain, unmarked);
         for end in 0..bytes.len() {
             let cut: Vec<_> = Records::new(bytes.slice(..end)).collect();
             prop_assert!(cut.len() <= written.len());
@@ -151,6 +161,11 @@ fn a_length_that_is_not_there_is_an_error_before_anything_is_allocated() {
         assert!(codec::decode_from_client(&events).is_err());
         let topics = [&events[..12], &[1, 0, 0, 0, 0, 0, 0, 0], &length].concat();
         assert!(codec::decode_from_client(&topics).is_err());
+        // EmitExcept with that many events, and Volatile with an except list of that many topics.
+        assert!(codec::decode_from_client(&[&[7, 0, 0, 0][..], &[1, 0, 0, 0, 0, 0, 0, 0], &length].concat()).is_err());
+        let one = [1, 0, 0, 0, 0, 0, 0, 0, b'x'];
+        let event = [&[1, 0, 0, 0, 0, 0, 0, 0][..], &one, &one, &[0; 4], &[0; 8], &[0; 4]].concat();
+        assert!(codec::decode_from_client(&[&[8, 0, 0, 0][..], &event, &length].concat()).is_err());
         // Subscribe to a topic, Emitted with runs, a refusal with a reason, a batch with records: of that many bytes.
         assert!(codec::decode_from_client(&[&[0; 8][..], &length].concat()).is_err());
         for server in [
@@ -180,7 +195,7 @@ fn what_is_larger_than_allowed_is_refused_by_its_size_alone() {
 #[test]
 fn another_version_is_named_whatever_follows() {
     assert_eq!(codec::decode_hello(b"RDLH\x02\0\0\0\0\0\xff"), Err(DecodeError::Version { theirs: 2, ours: 1 }));
-    assert_eq!(codec::decode_hello(b"RDLH\x01\0\x06\0\0\0"), Err(DecodeError::Features(6)));
+    assert_eq!(codec::decode_hello(b"RDLH\x01\0\0\0\0\x80"), Err(DecodeError::Features(1 << 31)));
     assert_eq!(codec::decode_hello(b"GET / HTTP/1.1"), Err(DecodeError::BadMagic("Hello")));
 }
 
@@ -265,6 +280,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             subscriber,
             auth,
             client_name,
+            features: Features::NONE,
         })
 }
 
@@ -302,19 +318,61 @@ fn new_event() -> impl Strategy<Value = NewEvent> {
             kind,
             payload,
             options: EmitOptions(options),
+            except: Vec::new(),
         },
     )
+}
+
+fn event_to_some() -> impl Strategy<Value = NewEvent> {
+    (new_event(), vec(topic(), 0..4)).prop_map(|(event, except)| NewEvent { except, ..event })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    (any::<u64>(), event_name(), kind(), payload(), any::<u32>()).prop_map(|(id, name, kind, payload, timeout_ms)| {
+        Request { id: RequestId(id), name, kind, payload, timeout_ms }
+    })
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    let outcome = prop_oneof![
+        (kind(), payload()).prop_map(|(kind, payload)| ReplyOutcome::Answered { kind, payload }),
+        (any::<u16>(), ".{0,30}").prop_map(|(code, reason)| ReplyOutcome::Refused { code: RefusalCode(code), reason }),
+    ];
+    (any::<u64>(), outcome).prop_map(|(id, outcome)| Reply { id: RequestId(id), outcome })
+}
+
+fn volatile() -> impl Strategy<Value = Volatile> {
+    (any::<(u32, u64)>(), event_name(), kind(), payload()).prop_map(|((id, time), name, kind, payload)| Volatile {
+        id: SubscriptionId(id),
+        time: Timestamp(time),
+        name,
+        kind,
+        payload,
+    })
 }
 
 fn client_frame() -> impl Strategy<Value = ClientFrame> {
     let ownership = prop_oneof![Just(Ownership::Takeover), Just(Ownership::Standby)];
     let subscribe = (any::<u32>(), topic(), start(), window(), ownership, any::<bool>()).prop_map(
-        |(id, topic, start, window, ownership, durable)| {
-            ClientFrame::Subscribe(Subscribe { id: SubscriptionId(id), topic, start, window, ownership, durable })
+        |(id, topic, start, window, ownership, durable)| Subscribe {
+            id: SubscriptionId(id),
+            topic,
+            start,
+            window,
+            ownership,
+            durable,
         },
     );
     prop_oneof![
-        subscribe,
+        (subscribe, option::of(any::<u32>())).prop_map(|(request, group)| match group {
+            Some(group) => ClientFrame::SubscribeMerged(SubscribeMerged { group, request }),
+            None => ClientFrame::Subscribe(request),
+        }),
+        (any::<u64>(), vec(event_to_some(), 0..4))
+            .prop_map(|(first, events)| ClientFrame::EmitExcept { first: EmitNumber(first), events }),
+        event_to_some().prop_map(|event| ClientFrame::Volatile { event }),
+        request().prop_map(ClientFrame::Request),
+        reply().prop_map(ClientFrame::Reply),
         any::<(u32, u64, u64)>().prop_map(|(id, seq, nth)| ClientFrame::Ack {
             id: SubscriptionId(id),
             seq: Seq(seq),
@@ -432,12 +490,20 @@ fn server_frame() -> impl Strategy<Value = ServerFrame> {
         id().prop_map(|id| ServerFrame::TakenOver { id }),
         vec(run(), 0..6).prop_map(|runs| ServerFrame::Emitted { runs }),
         any::<u64>().prop_map(|number| ServerFrame::OutOfOrder { expected: EmitNumber(number) }),
+        volatile().prop_map(ServerFrame::Volatile),
+        request().prop_map(ServerFrame::Request),
+        reply().prop_map(ServerFrame::Reply),
         any::<u64>().prop_map(|token| ServerFrame::Ping { token }),
         any::<u64>().prop_map(|token| ServerFrame::Pong { token }),
     ]
 }
 
-fn record() -> impl Strategy<Value = ((Seq, Nth, Timestamp), PayloadKind, EventName, Bytes)> {
+fn record() -> impl Strategy<Value = ((Seq, Nth, Timestamp), RecordKind, EventName, Bytes)> {
     let place = any::<(u64, u64, u64)>().prop_map(|(seq, nth, time)| (Seq(seq), Nth(nth), Timestamp(time)));
-    (place, kind(), event_name(), payload())
+    let kind = (kind(), any::<(bool, bool)>()).prop_map(|(payload, (asks, has_except))| RecordKind {
+        payload,
+        asks,
+        has_except,
+    });
+    (place, kind, event_name(), payload())
 }

@@ -10,13 +10,16 @@ use bytes::{Bytes, BytesMut};
 use redeliver_protocol::codec::{self, FromClient, FromServer};
 use redeliver_protocol::config::Limits;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind};
+use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, RecordKind};
 use redeliver_protocol::frame::{
-    ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
+    ClientFrame, Events, Features, Hello, Ownership, Reply, ReplyOutcome, Request, ServerFrame, Subscribe,
+    SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Known, PublisherState, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::seq::{
+    EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,
+};
 use redeliver_protocol::time::Timestamp;
 
 const ID: SubscriptionId = SubscriptionId(3);
@@ -33,6 +36,7 @@ fn hello_is_written_and_read_as_fixed() {
         subscriber: Some(SubscriberName::new("billing").unwrap()),
         auth: Some(Bytes::from_static(&[1, 2, 255])),
         client_name: "app/1".to_owned(),
+        features: Features::NONE,
     };
     let bare = Hello {
         publisher: None,
@@ -41,8 +45,12 @@ fn hello_is_written_and_read_as_fixed() {
         auth: None,
         client_name: String::new(),
         instance: full.instance,
+        features: Features::NONE,
     };
     let vectors = vectors();
+    let featured = Hello { features: Features(0xf), ..bare.clone() };
+    // Read only by who has them all.
+    assert_eq!(hex(&codec::encode_hello(&featured)), hex(&vectors["hello_features"]));
     for (name, hello) in [("hello", full), ("hello_bare", bare)] {
         assert_eq!(hex(&codec::encode_hello(&hello)), hex(&vectors[name]), "{name}");
         assert_eq!(codec::decode_hello(&vectors[name]), Ok(hello), "{name}");
@@ -88,7 +96,7 @@ fn server_frames_are_written_and_read_as_fixed() {
 fn no_vector_is_without_a_message() {
     let client = client_frames().into_iter().map(|(name, _)| name);
     let server = server_frames().into_iter().map(|(name, _)| name);
-    let fixed = ["hello", "hello_bare", "close_never", "close_now", "close_after"];
+    let fixed = ["hello", "hello_bare", "hello_features", "close_never", "close_now", "close_after"];
     let mut tested: Vec<_> = client.chain(server).chain(fixed).collect();
     tested.sort_unstable();
     assert_eq!(vectors().keys().map(String::as_str).collect::<Vec<_>>(), tested);
@@ -125,6 +133,12 @@ fn client_frames() -> Vec<(&'static str, ClientFrame)> {
         ("ack", ClientFrame::Ack { id: ID, seq: Seq(48211), nth: Nth(12) }),
         ("unsubscribe", ClientFrame::Unsubscribe { id: ID }),
         ("emit", ClientFrame::Emit { first: EmitNumber(8), events: new_events() }),
+        ("subscribe_merged", subscribe_merged()),
+        ("emit_except", ClientFrame::EmitExcept { first: EmitNumber(8), events: vec![event_to_some(), plain_event()] }),
+        ("client_volatile", ClientFrame::Volatile { event: event_to_some() }),
+        ("client_request", ClientFrame::Request(request())),
+        ("client_reply", ClientFrame::Reply(answered())),
+        ("client_reply_refused", ClientFrame::Reply(refused())),
         ("client_ping", ClientFrame::Ping { token: 77 }),
         ("client_pong", ClientFrame::Pong { token: 77 }),
     ]
@@ -137,11 +151,73 @@ fn new_events() -> Vec<NewEvent> {
         kind,
         payload: Bytes::from_static(payload),
         options: EmitOptions::default(),
+        except: Vec::new(),
     };
     vec![
         event(&["orders", "audit"], "made", PayloadKind::Json, b"{}"),
         event(&["orders"], "raw", PayloadKind::Bytes, &[0, 255]),
     ]
+}
+
+fn plain_event() -> NewEvent {
+    new_events().remove(1)
+}
+
+fn event_to_some() -> NewEvent {
+    NewEvent { options: EmitOptions::ASKS, except: vec![topic("audit"), topic("x")], ..plain_event() }
+}
+
+fn subscribe_merged() -> ClientFrame {
+    let request = Subscribe {
+        id: ID,
+        topic: topic("t"),
+        start: Start::Latest,
+        window: WINDOW,
+        ownership: Ownership::Takeover,
+        durable: false,
+    };
+    ClientFrame::SubscribeMerged(SubscribeMerged { group: 2, request })
+}
+
+fn request() -> Request {
+    Request {
+        id: RequestId(5),
+        name: EventName::new("price").unwrap(),
+        kind: PayloadKind::Json,
+        payload: Bytes::from_static(b"{}"),
+        timeout_ms: 2500,
+    }
+}
+
+fn answered() -> Reply {
+    let outcome = ReplyOutcome::Answered { kind: PayloadKind::Text, payload: Bytes::from_static(b"12") };
+    Reply { id: RequestId(5), outcome }
+}
+
+fn refused() -> Reply {
+    let outcome = ReplyOutcome::Refused { code: RefusalCode::NoHandler, reason: "nobody".to_owned() };
+    Reply { id: RequestId(5), outcome }
+}
+
+fn volatile() -> ServerFrame {
+    ServerFrame::Volatile(Volatile {
+        id: ID,
+        time: Timestamp(1_767_225_600_000),
+        name: EventName::new("typing").unwrap(),
+        kind: PayloadKind::Text,
+        payload: Bytes::from_static(b"ann"),
+    })
+}
+
+/// One that asks, one that is not for everybody, one that is both.
+fn marked_records() -> Bytes {
+    let mut records = BytesMut::new();
+    for (nth, asks, has_except) in [(12, true, false), (13, false, true), (14, true, true)] {
+        let place = (Seq(48200 + nth), Nth(nth), Timestamp(1_767_225_600_000));
+        let kind = RecordKind { payload: PayloadKind::Json, asks, has_except };
+        codec::encode_record(&mut records, place, kind, "x", b"1");
+    }
+    records.freeze()
 }
 
 fn server_frames() -> Vec<(&'static str, ServerFrame)> {
@@ -163,6 +239,11 @@ fn server_frames() -> Vec<(&'static str, ServerFrame)> {
         ("taken_over", ServerFrame::TakenOver { id: ID }),
         ("emitted", emitted()),
         ("out_of_order", ServerFrame::OutOfOrder { expected: EmitNumber(8) }),
+        ("server_volatile", volatile()),
+        ("server_request", ServerFrame::Request(request())),
+        ("server_reply", ServerFrame::Reply(answered())),
+        ("server_reply_refused", ServerFrame::Reply(refused())),
+        ("events_marked", ServerFrame::Events(Events { id: ID, epoch: E, count: 3, records: marked_records() })),
         ("server_ping", ServerFrame::Ping { token: 77 }),
         ("server_pong", ServerFrame::Pong { token: 77 }),
     ];

@@ -59,6 +59,7 @@ async fn fill_history(url: &str) {
             kind: PayloadKind::Bytes,
             payload: vec![7; 8 * 1024].into(),
             options: EmitOptions::default(),
+            except: Vec::new(),
         };
         receipts.push(client.queue(event).await.unwrap());
     }

@@ -5,7 +5,7 @@ use futures_util::{SinkExt, StreamExt};
 use redeliver_protocol::codec::{FromServer, Records, decode_from_server, encode_client, encode_hello};
 use redeliver_protocol::error::Close;
 use redeliver_protocol::event::{NewEvent, PayloadKind, Record};
-use redeliver_protocol::frame::{ClientFrame, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Window};
+use redeliver_protocol::frame::{ClientFrame, Features, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Window};
 use redeliver_protocol::history::Start;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
@@ -184,6 +184,7 @@ pub(crate) fn hello() -> Hello {
         subscriber: None,
         auth: None,
         client_name: "a hostile peer".to_owned(),
+        features: Features::NONE,
     }
 }
 

@@ -267,7 +267,13 @@ impl Toy {
                 }
                 vec![ServerFrame::Emitted { runs }]
             }
-            ClientFrame::Ping { .. } | ClientFrame::Pong { .. } => Vec::new(),
+            ClientFrame::Ping { .. }
+            | ClientFrame::Pong { .. }
+            | ClientFrame::SubscribeMerged(_)
+            | ClientFrame::EmitExcept { .. }
+            | ClientFrame::Volatile { .. }
+            | ClientFrame::Request(_)
+            | ClientFrame::Reply(_) => Vec::new(),
         })
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::session::{ClientSession, Timer};
 use super::{ConnectionState, Output, SubscriptionEnd};
 use crate::error::{Close, CloseCode, RetryAdvice};
-use crate::frame::{ClientFrame, Hello, Welcome};
+use crate::frame::{ClientFrame, FEATURES, Features, Hello, Welcome};
 use crate::history::PublisherState;
 use crate::seq::EmitNumber;
 use crate::time::Instant;
@@ -65,6 +65,7 @@ impl ClientSession {
             subscriber: self.identity.subscriber.clone(),
             auth: self.identity.auth.clone(),
             client_name: self.identity.client_name.clone(),
+            features: self.features,
         }));
         for id in self.subscription_ids() {
             if self.subscriptions.get(&id).is_some_and(|subscription| subscription.needs_server()) {
@@ -126,8 +127,14 @@ impl ClientSession {
         }
     }
 
-    /// The server says goodbye.
-    pub(super) fn closed(&mut self, close: Close, now: Instant) {
+    /// The server says goodbye. `has` is what it has of the features.
+    pub(super) fn closed(&mut self, close: Close, has: Option<Features>, now: Instant) {
+        if close.code == CloseCode::VersionMismatch
+            && let Some(has) = has.filter(|has| !self.is_welcomed() && !has.has(self.features))
+        {
+            self.greet_with_less(has, &close, now);
+            return;
+        }
         let advised = match close.retry {
             RetryAdvice::Never => {
                 self.end(Some(close));
@@ -217,6 +224,23 @@ impl ClientSession {
         self.dial(now);
     }
 
+    /// The server is of an earlier time. It is greeted again with what it has, unless emits are under way that it cannot
+    /// carry: those wait for a server that can.
+    fn greet_with_less(&mut self, has: Features, close: &Close, now: Instant) {
+        self.out.push_back(Output::Disconnect(Close {
+            code: CloseCode::Done,
+            reason: "greeting again with fewer features".to_owned(),
+            retry: RetryAdvice::Now,
+        }));
+        if has.has(self.outbox.needs()) {
+            self.features = self.features.and(has);
+            self.forget_connection();
+            self.dial(now);
+        } else {
+            self.lost(format!("emits under way need a newer server: {}", close.reason), None, now);
+        }
+    }
+
     fn lost(&mut self, reason: String, advised: Option<Duration>, now: Instant) {
         if let Phase::Talking { since, .. } = self.phase
             && now.since(since) >= self.reconnects.bound()
@@ -229,6 +253,8 @@ impl ClientSession {
             retry_in = retry_in.max(self.reconnects.spread(advised));
         }
         self.forget_connection();
+        // The next server may be a newer one.
+        self.features = self.config.features.and(FEATURES);
         self.phase = Phase::Waiting;
         self.timers.set(Timer::Reconnect, now + retry_in);
         self.tell(ConnectionState::Waiting { reason, retry_in });

@@ -7,7 +7,9 @@ use std::collections::VecDeque;
 
 use super::{EmitOutcome, EmitTicket, Output};
 use crate::config::{EMITS_PER_FRAME_MAX, Limits};
+use crate::error::RefusalCode;
 use crate::event::NewEvent;
+use crate::frame::{ClientFrame, Features};
 use crate::history::{EmitFate, EmitRun};
 use crate::seq::{EmitNumber, Position, Seq};
 
@@ -116,8 +118,14 @@ impl Outbox {
         }
     }
 
-    /// The next emits to send, numbered from the first; none if all are sent, or it is not the time.
-    pub(super) fn next_frame(&mut self) -> Option<(EmitNumber, Vec<NewEvent>)> {
+    /// The features without which what was sent cannot be sent again.
+    pub(super) fn needs(&self) -> Features {
+        self.entries.range(..self.numbered).fold(Features::NONE, |needed, entry| needed.or(needs(&entry.event)))
+    }
+
+    /// The next emits to send, numbered from the first; none if all are sent, or it is not the time. What this
+    /// server's features do not carry is refused: it must not be sent as what it is not.
+    pub(super) fn next_frame(&mut self, features: Features, out: &mut VecDeque<Output>) -> Option<ClientFrame> {
         if self.paused {
             return None;
         }
@@ -128,7 +136,16 @@ impl Outbox {
         let mut events = Vec::new();
         let mut frame_bytes = 0;
         while let Some(entry) = self.entries.get(self.sent) {
-            let wire_bytes = entry.bytes + EMIT_HEAD_BYTES + TOPIC_HEAD_BYTES * entry.event.topics.len();
+            if !features.has(needs(&entry.event)) {
+                if self.sent < self.numbered {
+                    // Nobody greets a server without what this needs (see `needs`).
+                    break;
+                }
+                self.remove(self.sent, EmitOutcome::Refused(RefusalCode::Unsupported), out);
+                continue;
+            }
+            let topics = entry.event.topics.len() + entry.event.except.len();
+            let wire_bytes = entry.bytes + EMIT_HEAD_BYTES + TOPIC_HEAD_BYTES * topics;
             let full = events.len() >= EMITS_PER_FRAME_MAX || frame_bytes + wire_bytes > EMIT_FRAME_BYTES;
             let flooded = self.sent >= in_flight_max || self.sent_bytes + entry.bytes > in_flight_bytes_max;
             if full && !events.is_empty() || flooded && self.sent > 0 {
@@ -140,7 +157,11 @@ impl Outbox {
             self.sent += 1;
             self.numbered = self.numbered.max(self.sent);
         }
-        (!events.is_empty()).then_some((first, events))
+        if events.is_empty() {
+            return None;
+        }
+        let plain = events.iter().all(|event| needs(event) == Features::NONE);
+        Some(if plain { ClientFrame::Emit { first, events } } else { ClientFrame::EmitExcept { first, events } })
     }
 
     /// The connection is gone: everything unanswered is to be sent again.
@@ -257,6 +278,11 @@ impl Outbox {
         self.sent = 0;
         self.sent_bytes = 0;
     }
+}
+
+/// What a connection must have to carry this event.
+fn needs(event: &NewEvent) -> Features {
+    if event.except.is_empty() { Features::NONE } else { Features::EXCEPT }
 }
 
 fn outcome_at(fate: EmitFate, offset: u64) -> EmitOutcome {

@@ -11,11 +11,11 @@ use super::outbox::{Answered, Outbox};
 use super::subscription::{Subscription, Urgency};
 use super::{ConnectionState, EmitOutcome, EmitTicket, Input, Output, SubscribeRequest, SubscriptionEnd};
 use crate::backoff::{Backoff, Jitter};
-use crate::codec::{FromServer, decode_from_server};
+use crate::codec::{FromServer, decode_from_server, features_of_close};
 use crate::config::ClientConfig;
 use crate::error::{CloseCode, RefusalCode};
 use crate::event::NewEvent;
-use crate::frame::{ClientFrame, ServerFrame};
+use crate::frame::{ClientFrame, FEATURES, Features, ServerFrame};
 use crate::name::SubscriberName;
 use crate::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
 use crate::time::Instant;
@@ -41,6 +41,8 @@ pub struct Identity {
 pub struct ClientSession {
     pub(super) config: ClientConfig,
     pub(super) identity: Identity,
+    /// What Hello names: with these the present connection is spoken, or the next one tried.
+    pub(super) features: Features,
     pub(super) phase: Phase,
     pub(super) state: ConnectionState,
     pub(super) shutting_down: bool,
@@ -80,6 +82,7 @@ impl ClientSession {
             reconnects: backoff(),
             emit_retries: backoff(),
             resubscribes: backoff(),
+            features: config.features.and(FEATURES),
             config,
             identity,
             phase: Phase::Waiting,
@@ -124,8 +127,8 @@ impl ClientSession {
     pub fn poll_output(&mut self) -> Option<Output> {
         // Emits are gathered until somebody looks, so that what is emitted together travels together.
         if self.out.is_empty() && self.may_send_emits() {
-            if let Some((first, events)) = self.outbox.next_frame() {
-                self.out.push_back(Output::Send(ClientFrame::Emit { first, events }));
+            if let Some(frame) = self.outbox.next_frame(self.features, &mut self.out) {
+                self.out.push_back(Output::Send(frame));
             }
             self.finish_if_done();
         }
@@ -252,7 +255,7 @@ impl ClientSession {
         }
         self.heard(now);
         match decode_from_server(message) {
-            Ok(FromServer::Close(close)) => self.closed(close, now),
+            Ok(FromServer::Close(close)) => self.closed(close, features_of_close(message), now),
             Ok(FromServer::Frame(ServerFrame::Welcome(welcome))) => self.welcome(&welcome, now),
             Ok(FromServer::Frame(frame)) if self.is_welcomed() => self.frame(frame, now),
             Ok(FromServer::Frame(_)) => self.drop_connection(CloseCode::Unexpected, "a frame came before Welcome", now),
@@ -291,6 +294,9 @@ impl ClientSession {
             ServerFrame::OutOfOrder { expected } => self.out_of_order(expected, now),
             ServerFrame::Ping { token } => self.out.push_back(Output::Send(ClientFrame::Pong { token })),
             ServerFrame::Pong { .. } => {}
+            ServerFrame::Volatile(_) | ServerFrame::Request(_) | ServerFrame::Reply(_) => {
+                self.drop_connection(CloseCode::Unexpected, "a frame came whose feature Hello did not name", now);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use super::subscription::{Place, Stage, Subscription};
 use super::{Output, fault};
 use crate::config::{EARLIER_EPOCHS_MAX, Limits};
 use crate::error::{Close, RefusalCode};
-use crate::frame::{ServerFrame, Subscribe, Window};
+use crate::frame::{Features, ServerFrame, Subscribe, Window};
 use crate::history::{Opened, Start};
 use crate::name::{SubscriberName, TopicName};
 use crate::seq::{InstanceId, Nth, Seq, SubscriptionId};
@@ -26,6 +26,8 @@ pub(super) struct Deliveries {
     pub(super) reading: Option<Reading>,
     instance: InstanceId,
     subscriber: Option<SubscriberName>,
+    /// What Hello named.
+    pub(super) features: Features,
     /// The durable topics and which subscription has them (or the next one, if that is ending).
     durable_topics: BTreeMap<TopicName, SubscriptionId>,
     /// Ids of ended subscriptions for which the shell's answer may still be under way: they cannot be used again, or the
@@ -44,13 +46,14 @@ pub(super) struct Reading {
 }
 
 impl Deliveries {
-    pub(super) fn new(instance: InstanceId, subscriber: Option<SubscriberName>) -> Deliveries {
+    pub(super) fn new(instance: InstanceId, subscriber: Option<SubscriberName>, features: Features) -> Deliveries {
         Deliveries {
             subscriptions: BTreeMap::new(),
             queue: VecDeque::new(),
             reading: None,
             instance,
             subscriber,
+            features,
             durable_topics: BTreeMap::new(),
             spent: BTreeSet::new(),
             highest: None,

@@ -202,7 +202,7 @@ mod tests {
         let no_topic = NewEvent { topics: vec![], ..event() };
         let twice = NewEvent { topics: vec![topic("a"), topic("a")], ..event() };
         let many = NewEvent { topics: vec![topic("a"), topic("b"), topic("c")], ..event() };
-        let options = NewEvent { options: EmitOptions(1), ..event() };
+        let options = NewEvent { options: EmitOptions(1 << 31), ..event() };
         let large = NewEvent { payload: vec![0; 30].into(), ..event() };
         let frame = vec![event(), no_topic, twice, many, options, large, event()];
         let taken = emits().take(EmitNumber(1), frame, &limits).unwrap();

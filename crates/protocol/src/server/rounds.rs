@@ -7,9 +7,10 @@
 use super::deliveries::{Deliveries, Reading};
 use super::outputs::Outputs;
 use super::{Output, fault};
+use crate::codec;
 use crate::config::ServerConfig;
 use crate::error::Close;
-use crate::frame::ServerFrame;
+use crate::frame::{FEATURES, Features, ServerFrame};
 use crate::history::{Batch, Gap, ReadOutcome};
 use crate::seq::SubscriptionId;
 
@@ -86,7 +87,7 @@ impl Deliveries {
     fn send_batch(
         &mut self,
         id: SubscriptionId,
-        batch: Batch,
+        mut batch: Batch,
         events_max: u32,
         out: &mut Outputs,
     ) -> Result<(), Close> {
@@ -109,6 +110,10 @@ impl Deliveries {
         }
         place.needs_bytes = 0;
         place.flight.sent_batch(&batch);
+        // While no log marks anything, there is nothing to look for.
+        if FEATURES.has(Features::EXCEPT) && !self.features.has(Features::EXCEPT) {
+            batch.records = codec::without_marks(&batch.records).map_err(|error| fault::internal(error.to_string()))?;
+        }
         out.send_events(id, batch);
         self.tell_caught_up(id, false, out);
         Ok(())

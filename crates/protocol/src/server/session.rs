@@ -10,9 +10,10 @@ use super::heartbeat::Heartbeat;
 use super::outputs::Outputs;
 use super::{Admitted, Input, Output, fault};
 use crate::codec::{self, FromClient};
-use crate::config::ServerConfig;
+use crate::config::{Limits, ServerConfig};
 use crate::error::{Close, DecodeError};
-use crate::frame::{ClientFrame, Hello, ServerFrame, Welcome};
+use crate::event::NewEvent;
+use crate::frame::{ClientFrame, Features, Hello, ServerFrame, Welcome};
 use crate::history::PublisherState;
 use crate::name::SubscriberName;
 use crate::seq::{EmitNumber, InstanceId, PublisherId};
@@ -35,7 +36,7 @@ enum Phase {
     /// Nothing is taken.
     Authenticating(Box<Guest>),
     /// The conversation.
-    Admitted { deliveries: Box<Deliveries>, emits: Option<Emits> },
+    Admitted { deliveries: Box<Deliveries>, emits: Option<Emits>, features: Features },
     /// Nothing is taken or given any more.
     Closed,
 }
@@ -47,6 +48,7 @@ struct Guest {
     subscriber: Option<SubscriberName>,
     publisher: Option<PublisherId>,
     settled: EmitNumber,
+    features: Features,
 }
 
 impl ServerSession {
@@ -172,6 +174,7 @@ impl ServerSession {
             subscriber: hello.subscriber.clone(),
             publisher: hello.publisher,
             settled: hello.settled,
+            features: hello.features,
         };
         self.phase = Phase::Authenticating(Box::new(guest));
         self.out.push(Output::Authenticate(hello));
@@ -179,10 +182,11 @@ impl ServerSession {
 
     fn admit(&mut self, admitted: &Admitted, now: Instant) {
         let Phase::Authenticating(guest) = &mut self.phase else { return };
-        let deliveries = Deliveries::new(guest.instance, guest.subscriber.take());
+        let features = guest.features;
+        let deliveries = Deliveries::new(guest.instance, guest.subscriber.take(), features);
         let publisher = if guest.publisher.is_some() { admitted.publisher } else { PublisherState::New };
         let emits = guest.publisher.map(|_| Emits::new(publisher, guest.settled));
-        self.phase = Phase::Admitted { deliveries: Box::new(deliveries), emits };
+        self.phase = Phase::Admitted { deliveries: Box::new(deliveries), emits, features };
         self.heartbeat = Heartbeat::new(self.config.heartbeat, now);
         self.out.send(ServerFrame::Welcome(Welcome {
             epoch: admitted.epoch,
@@ -195,22 +199,22 @@ impl ServerSession {
     }
 
     fn frame(&mut self, frame: ClientFrame) -> Result<(), Close> {
-        let Phase::Admitted { deliveries, emits } = &mut self.phase else { return Ok(()) };
+        let Phase::Admitted { deliveries, emits, features } = &mut self.phase else { return Ok(()) };
         let out = &mut self.out;
+        let features = *features;
         match frame {
             ClientFrame::Subscribe(request) => deliveries.subscribe(request, &self.config.limits, out),
             ClientFrame::Ack { id, seq, nth } => deliveries.ack(id, seq, nth, out),
             ClientFrame::Unsubscribe { id } => deliveries.unsubscribe(id, out),
-            ClientFrame::Emit { first, events } => {
-                let Some(emits) = emits else {
-                    return Err(fault::unexpected("an emit came, but Hello named no publisher"));
-                };
-                match emits.take(first, events, &self.config.limits)? {
-                    Taken::Append(events) => out.push(Output::Append { first, events }),
-                    Taken::OutOfOrder { expected } => out.out_of_order(expected),
-                }
-                Ok(())
+            ClientFrame::Emit { first, events } => take_emits(emits.as_mut(), first, events, &self.config.limits, out),
+            ClientFrame::EmitExcept { first, events } => {
+                agreed(features, Features::EXCEPT, "EmitExcept")?;
+                take_emits(emits.as_mut(), first, events, &self.config.limits, out)
             }
+            ClientFrame::SubscribeMerged(_) => agreed(features, Features::MERGED, "SubscribeMerged"),
+            ClientFrame::Volatile { .. } => agreed(features, Features::VOLATILE, "Volatile"),
+            ClientFrame::Request(_) => agreed(features, Features::REQUESTS, "Request"),
+            ClientFrame::Reply(_) => agreed(features, Features::REQUESTS, "Reply"),
             ClientFrame::Ping { token } => {
                 out.pong(token);
                 Ok(())
@@ -222,7 +226,7 @@ impl ServerSession {
 
     /// An answer of the shell's to an output.
     fn answer(&mut self, input: Input) -> Result<(), Close> {
-        let Phase::Admitted { deliveries, emits } = &mut self.phase else { return Ok(()) };
+        let Phase::Admitted { deliveries, emits, .. } = &mut self.phase else { return Ok(()) };
         let out = &mut self.out;
         match input {
             Input::Claimed { id } => deliveries.claimed(id, out),
@@ -270,4 +274,29 @@ impl ServerSession {
             }
         }
     }
+}
+
+fn take_emits(
+    emits: Option<&mut Emits>,
+    first: EmitNumber,
+    events: Vec<NewEvent>,
+    limits: &Limits,
+    out: &mut Outputs,
+) -> Result<(), Close> {
+    let Some(emits) = emits else {
+        return Err(fault::unexpected("an emit came, but Hello named no publisher"));
+    };
+    match emits.take(first, events, limits)? {
+        Taken::Append(events) => out.push(Output::Append { first, events }),
+        Taken::OutOfOrder { expected } => out.out_of_order(expected),
+    }
+    Ok(())
+}
+
+/// What a frame needs must have been named in Hello.
+fn agreed(features: Features, needed: Features, frame: &str) -> Result<(), Close> {
+    if features.has(needed) {
+        return Ok(());
+    }
+    Err(fault::unexpected(format!("{frame} came, but Hello did not name the feature that it belongs to")))
 }

@@ -17,7 +17,7 @@ use redeliver_protocol::codec::{self, FromServer, Records};
 use redeliver_protocol::config::{ClientConfig, ServerConfig};
 use redeliver_protocol::error::Close;
 use redeliver_protocol::event::{NewEvent, PayloadKind, Record};
-use redeliver_protocol::frame::{ClientFrame, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Window};
+use redeliver_protocol::frame::{ClientFrame, Features, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Window};
 use redeliver_protocol::history::{Cursor, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
@@ -398,6 +398,7 @@ pub(crate) fn hello(number: u8, subscriber: Option<&str>) -> Hello {
         subscriber: subscriber.map(|name| SubscriberName::new(name).unwrap()),
         auth: None,
         client_name: format!("peer {number}"),
+        features: Features::NONE,
     }
 }
 

@@ -11,7 +11,7 @@ use redeliver_protocol::codec::{FromServer, Records, decode_from_server, encode_
 use redeliver_protocol::error::Close;
 use redeliver_protocol::event::{NewEvent, PayloadKind, Record};
 use redeliver_protocol::frame::{
-    ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
+    ClientFrame, Events, Features, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitRun, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
@@ -187,6 +187,7 @@ pub(crate) fn hello() -> Hello {
         subscriber: None,
         auth: None,
         client_name: "a test".to_owned(),
+        features: Features::NONE,
     }
 }
 
