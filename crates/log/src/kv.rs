@@ -38,6 +38,12 @@ impl Batch {
         self.entries.push((key, None));
     }
 
+    /// Adds what another batch does.
+    pub fn append(&mut self, other: &Batch) {
+        self.bytes += other.bytes;
+        self.entries.extend_from_slice(&other.entries);
+    }
+
     /// Keys with their new value, or `None` to delete.
     #[must_use]
     pub fn entries(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {

@@ -46,6 +46,8 @@
 //! | `n` topic | a topic's name, its last seq and nth as of its last fold |
 //! | `p` publisher | its last number, and when it emitted it, as of its last fold |
 //! | `c` subscriber, topic | a durable cursor, and when it was saved |
+//! | `w` key | a state of a gateway, or its beginning |
+//! | `v` key, piece | the rest of a state |
 //! | `e` index | an epoch, and the head when it began |
 //! | `m` which | format and creation, fold point, the fold under way, floor, retention's clock |
 //!
@@ -56,7 +58,7 @@
 //! # The rooms
 //!
 //! - `log`: what callers see. `log/decide` says what becomes of emits, `log/draft` makes commits of them, `log/stage` applies
-//!   and publishes; `log/read`, `log/merged` and `log/subscribe` answer
+//!   and publishes; `log/states` keeps what gateways save; `log/read`, `log/merged` and `log/subscribe` answer
 //!   readers; `log/tend` picks the next step of `log/folding` and
 //!   `log/trimming`; `log/open` recovers.
 //! - `layout`, `commit`, `fold/manifest`: the only places that know bytes on the medium.
@@ -88,5 +90,7 @@ mod tail;
 pub use crate::config::{LogConfig, Retention};
 pub use crate::data_dir::open_dir;
 pub use crate::error::LogError;
-pub use crate::log::{Committed, Log, LogStats, Staged, Tended, WriteOutcome, WriteRequest};
+pub use crate::log::{
+    Committed, Log, LogStats, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, Staged, Tended, WriteOutcome, WriteRequest,
+};
 pub use crate::merged::{MergedEvent, MergedItem, MergedReader, MergedRow};

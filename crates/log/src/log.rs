@@ -8,6 +8,7 @@ mod merged;
 mod open;
 mod read;
 mod stage;
+mod states;
 mod subscribe;
 mod tend;
 mod trimming;
@@ -16,6 +17,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use self::states::{STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
+
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
@@ -89,6 +93,13 @@ pub enum WriteRequest {
         /// The cursor.
         cursor: Cursor,
     },
+    /// Set a state, or delete it. Of several for one key in one commit, the last counts.
+    SaveState {
+        /// The key: at most [`STATE_KEY_BYTES_MAX`](crate::STATE_KEY_BYTES_MAX) long, not empty.
+        key: Bytes,
+        /// The state: at most [`STATE_BYTES_MAX`](crate::STATE_BYTES_MAX) long.
+        value: Option<Bytes>,
+    },
 }
 
 /// What became of one [`WriteRequest`].
@@ -100,6 +111,10 @@ pub enum WriteOutcome {
     CursorSaved,
     /// Of a `SaveCursor`: the disk is full. The cursor before it still stands; the same may be tried again later.
     CursorNotSaved,
+    /// Of a `SaveState`: it is durable.
+    StateSaved,
+    /// Of a `SaveState`: the disk is full. The state before it still stands.
+    StateNotSaved,
 }
 
 /// A commit that is applied but not yet durable: nobody may be told of it.

@@ -19,6 +19,8 @@ mod merged;
 mod model;
 #[path = "conformance/publishers.rs"]
 mod publishers;
+#[path = "conformance/states.rs"]
+mod states;
 #[path = "conformance/subscriptions.rs"]
 mod subscriptions;
 #[path = "conformance/writing.rs"]

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use redeliver_log::LogError;
+use redeliver_log::{Log, LogError};
 use redeliver_protocol::history::{Cursor, PublisherState, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq, SubscriptionId};
@@ -123,5 +123,32 @@ const BATCH_MAX: usize = 64;
 impl std::fmt::Debug for Errands {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Errands").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
+
+/// Asks the log something that may have to wait for the disk, off the runtime. Nothing if the log has failed.
+pub(crate) async fn ask<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    question: impl FnOnce(&Log) -> Result<T, LogError> + Send + 'static,
+) -> Option<T> {
+    // The semaphore is never closed.
+    let permit = Arc::clone(&shared.cold_reads).acquire_owned().await;
+    let (worker, helping) = (Arc::clone(shared), shared.help());
+    let answering = tokio::task::spawn_blocking(move || {
+        let answer = question(&worker.log);
+        drop(worker);
+        drop((permit, helping));
+        answer
+    });
+    match answering.await {
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(error)) => {
+            shared.fail(&error.to_string());
+            None
+        }
+        Err(panic) => {
+            shared.fail(&format!("a read of the log panicked: {panic}"));
+            None
+        }
     }
 }

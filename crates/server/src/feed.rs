@@ -16,6 +16,7 @@ use redeliver_protocol::seq::{Position, Seq, SubscriptionId};
 use redeliver_protocol::server::{ConnectionId, Input};
 use redeliver_protocol::time::Timestamp;
 
+use crate::errands;
 use crate::mailbox::Mailbox;
 use crate::shared::{Presence, Shared};
 use crate::stats::{add, subtract};
@@ -304,25 +305,10 @@ async fn read_cold(
     events_max: usize,
     bytes_max: usize,
 ) -> Option<(MergedReader, MergedRow)> {
-    // The semaphore is never closed.
-    let permit = Arc::clone(&shared.cold_reads).acquire_owned().await;
     add(&shared.counters.cold_reads, 1);
-    let (worker, helping) = (Arc::clone(&shared), shared.help());
-    let reading = tokio::task::spawn_blocking(move || {
-        let row = worker.log.read_merged(&mut reader, events_max, bytes_max);
-        drop(worker);
-        drop((permit, helping));
-        row.map(|row| (reader, row))
-    });
-    match reading.await {
-        Ok(Ok(found)) => Some(found),
-        Ok(Err(error)) => {
-            shared.fail(&error.to_string());
-            None
-        }
-        Err(panic) => {
-            shared.fail(&format!("a read of the log panicked: {panic}"));
-            None
-        }
-    }
+    errands::ask(&shared, move |log| {
+        let row = log.read_merged(&mut reader, events_max, bytes_max)?;
+        Ok((reader, row))
+    })
+    .await
 }

@@ -60,12 +60,13 @@ mod queue;
 mod routes;
 mod server;
 mod shared;
+mod states;
 mod stats;
 #[doc(hidden)]
 pub mod wire;
 mod writer;
 
-pub use redeliver_log::{Log, LogConfig, LogError, Retention};
+pub use redeliver_log::{Log, LogConfig, LogError, Retention, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
 pub use redeliver_protocol::client::{Delivery, SubscriptionEnd};
 pub use redeliver_protocol::config::{Limits, ServerConfig};
 pub use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
@@ -83,4 +84,5 @@ pub use crate::feed::{Feed, FeedError, FeedEvent, FeedItem};
 pub use crate::local::{LocalSubscribe, LocalSubscription};
 pub use crate::routes::{ResponseBody, Routes};
 pub use crate::server::Server;
+pub use crate::states::StateError;
 pub use crate::stats::ServerStats;

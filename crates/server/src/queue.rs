@@ -1,10 +1,11 @@
-//! What waits for the writer: appends in order, and at most one cursor per subscriber and topic. Bounded in bytes: what
+//! What waits for the writer: appends in order, gateways' states, and at most one cursor per subscriber and topic. Bounded in bytes: what
 //! comes beyond is refused, in its place in the order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
@@ -29,6 +30,7 @@ struct Content {
     appends: VecDeque<Append>,
     append_bytes: usize,
     cursors: BTreeMap<CursorKey, CursorSave>,
+    states: VecDeque<StateSave>,
     /// When the cursors go without company.
     cursors_due: Option<Instant>,
     /// Cursors that the writer has taken but not yet staged: the log does not know them yet.
@@ -81,11 +83,25 @@ pub(crate) struct CursorSave {
     pub(crate) waiters: Vec<(Arc<Mailbox>, SubscriptionId, Seq)>,
 }
 
+/// A state to be saved or deleted, and who is told whether it was.
+#[derive(Debug)]
+pub(crate) struct StateSave {
+    pub(crate) key: Bytes,
+    pub(crate) value: Option<Bytes>,
+    pub(crate) answer: oneshot::Sender<Result<(), RefusalCode>>,
+}
+
+impl StateSave {
+    fn bytes(&self) -> usize {
+        EVENT_OVERHEAD_BYTES + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// What the writer is to do next.
 #[derive(Debug)]
 pub(crate) enum Work {
     /// A commit's worth of requests.
-    Commit(Vec<Append>, BTreeMap<CursorKey, CursorSave>),
+    Commit(Vec<Append>, BTreeMap<CursorKey, CursorSave>, Vec<StateSave>),
     /// Nothing waits: time for upkeep.
     Idle,
     /// Nothing waits and nothing will come.
@@ -149,6 +165,28 @@ impl Queue {
         content.push(Append::new(None, EmitNumber(1), events, Answer::Caller(answer)));
         self.work.notify_one();
         Ok(receipt)
+    }
+
+    /// Takes a state of a gateway.
+    ///
+    /// # Errors
+    ///
+    /// Why the queue does not take it.
+    pub(crate) fn save_state(
+        &self,
+        key: Bytes,
+        value: Option<Bytes>,
+    ) -> Result<oneshot::Receiver<Result<(), RefusalCode>>, RefusalCode> {
+        let (answer, saved) = oneshot::channel();
+        let save = StateSave { key, value, answer };
+        let mut content = self.content.lock();
+        if let Some(code) = content.refusal(save.bytes(), self.bytes_max) {
+            return Err(code);
+        }
+        content.append_bytes += save.bytes();
+        content.states.push_back(save);
+        self.work.notify_one();
+        Ok(saved)
     }
 
     /// Takes a cursor; a newer one of the same subscriber and topic replaces one that still waits.
@@ -227,7 +265,7 @@ impl Queue {
         let mut content = self.content.lock();
         loop {
             let due = content.cursors_due.is_some_and(|due| content.closing || due <= Instant::now());
-            if !content.appends.is_empty() || due {
+            if !content.appends.is_empty() || !content.states.is_empty() || due {
                 return content.take_commit();
             }
             if content.closing {
@@ -293,7 +331,26 @@ impl Content {
         if self.cursors.is_empty() {
             self.cursors_due = None;
         }
-        Work::Commit(appends, cursors)
+        Work::Commit(appends, cursors, self.take_states())
+    }
+}
+
+impl Content {
+    /// As many states as go with one commit.
+    fn take_states(&mut self) -> Vec<StateSave> {
+        let mut states = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.states.front() {
+            bytes += next.bytes();
+            if !states.is_empty() && (bytes > COMMIT_STATE_BYTES_MAX || states.len() >= COMMIT_STATES_MAX) {
+                break;
+            }
+            if let Some(state) = self.states.pop_front() {
+                self.append_bytes -= state.bytes();
+                states.push(state);
+            }
+        }
+        states
     }
 }
 
@@ -342,6 +399,10 @@ const COMMIT_BYTES_MAX: usize = 896 * 1024;
 /// Most cursors in one commit.
 const COMMIT_CURSORS_MAX: usize = 256;
 
+/// Most states in one commit, and their bytes: what does not fit beside the events is written in a batch of its own.
+const COMMIT_STATES_MAX: usize = 1024;
+const COMMIT_STATE_BYTES_MAX: usize = 448 * 1024;
+
 /// What an event costs besides its content, about, in bytes.
 const EVENT_OVERHEAD_BYTES: usize = 64;
 
@@ -376,7 +437,7 @@ mod tests {
 
     fn commit(queue: &Queue) -> (Vec<Append>, BTreeMap<CursorKey, CursorSave>) {
         match queue.next(Duration::ZERO) {
-            Work::Commit(appends, cursors) => (appends, cursors),
+            Work::Commit(appends, cursors, _) => (appends, cursors),
             other @ (Work::Idle | Work::Closed) => panic!("expected a commit, got {other:?}"),
         }
     }
@@ -404,7 +465,7 @@ mod tests {
         queue.append_for(&Arc::default(), None, EmitNumber(1), events);
         let mut next = 1;
         let mut commits = 0;
-        while let Work::Commit(appends, _) = queue.next(Duration::ZERO) {
+        while let Work::Commit(appends, _, _) = queue.next(Duration::ZERO) {
             commits += 1;
             assert!(appends.iter().map(|append| append.bytes).sum::<usize>() <= COMMIT_BYTES_MAX);
             for append in appends {

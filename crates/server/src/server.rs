@@ -25,6 +25,7 @@ use crate::feed::Feed;
 use crate::local::{LocalSubscribe, LocalSubscription};
 use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
+use crate::states::{self, StateError};
 use crate::stats::ServerStats;
 use crate::{http as http_answers, listener, writer};
 
@@ -177,6 +178,53 @@ impl Server {
             // The set ends the task when it is dropped.
             listening.join_next().await;
         }
+    }
+
+    /// Saves a small state under a key, or deletes it: for gateways, which keep there what a client needs after a crash. It is
+    /// durable when this returns. Saves share commits with each other and with events. The key is 1 to 200 bytes long, the
+    /// state at most 64 KiB. States do not expire: who saves them deletes them.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`]. Only after `Unknown` may the state be saved all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take it back.
+    pub async fn save_state(&self, key: Bytes, value: Option<Bytes>) -> Result<(), StateError> {
+        states::save(&self.handle.shared, key, value).await
+    }
+
+    /// The state under a key, if there is one. One that was saved is seen as soon as `save_state` has returned.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Unknown`] if the log has failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn state(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        states::state(&self.handle.shared, key).await
+    }
+
+    /// States whose keys begin with `prefix` and come after `after`, in the order of their keys: at most so many, and about
+    /// 1 MiB; none only if there are no more. For sweeps.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Unknown`] if the log has failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn states(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        states_max: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+        states::states(&self.handle.shared, prefix, after, states_max).await
     }
 
     /// Asks the app's [`Access`](crate::Access) who a client is: for gateways, whose clients have not said Hello.

@@ -12,11 +12,11 @@ use redeliver_protocol::history::{EmitFate, EmitRun};
 use redeliver_protocol::seq::EmitNumber;
 use redeliver_protocol::server::Input;
 use redeliver_protocol::time::Instant;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
 use crate::clock::wall_clock;
-use crate::queue::{Answer, Append, CursorKey, CursorSave, Work};
+use crate::queue::{Answer, Append, CursorKey, CursorSave, StateSave, Work};
 use crate::shared::Shared;
 use crate::stats::add;
 
@@ -52,6 +52,7 @@ enum Waiter {
     /// Of an append: who, its first number, and how many.
     Append(Answer, EmitNumber, usize),
     Cursor(CursorKey, CursorSave),
+    State(oneshot::Sender<Result<(), RefusalCode>>),
 }
 
 impl Writer {
@@ -60,9 +61,9 @@ impl Writer {
         loop {
             let patience = if more { Duration::ZERO } else { UPKEEP_INTERVAL };
             match self.shared.queue.next(patience) {
-                Work::Commit(appends, cursors) => {
+                Work::Commit(appends, cursors, states) => {
                     self.make_room()?;
-                    self.commit(appends, cursors)?;
+                    self.commit(appends, cursors, states)?;
                     more = true;
                 }
                 Work::Idle => more = self.tend()? == Tended::More,
@@ -99,9 +100,14 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, appends: Vec<Append>, cursors: BTreeMap<CursorKey, CursorSave>) -> Result<(), LogError> {
-        let mut requests = Vec::with_capacity(appends.len() + cursors.len());
-        let mut waiters = Vec::with_capacity(appends.len() + cursors.len());
+    fn commit(
+        &mut self,
+        appends: Vec<Append>,
+        cursors: BTreeMap<CursorKey, CursorSave>,
+        states: Vec<StateSave>,
+    ) -> Result<(), LogError> {
+        let mut requests = Vec::with_capacity(appends.len() + cursors.len() + states.len());
+        let mut waiters = Vec::with_capacity(appends.len() + cursors.len() + states.len());
         // What was refused before keeps its place: its answer comes after those of the appends before it.
         let mut refused: BTreeMap<usize, Vec<(Answer, EmitRun)>> = BTreeMap::new();
         for Append { publisher, first, events, refused: run, answer, .. } in appends {
@@ -117,6 +123,10 @@ impl Writer {
             let (subscriber, topic) = key.clone();
             requests.push(WriteRequest::SaveCursor { subscriber, topic, cursor: save.cursor.clone() });
             waiters.push(Waiter::Cursor(key, save));
+        }
+        for StateSave { key, value, answer } in states {
+            requests.push(WriteRequest::SaveState { key, value });
+            waiters.push(Waiter::State(answer));
         }
         let outcomes = if requests.is_empty() { Some(Vec::new()) } else { self.write(requests)? };
         let mut outcomes = outcomes.map(Vec::into_iter);
@@ -164,6 +174,13 @@ impl Writer {
             (Some(WriteOutcome::CursorNotSaved), Waiter::Cursor(key, save)) => {
                 self.shared.queue.put_off_cursor(key, save);
             }
+            // The caller may have gone; its state is saved all the same.
+            (Some(WriteOutcome::StateSaved), Waiter::State(answer)) => {
+                let _ = answer.send(Ok(()));
+            }
+            (Some(WriteOutcome::StateNotSaved), Waiter::State(answer)) => {
+                let _ = answer.send(Err(RefusalCode::StorageFull));
+            }
             // Invariant of the log: one outcome per request, in their order. Going on would answer the wrong peer.
             (outcome, _) => return Err(LogError::Failed(format!("it answered {outcome:?} to something else"))),
         }
@@ -178,6 +195,9 @@ impl Writer {
                 answer.give(vec![EmitRun { first, count, fate: EmitFate::Refused(RefusalCode::StorageFull) }]);
             }
             Waiter::Cursor(key, save) => self.shared.queue.put_off_cursor(key, save),
+            Waiter::State(answer) => {
+                let _ = answer.send(Err(RefusalCode::StorageFull));
+            }
         }
     }
 

@@ -22,6 +22,10 @@ pub(crate) const PUBLISHER: u8 = b'p';
 pub(crate) const EMITS: u8 = b'q';
 /// A durable cursor: `c | length of subscriber | subscriber | topic`.
 pub(crate) const CURSOR: u8 = b'c';
+/// A state of a gateway: `w | key`.
+pub(crate) const STATE: u8 = b'w';
+/// What of a state does not fit there: `v | length of key | key`, in pieces.
+pub(crate) const STATE_REST: u8 = b'v';
 /// An epoch: `e | index`.
 pub(crate) const EPOCH: u8 = b'e';
 /// What there is once: `m | which`.
@@ -92,6 +96,22 @@ pub(crate) fn cursor(subscriber: &SubscriberName, topic: &TopicName) -> Vec<u8> 
     key.push(u8::try_from(subscriber.len()).unwrap_or(u8::MAX));
     key.extend_from_slice(subscriber);
     key.extend_from_slice(topic);
+    key
+}
+
+pub(crate) fn state(name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(2 + name.len());
+    key.push(STATE);
+    key.extend_from_slice(name);
+    key
+}
+
+pub(crate) fn state_rest(name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(4 + name.len());
+    key.push(STATE_REST);
+    // So that no key's pieces lie among another's. States' keys are at most 200 bytes long.
+    key.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    key.extend_from_slice(name);
     key
 }
 

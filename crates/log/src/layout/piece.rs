@@ -52,7 +52,12 @@ pub(crate) fn batch_bytes(prefix_bytes: usize, value_bytes: usize) -> usize {
 
 /// Removes the pieces of a value.
 pub(crate) fn delete(batch: &mut Batch, prefix: &[u8], pieces: u16) {
-    for piece in 0..pieces {
+    delete_from(batch, prefix, 0..pieces);
+}
+
+/// Removes some pieces of a value.
+pub(crate) fn delete_from(batch: &mut Batch, prefix: &[u8], pieces: std::ops::Range<u16>) {
+    for piece in pieces {
         batch.delete(piece_key(prefix, piece));
     }
 }

@@ -31,6 +31,42 @@ impl Format {
     }
 }
 
+/// `w | key`: the beginning of a state, and what its rest must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StateHead<'a> {
+    pub(crate) rest_bytes: usize,
+    rest_crc: u32,
+    pub(crate) first: &'a [u8],
+}
+
+impl<'a> StateHead<'a> {
+    /// What of a state stands beside its head, in bytes.
+    pub(crate) const FIRST_BYTES_MAX: usize = 6_900;
+
+    pub(crate) fn new(first: &'a [u8], rest: &[u8]) -> StateHead<'a> {
+        StateHead { rest_bytes: rest.len(), rest_crc: crc32c::crc32c(rest), first }
+    }
+
+    /// Whether this is its rest.
+    pub(crate) fn has(&self, rest: &[u8]) -> bool {
+        rest.len() == self.rest_bytes && crc32c::crc32c(rest) == self.rest_crc
+    }
+
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(8 + self.first.len());
+        out.put_u32_le(u32::try_from(self.rest_bytes).unwrap_or(u32::MAX));
+        out.put_u32_le(self.rest_crc);
+        out.put_slice(self.first);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<StateHead<'a>, Damaged> {
+        let mut reader = Reader::new(bytes);
+        let (rest_bytes, rest_crc) = (reader.u32()? as usize, reader.u32()?);
+        Ok(StateHead { rest_bytes, rest_crc, first: &bytes[8..] })
+    }
+}
+
 /// `m | plan`: the run that is being folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {

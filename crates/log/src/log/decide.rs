@@ -29,6 +29,8 @@ pub(super) struct Decision<'a> {
     pub(super) publishers: BTreeMap<PublisherId, Draft>,
     /// The last cursor for each key.
     pub(super) cursors: BTreeMap<(&'a SubscriberName, &'a TopicName), &'a Cursor>,
+    /// The last state for each key.
+    pub(super) states: BTreeMap<&'a [u8], Option<&'a [u8]>>,
 }
 
 /// An event that gets a seq.
@@ -74,6 +76,10 @@ impl Log {
                 WriteRequest::SaveCursor { subscriber, topic, cursor } => {
                     decider.decision.cursors.insert((subscriber, topic), cursor);
                     WriteOutcome::CursorSaved
+                }
+                WriteRequest::SaveState { key, value } => {
+                    decider.decision.states.insert(key, value.as_deref());
+                    WriteOutcome::StateSaved
                 }
             };
             decider.decision.outcomes.push(outcome);

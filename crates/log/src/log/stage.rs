@@ -32,7 +32,7 @@ pub(super) struct Pending {
 /// How far applying came before the disk was full.
 struct Applied {
     commits: usize,
-    cursors: bool,
+    riders: bool,
     is_unsynced: bool,
 }
 
@@ -45,18 +45,20 @@ impl Log {
         let clock = work.clock.now();
         let mut decision = self.decide(requests, usize::MAX)?;
         let mut commits = self.draft(&decision, now, clock);
-        let cursors = cursor_puts(&decision, clock);
-        let applied = self.apply_all(&commits, &cursors)?;
+        let riders = self.riders(&decision, clock)?;
+        let applied = self.apply_all(&commits, &riders)?;
         if applied.commits < commits.len() {
             // Undone is simply not done: decide again what the disk had no room for.
             commits.truncate(applied.commits);
             let stored = commits.iter().map(|commit| commit.events).sum();
             decision = self.decide(requests, stored)?;
         }
-        if !applied.cursors {
+        if !applied.riders {
             for outcome in &mut decision.outcomes {
-                if *outcome == WriteOutcome::CursorSaved {
-                    *outcome = WriteOutcome::CursorNotSaved;
+                match outcome {
+                    WriteOutcome::CursorSaved => *outcome = WriteOutcome::CursorNotSaved,
+                    WriteOutcome::StateSaved => *outcome = WriteOutcome::StateNotSaved,
+                    WriteOutcome::Emitted(_) | WriteOutcome::CursorNotSaved | WriteOutcome::StateNotSaved => {}
                 }
             }
         }
@@ -96,18 +98,27 @@ impl Log {
         Drafter::new(&shared.topics, &publishers, &decision.publishers, times, shared.head).commits(&decision.stored)
     }
 
-    /// Applies commits and cursors, the last batch without its sync.
-    fn apply_all(&self, commits: &[DraftCommit], cursors: &[Put]) -> Result<Applied, LogError> {
-        let cursor_bytes: usize = cursors.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
-        let mut applied = Applied { commits: 0, cursors: false, is_unsynced: false };
+    /// What goes with the events: each change of a cursor or a state.
+    fn riders(&self, decision: &Decision<'_>, clock: Timestamp) -> Result<Vec<Batch>, LogError> {
+        let mut riders = cursor_puts(decision, clock);
+        for (name, state) in &decision.states {
+            riders.push(self.state_change(name, *state)?);
+        }
+        Ok(riders)
+    }
+
+    /// Applies commits and their riders, the last batch without its sync.
+    fn apply_all(&self, commits: &[DraftCommit], riders: &[Batch]) -> Result<Applied, LogError> {
+        let rider_bytes: usize = riders.iter().map(Batch::bytes).sum();
+        let mut applied = Applied { commits: 0, riders: false, is_unsynced: false };
         for (at, commit) in commits.iter().enumerate() {
             let is_last = at + 1 == commits.len();
-            if is_last && !cursors.is_empty() && commit.batch.bytes() + cursor_bytes <= BATCH_BYTES_MAX {
+            if is_last && !riders.is_empty() && commit.batch.bytes() + rider_bytes <= BATCH_BYTES_MAX {
                 let mut batch = commit.batch.clone();
-                put_cursors(&mut batch, cursors);
+                riders.iter().for_each(|rider| batch.append(rider));
                 if self.apply_next(&batch, &mut applied)? {
                     applied.commits += 1;
-                    applied.cursors = true;
+                    applied.riders = true;
                     return Ok(applied);
                 }
                 break;
@@ -117,11 +128,15 @@ impl Log {
             }
             applied.commits += 1;
         }
-        applied.cursors = true;
-        for some in cursors.chunks(CURSORS_PER_BATCH) {
-            let mut batch = Batch::default();
-            put_cursors(&mut batch, some);
-            applied.cursors &= self.apply_next(&batch, &mut applied)?;
+        applied.riders = true;
+        let mut batch = Batch::default();
+        for (at, rider) in riders.iter().enumerate() {
+            batch.append(rider);
+            let next = riders.get(at + 1);
+            if next.is_none_or(|next| batch.bytes() + next.bytes() > RIDERS_BYTES_MAX) {
+                applied.riders &= self.apply_next(&batch, &mut applied)?;
+                batch = Batch::default();
+            }
         }
         Ok(applied)
     }
@@ -171,20 +186,14 @@ impl Log {
     }
 }
 
-/// Cursors are at most 760 bytes with their keys.
-const CURSORS_PER_BATCH: usize = 1024;
+/// Most bytes of cursors and states in a batch of their own.
+const RIDERS_BYTES_MAX: usize = BATCH_BYTES_MAX - 128 * 1024;
 
-type Put = (Vec<u8>, Vec<u8>);
-
-fn cursor_puts(decision: &Decision<'_>, clock: Timestamp) -> Vec<Put> {
-    let entry = |((subscriber, topic), cursor): (&(&SubscriberName, &TopicName), &&Cursor)| {
-        (key::cursor(subscriber, topic), CursorEntry::encode(cursor, clock))
+fn cursor_puts(decision: &Decision<'_>, clock: Timestamp) -> Vec<Batch> {
+    let put = |((subscriber, topic), cursor): (&(&SubscriberName, &TopicName), &&Cursor)| {
+        let mut batch = Batch::default();
+        piece::put_small(&mut batch, key::cursor(subscriber, topic), &CursorEntry::encode(cursor, clock));
+        batch
     };
-    decision.cursors.iter().map(entry).collect()
-}
-
-fn put_cursors(batch: &mut Batch, cursors: &[Put]) {
-    for (key, value) in cursors {
-        piece::put_small(batch, key.clone(), value);
-    }
+    decision.cursors.iter().map(put).collect()
 }

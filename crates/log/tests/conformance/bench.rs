@@ -295,7 +295,10 @@ pub(crate) fn emit_as(number: u8, settled: u64, first: u64, payloads: &[&str]) -
 pub(crate) fn emitted(committed: Committed) -> Vec<Vec<EmitRun>> {
     let runs = |outcome| match outcome {
         WriteOutcome::Emitted(runs) => Some(runs),
-        WriteOutcome::CursorSaved | WriteOutcome::CursorNotSaved => None,
+        WriteOutcome::CursorSaved
+        | WriteOutcome::CursorNotSaved
+        | WriteOutcome::StateSaved
+        | WriteOutcome::StateNotSaved => None,
     };
     committed.outcomes.into_iter().filter_map(runs).collect()
 }

@@ -122,7 +122,7 @@ impl Model {
             } else {
                 for topic in topics {
                     let is_told =
-                        gaps.iter().any(|(of, after, through)| of == topic && *after < seq && seq <= *through);
+                        self.told.iter().any(|(of, after, through)| of == topic && *after < seq && seq <= *through);
                     assert!(is_told, "{seq} of {topic} is gone, and nobody says so: {gaps:?}");
                 }
             }

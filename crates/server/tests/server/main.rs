@@ -12,3 +12,4 @@ mod life;
 mod local;
 mod peer;
 mod routes;
+mod states;

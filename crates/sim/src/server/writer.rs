@@ -264,7 +264,8 @@ impl World {
                 return Some(Work::Save { connection, id, subscriber, topic, cursor, urgent: false });
             }
             (WriteOutcome::Emitted(_), Asked::Save { .. })
-            | (WriteOutcome::CursorSaved | WriteOutcome::CursorNotSaved, Asked::Append { .. }) => {
+            | (WriteOutcome::CursorSaved | WriteOutcome::CursorNotSaved, Asked::Append { .. })
+            | (WriteOutcome::StateSaved | WriteOutcome::StateNotSaved, _) => {
                 self.fail("an outcome does not belong to its request".to_owned());
                 return None;
             }
