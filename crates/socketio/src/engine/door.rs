@@ -100,7 +100,8 @@ impl Door {
             return Err(visit);
         }
         knocks.visits.push(visit);
-        let waker = knocks.waker.take();
+        // It stays: the session may hear this visit without waiting for another one.
+        let waker = knocks.waker.clone();
         drop(knocks);
         if let Some(waker) = waker {
             waker.wake();
@@ -108,10 +109,10 @@ impl Door {
         Ok(())
     }
 
-    /// All visits since the last time. If there are none, the task is woken by the next one.
+    /// All visits since the last time. The task is woken by the next one.
     pub(super) fn poll_visits(&self, cx: &Context<'_>) -> Vec<Visit> {
         let mut knocks = self.0.lock();
-        if knocks.visits.is_empty() && !knocks.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !knocks.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             knocks.waker = Some(cx.waker().clone());
         }
         std::mem::take(&mut knocks.visits)
