@@ -20,7 +20,9 @@ use crate::wire::Shape;
 /// If an event is not stored, or one that is kept is not delivered as it was sent.
 pub fn emit(run: &Run) -> Result<Vec<Row>> {
     let data = run.data()?;
-    let config = format!("[retention]\nbytes = {RETAINED_BYTES}\n");
+    // A few seconds' worth, so that retention is at work for most of the time.
+    let retained = RETAINED_BYTES_MAX.min(run.sustained.as_secs() * 1_000_000);
+    let config = format!("[retention]\nbytes = {retained}\n");
     let server = Process::server_with(data.path(), &config)?;
     let mut fleet = Fleet::new()?;
     let pattern = Pattern { shape: Shape::topics(TOPICS), ..Pattern::new(64, 32) };
@@ -44,7 +46,7 @@ pub fn emit(run: &Run) -> Result<Vec<Row>> {
     let used = server.usage()?.since(before);
     let stored = emitters.verify(&mut fleet, &server)?;
     let seconds = run.sustained.as_secs();
-    let parameters = format!("{TOPICS} topics, {seconds} s, retention of {} MB", RETAINED_BYTES / 1_000_000);
+    let parameters = format!("{TOPICS} topics, {seconds} s, retention of {} MB", retained / 1_000_000);
     let listed = |figures: Vec<String>| figures.join(", ");
     let (second, last) = (rates[1], rates[rates.len() - 1]);
     let throughput = Row::new("sustained emit", parameters.clone(), last, "events/s")
@@ -72,5 +74,4 @@ const TOPICS: u64 = 1000;
 const FOLLOWED_APART: usize = 100;
 const PARTS: u32 = 10;
 
-/// A few seconds' worth, so that retention is at work early.
-const RETAINED_BYTES: u64 = 200_000_000;
+const RETAINED_BYTES_MAX: u64 = 200_000_000;

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
-use redeliver_client::{EventName, Seq, Start, SubscriberName, TopicName};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use redeliver_client::{EVENT_BYTES_MAX, EventName, Seq, Start, SubscriberName, TopicName};
 use uuid::Uuid;
 
 use crate::config_file;
 use crate::output::Format;
 use crate::payload::PayloadType;
-use crate::units::Span;
+use crate::units::{ByteCount, Count, Span};
 
 /// Reliable delivery of events: what is missed is delivered again
 ///
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Emit(EmitArgs),
     /// Print a topic's events, from anywhere in its history, and go on as they come
     Listen(ListenArgs),
+    /// Measure a running server, and verify all that it delivers
+    Bench(BenchArgs),
 }
 
 /// Run a server
@@ -145,6 +147,98 @@ pub(crate) struct ListenArgs {
     pub(crate) format: Format,
 }
 
+/// Measure a running server, and verify all that it delivers
+///
+/// Emits to topics of its own, follows them and recovers from them, with the client library that apps use: the figures are what a
+/// client sees, and the client's own work is part of them. Ends with status 0 only if every event arrived, in order, once, byte for byte.
+#[derive(Debug, Args)]
+#[command(after_long_help = BENCH_HELP)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+
+    /// What to run; may be repeated [default: all, in this order]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) workload: Vec<BenchWorkload>,
+
+    /// Events that emit and recovery store; fan-out delivers about as many to all readers together
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = bench_events)]
+    pub(crate) events: u64,
+
+    /// Readers of fan-out and recovery, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_most::<10_000>)]
+    pub(crate) readers: usize,
+
+    /// Emitters, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_most::<10_000>)]
+    pub(crate) emitters: usize,
+
+    /// Events that an emitter keeps outstanding
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_most::<16_384>)]
+    pub(crate) outstanding: usize,
+
+    /// Bytes of a payload, at least 24
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = payload_bytes)]
+    pub(crate) payload: usize,
+
+    /// The longest that one workload may take (30s, 5m)
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub(crate) time_limit: Duration,
+
+    /// What its topics begin with
+    #[arg(long, value_name = "PREFIX", default_value = "bench")]
+    pub(crate) topic: String,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A workload of `redeliver bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchWorkload {
+    /// Durable emits, and how long each waits for its receipt
+    Emit,
+    /// One emitter, many readers of one topic
+    FanOut,
+    /// Readers that come back to what they missed
+    Recovery,
+}
+
+impl BenchWorkload {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            BenchWorkload::Emit => "emit",
+            BenchWorkload::FanOut => "fan-out",
+            BenchWorkload::Recovery => "recovery",
+        }
+    }
+}
+
+fn at_most<const MOST: usize>(text: &str) -> Result<usize, String> {
+    let number = text.parse::<Count>()?.0;
+    usize::try_from(number)
+        .ok()
+        .filter(|number| (1..=MOST).contains(number))
+        .ok_or_else(|| format!("`{text}` is not between 1 and {MOST}"))
+}
+
+fn bench_events(text: &str) -> Result<u64, String> {
+    let number = text.parse::<Count>()?.0;
+    (1..=BENCH_EVENTS_MAX)
+        .contains(&number)
+        .then_some(number)
+        .ok_or_else(|| format!("`{text}` is not between 1 and {BENCH_EVENTS_MAX}"))
+}
+
+fn payload_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse::<ByteCount>()?.0;
+    usize::try_from(bytes)
+        .ok()
+        .filter(|bytes| (PAYLOAD_BYTES_MIN..=EVENT_BYTES_MAX / 2).contains(bytes))
+        .ok_or_else(|| format!("`{text}` is not between {PAYLOAD_BYTES_MIN} and {} bytes", EVENT_BYTES_MAX / 2))
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<Span>().map(|span| span.0)
 }
@@ -193,8 +287,8 @@ Exit codes:
   1    something failed; stderr says what, and what to do
   2    wrong usage
   3    listen: another listener took the subscriber over
-  4    emit: the time given with --timeout was over
-  130  emit: ended by SIGINT before all was acknowledged (143: by SIGTERM)";
+  4    emit, bench: the time given with --timeout or --time-limit was over
+  130  emit, bench: ended by SIGINT before all was acknowledged (143: by SIGTERM)";
 
 const EMIT_HELP: &str = "\
 Examples:
@@ -247,6 +341,33 @@ Exit codes:
   2    wrong usage
   3    another listener took the subscriber over";
 
+const BENCH_HELP: &str = "\
+Examples:
+  redeliver bench                                     a minute with the server on this machine
+  redeliver bench --workload fan-out --readers 1000
+  redeliver bench --workload emit --emitters 64 --outstanding 32 --events 1M
+  redeliver bench --url ws://10.0.0.5:7400 --json > figures.json
+
+emit       events per second that were acknowledged, and the time from emit to receipt; all are read back afterwards
+fan-out    deliveries per second to all readers, and the time from emit to handler
+recovery   seconds from connect to the last event: one reader that missed all events, then all readers at once that missed 100 each
+
+The topics are PREFIX/RUN/WORKLOAD, with a RUN of its own each time. What is emitted stays stored until the server's retention
+removes it: about (payload + 60) bytes × 2 × events. With tokens, the one in use must allow PREFIX/* to emit and to subscribe.
+A server on the same machine shares its cores with the bench. The first failure ends the run, and what was measured is printed.
+
+Exit codes:
+  0    everything was verified
+  1    something failed; stderr says what
+  2    wrong usage
+  4    a workload was not done within --time-limit
+  130  ended by SIGINT (143: by SIGTERM)";
+
+const BENCH_EVENTS_MAX: u64 = 100_000_000;
+
+/// What a payload of a bench begins with.
+const PAYLOAD_BYTES_MIN: usize = 24;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,14 +380,14 @@ mod tests {
     fn start_of(args: &str) -> Option<Start> {
         match parse(args).unwrap() {
             Command::Listen(args) => args.start,
-            Command::Serve(_) | Command::Emit(_) => panic!("not listen"),
+            Command::Serve(_) | Command::Emit(_) | Command::Bench(_) => panic!("not listen"),
         }
     }
 
     fn emit_of(args: &str) -> EmitArgs {
         match parse(args).unwrap() {
             Command::Emit(args) => args,
-            Command::Serve(_) | Command::Listen(_) => panic!("not emit"),
+            Command::Serve(_) | Command::Listen(_) | Command::Bench(_) => panic!("not emit"),
         }
     }
 

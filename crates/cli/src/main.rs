@@ -1,7 +1,8 @@
-//! redeliver, the program: `serve`, `emit`, `listen`. Reads the command line, starts a runtime, tells how it ended.
+//! redeliver, the program: `serve`, `emit`, `listen`, `bench`. Reads the command line, starts a runtime, tells how it ended.
 
 mod access;
 mod args;
+mod bench;
 mod config_file;
 mod emit;
 mod exit;
@@ -40,6 +41,7 @@ fn run(cli: Cli) -> Result<Exit> {
             Command::Serve(args) => serve::run(args, stop).await,
             Command::Emit(args) => emit::run(args, stop).await,
             Command::Listen(args) => listen::run(args, stop).await,
+            Command::Bench(args) => bench::run(args, stop).await,
         }
     });
     // Nothing that still runs matters any more.
@@ -51,7 +53,7 @@ fn run(cli: Cli) -> Result<Exit> {
 fn start_logging(cli: &Cli) -> Result<()> {
     let default = match cli.command {
         Command::Serve(_) => "info",
-        Command::Emit(_) | Command::Listen(_) => "off",
+        Command::Emit(_) | Command::Listen(_) | Command::Bench(_) => "off",
     };
     let filter = cli.log.as_deref().filter(|filter| !filter.is_empty()).unwrap_or(default);
     let filter = EnvFilter::try_new(filter).with_context(|| format!("--log `{filter}` is not a filter"))?;
