@@ -127,10 +127,10 @@ impl Committer {
 }
 
 fn is_stored(outcome: &WriteOutcome) -> bool {
-    match outcome {
-        WriteOutcome::Emitted(runs) => runs.iter().all(|run| run.fate.is_stored()),
-        WriteOutcome::CursorSaved | WriteOutcome::CursorNotSaved => false,
+    if let WriteOutcome::Emitted(runs) = outcome {
+        return runs.iter().all(|run| run.fate.is_stored());
     }
+    false
 }
 
 fn wall_clock() -> Timestamp {
