@@ -143,7 +143,7 @@ impl Engine {
                 (Session::over_websocket(terms, now), carrier, switching(key))
             }
         };
-        let request = HandshakeRequest { uri: parts.uri, headers: parts.headers, peer };
+        let request = keep(&parts, peer);
         let connection = EngineConnection::new(self.clone(), place, request, session, carrier);
         tokio::spawn((self.0.on_connection)(connection));
         Ok(response)
@@ -177,6 +177,25 @@ impl Engine {
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         Ok(response)
     }
+}
+
+/// What a session keeps of its handshake: a copy, since the parts are slices of the whole buffer that they were read into.
+fn keep(parts: &http::request::Parts, peer: Option<SocketAddr>) -> HandshakeRequest {
+    let copy = |value: &HeaderValue| {
+        let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        copy.set_sensitive(value.is_sensitive());
+        Some(copy)
+    };
+    let headers = parts
+        .headers
+        .iter()
+        .filter_map(|(name, value)| Some((HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, copy(value)?)));
+    let mut kept = HeaderMap::with_capacity(parts.headers.len());
+    for (name, value) in headers {
+        kept.append(name, value);
+    }
+    let uri = http::Uri::try_from(parts.uri.to_string()).unwrap_or_default();
+    HandshakeRequest { uri, headers: kept, peer }
 }
 
 async fn poll(door: &Arc<Door>) -> Result<Response<Full<Bytes>>, Refusal> {
