@@ -296,6 +296,44 @@ async fn clients_that_fall_silent_are_closed_when_their_pong_is_overdue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_owner_that_does_not_read_for_a_while_pings_on_and_misses_no_pong() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let engine = Engine::new(config(), move |mut connection: EngineConnection| {
+        let tell = tell.clone();
+        async move {
+            let busy = tokio::time::sleep(Duration::from_secs(100));
+            tokio::pin!(busy);
+            loop {
+                let event = tokio::select! {
+                    () = busy.as_mut() => break,
+                    event = connection.next_reading(false) => event,
+                };
+                let _ = tell.send(event);
+            }
+            loop {
+                let event = connection.next().await;
+                let _ = tell.send(event.clone());
+                if matches!(event, EngineEvent::Closed(_)) {
+                    return;
+                }
+            }
+        }
+    });
+    let mut socket = open_socket(&engine).await;
+    let started = Instant::now();
+    send(&mut socket, "4early").await;
+    assert_eq!(text(&mut socket).await, "2");
+    send(&mut socket, "3").await;
+    assert_eq!(next_told(&mut told).await, EngineEvent::Pinged(1));
+    assert_eq!(started.elapsed().as_secs(), 25);
+    assert_eq!(next_told(&mut told).await, EngineEvent::Text("early".into()));
+    assert_eq!(started.elapsed().as_secs(), 100);
+    assert_eq!(next_told(&mut told).await, EngineEvent::Pong(1));
+    assert_eq!(next_told(&mut told).await, EngineEvent::Pinged(2));
+    is_told_of_its_end(&mut told, EngineCloseReason::PingTimeout).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_polls_at_once_close_the_session() {
     let (engine, mut told) = echo(config());
     let sid = open(&engine).await;

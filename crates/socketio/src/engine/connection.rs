@@ -143,24 +143,35 @@ impl EngineConnection {
     ///
     /// Cancel safe: nothing is lost if it is dropped.
     pub async fn next(&mut self) -> EngineEvent {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
+        self.next_reading(true).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<EngineEvent> {
+    /// Like [`EngineConnection::next`]; but if it `reads` nothing, the client's messages stay where they are, pongs among
+    /// them. Writing and pinging go on, and no pong is missed meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is lost if it is dropped.
+    pub async fn next_reading(&mut self, reads: bool) -> EngineEvent {
+        std::future::poll_fn(|cx| self.poll_next(cx, reads)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<EngineEvent> {
         loop {
             let now = self.engine.now();
-            let mut step = self.hear_visits(cx, now);
-            if matches!(step, Step::Idle) {
+            self.hear_visits(cx, now, reads);
+            let mut step = Step::Idle;
+            if reads {
                 step = self.take_posts(cx, now);
             }
             if matches!(step, Step::Idle) {
                 step = self.ping(now);
             }
             if matches!(step, Step::Idle) {
-                step = self.poll_carrier(cx, now);
+                step = self.poll_carrier(cx, now, reads);
             }
             if matches!(step, Step::Idle) {
-                step = self.settle(cx, now);
+                step = self.settle(cx, now, reads);
             }
             if let Some(end) = self.session.end() {
                 let reason = end.reason;
@@ -179,14 +190,20 @@ impl EngineConnection {
         }
     }
 
-    fn hear_visits(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
-        let Some(place) = &self.place else { return Step::Idle };
+    fn hear_visits(&mut self, cx: &mut Context<'_>, now: Instant, reads: bool) {
+        let Some(place) = &self.place else { return };
         for visit in place.door.poll_visits(cx) {
             match visit {
-                Visit::Get(reply) => match self.session.get(now) {
-                    Ok(()) => self.get = Some(reply),
-                    Err(_) => refuse(reply),
-                },
+                Visit::Get(reply) => {
+                    // A client that was silent for too long must not have its ping now, however late the timer is.
+                    if reads && self.post.is_none() {
+                        self.session.expire(now);
+                    }
+                    match self.session.get(now) {
+                        Ok(()) => self.get = Some(reply),
+                        Err(_) => refuse(reply),
+                    }
+                }
                 Visit::Post(post) if !self.session.is_polling() => refuse(post.reply),
                 Visit::Post(post) if self.post.is_some() => {
                     self.session.post_twice();
@@ -202,7 +219,6 @@ impl EngineConnection {
                 }
             }
         }
-        Step::Idle
     }
 
     fn take_posts(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
@@ -243,7 +259,9 @@ impl EngineConnection {
         Step::Event(EngineEvent::Pinged(number))
     }
 
-    fn poll_carrier(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
+    fn poll_carrier(&mut self, cx: &mut Context<'_>, now: Instant, reads: bool) -> Step {
+        // A probe brings nothing for the owner.
+        let reads = reads || self.session.is_polling();
         match &mut self.carrier {
             Carrier::None => Step::Idle,
             Carrier::Opening { upgrade, waiting } => match Pin::new(upgrade).poll(cx) {
@@ -261,7 +279,7 @@ impl EngineConnection {
                     Step::Again
                 }
             },
-            Carrier::Open(wire) => match wire.poll(cx, true) {
+            Carrier::Open(wire) => match wire.poll(cx, reads) {
                 Poll::Pending => Step::Idle,
                 Poll::Ready(event) => self.hear_wire(event, now),
             },
@@ -307,8 +325,10 @@ impl EngineConnection {
     }
 
     /// When nothing more is to be heard: what is due, and when to look again.
-    fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
-        self.session.expire(now);
+    fn settle(&mut self, cx: &mut Context<'_>, now: Instant, reads: bool) -> Step {
+        if reads {
+            self.session.expire(now);
+        }
         if self.session.end().is_some() {
             return Step::Again;
         }
@@ -334,7 +354,7 @@ impl EngineConnection {
             self.drain_owed = false;
             return Step::Event(EngineEvent::Drained);
         }
-        let mut due = self.at(self.session.deadline());
+        let mut due = self.at(self.session.deadline(reads));
         if let Some(stuck_at) = self.stuck_at() {
             if stuck_at <= tokio::time::Instant::now() {
                 self.session.fail(EngineCloseReason::TransportError);
@@ -405,7 +425,7 @@ impl EngineConnection {
 
     /// A session's moment as the runtime counts it.
     fn at(&self, moment: Instant) -> tokio::time::Instant {
-        self.engine.0.origin + moment.since_origin()
+        self.engine.0.origin + moment.since_origin().min(FAR)
     }
 }
 
@@ -449,6 +469,9 @@ fn spawn(work: impl Future<Output = ()> + Send + 'static) {
         runtime.spawn(work);
     }
 }
+
+/// Farther than any deadline: additions to a runtime's instant must not overflow.
+const FAR: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
 
 /// How long an ended connection may take to write its close and be read by the peer.
 const LINGER: Duration = Duration::from_secs(2);

@@ -188,8 +188,6 @@ impl Session {
     ///
     /// If it must be refused. If another one waits, that ends the session.
     pub(super) fn get(&mut self, now: Instant) -> Result<(), Refused> {
-        // A client that was silent for too long must not be able to have its ping now, however late the timer is.
-        self.expire(now);
         let Transport::Polling { probe } = &self.transport else { return Err(Refused) };
         if self.end.is_some() {
             return Err(Refused);
@@ -375,9 +373,12 @@ impl Session {
         }
     }
 
-    /// When to come back, if nothing happens before.
-    pub(super) fn deadline(&self) -> Instant {
-        let (Heartbeat::PingAt(heartbeat) | Heartbeat::PongBy(heartbeat)) = self.heartbeat;
+    /// When to come back, if nothing happens before. Who does not read cannot miss a pong.
+    pub(super) fn deadline(&self, reads: bool) -> Instant {
+        let heartbeat = match self.heartbeat {
+            Heartbeat::PongBy(_) if !reads => Instant::ORIGIN + Duration::MAX,
+            Heartbeat::PingAt(due) | Heartbeat::PongBy(due) => due,
+        };
         let Transport::Polling { probe: Some(probe) } = &self.transport else { return heartbeat };
         let noop_at = self.poll.as_ref().filter(|_| probe.is_pinged).map(|poll| poll.noop_at);
         let due = heartbeat.min(probe.since + self.terms.upgrade_timeout);
