@@ -1,0 +1,199 @@
+//! Speaking to many: rooms, who is left out, and what is emitted to them. Each is one event in the log, whoever gets it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redeliver_server::{EventName, NewEvent, Receipt, Seq, TopicName};
+
+use crate::acks::Answer;
+use crate::args::{Args, IntoArgs};
+use crate::error::{AnswerError, RoomError, SendError};
+use crate::namespace::NamespaceCore;
+use crate::packet::RESERVED_NAMES;
+use crate::rooms::room_topic;
+use crate::socket::Socket;
+
+/// Whom an event is for. Begun by [`Namespace::to`](crate::Namespace::to), [`Socket::to`], [`Socket::broadcast`] …
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Broadcast {
+    namespace: Arc<NamespaceCore>,
+    rooms: Vec<String>,
+    except: Vec<String>,
+    volatile: bool,
+}
+
+impl Broadcast {
+    pub(crate) fn new(namespace: Arc<NamespaceCore>) -> Broadcast {
+        Broadcast { namespace, rooms: Vec::new(), except: Vec::new(), volatile: false }
+    }
+
+    /// Also to this room. Whoever is in several gets the event once.
+    pub fn to(mut self, room: impl Into<String>) -> Broadcast {
+        let room = room.into();
+        if !self.rooms.contains(&room) {
+            self.rooms.push(room);
+        }
+        self
+    }
+
+    /// Not to whoever is in this room when the event is emitted.
+    pub fn except(mut self, room: impl Into<String>) -> Broadcast {
+        let room = room.into();
+        if !self.except.contains(&room) {
+            self.except.push(room);
+        }
+        self
+    }
+
+    /// Only to whoever is connected and keeps up: not stored, at most once, no offset of its own.
+    pub fn volatile(mut self) -> Broadcast {
+        self.volatile = true;
+        self
+    }
+
+    /// Only to this server's sockets: these are all there are, so it changes nothing.
+    pub fn local(self) -> Broadcast {
+        self
+    }
+
+    /// Emits. Durable when this returns, unless it is volatile: then there is no receipt to wait for, and the position is
+    /// the log's head.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take the event back: if it was polled once, it may be stored.
+    pub async fn emit(&self, name: &str, args: impl IntoArgs) -> Result<Receipt, SendError> {
+        let event = self.event(name, &args.into_args()?, false)?;
+        self.send(event).await
+    }
+
+    /// Emits and waits for the answers of those that are connected now. One that is cut off meanwhile gets the event again,
+    /// and may still answer.
+    ///
+    /// # Errors
+    ///
+    /// [`AnswerError`]; `TimedOut` holds the answers that did come.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Broadcast::emit`]; answers that come later are dropped.
+    pub async fn emit_with_ack(
+        &self,
+        name: &str,
+        args: impl IntoArgs,
+        timeout: Duration,
+    ) -> Result<Vec<Answer>, AnswerError> {
+        let event = self.event(name, &args.into_args().map_err(SendError::from)?, true)?;
+        let asking = self.namespace.collectors.ask();
+        let receipt = self.send(event).await?;
+        let seq = receipt.position.seq;
+        let receivers = self.receivers_at(seq)?;
+        let (answers, missing) = self.namespace.collectors.collect(asking, seq, receivers, timeout).await;
+        if missing > 0 {
+            return Err(AnswerError::TimedOut { missing, after: timeout, answers });
+        }
+        Ok(answers)
+    }
+
+    /// The sockets that an event would reach now.
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError`] if a room's name is too long.
+    pub fn sockets(&self) -> Result<Vec<Socket>, RoomError> {
+        let (topics, except) = (self.topics()?, self.excepted()?);
+        let reaches = |socket: &Socket| socket.is_in_any(&topics) && !socket.is_in_any(&except);
+        Ok(self.namespace.members.all().into_iter().filter(reaches).collect())
+    }
+
+    /// Lets these sockets join a room. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// The first [`RoomError`] of one of them; the others have joined all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave only some of them in the room.
+    pub async fn sockets_join(&self, room: &str) -> Result<(), RoomError> {
+        let joins = self.sockets()?.into_iter().map(|socket| async move { socket.join(room).await });
+        first_error(futures_util::future::join_all(joins).await)
+    }
+
+    /// Lets these sockets leave a room. Durable when it returns.
+    ///
+    /// # Errors
+    ///
+    /// The first [`RoomError`] of one of them; the others have left all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave some of them in the room.
+    pub async fn sockets_leave(&self, room: &str) -> Result<(), RoomError> {
+        let leaves = self.sockets()?.into_iter().map(|socket| async move { socket.leave(room).await });
+        first_error(futures_util::future::join_all(leaves).await)
+    }
+
+    /// Disconnects these sockets, with `whole` from all their namespaces.
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError`] if a room's name is too long.
+    pub fn disconnect_sockets(&self, whole: bool) -> Result<(), RoomError> {
+        self.sockets()?.iter().for_each(|socket| socket.disconnect(whole));
+        Ok(())
+    }
+
+    fn event(&self, name: &str, args: &Args, asks: bool) -> Result<NewEvent, SendError> {
+        let (kind, payload) = args.to_payload();
+        let mut topics = self.topics()?;
+        let first = topics.remove(0);
+        let mut event = NewEvent::new(first, event_name(name)?, kind, payload);
+        event.topics.append(&mut topics);
+        let _ = asks;
+        Ok(event)
+    }
+
+    async fn send(&self, event: NewEvent) -> Result<Receipt, SendError> {
+        if self.volatile {
+            return Ok(self.namespace.server.emit(event).await?);
+        }
+        Ok(self.namespace.server.emit(event).await?)
+    }
+
+    fn topics(&self) -> Result<Vec<TopicName>, RoomError> {
+        if self.rooms.is_empty() {
+            return Ok(vec![self.namespace.topic.clone()]);
+        }
+        self.rooms.iter().map(|room| room_topic(self.namespace.name.as_str(), room)).collect()
+    }
+
+    fn excepted(&self) -> Result<Vec<TopicName>, RoomError> {
+        self.except.iter().map(|room| room_topic(self.namespace.name.as_str(), room)).collect()
+    }
+
+    fn receivers_at(&self, seq: Seq) -> Result<HashSet<String>, SendError> {
+        let (topics, except) = (self.topics()?, self.excepted()?);
+        let got = |socket: &Socket| socket.was_in_any(&topics, seq) && !socket.was_in_any(&except, seq);
+        let sockets = self.namespace.members.all();
+        Ok(sockets.iter().filter(|socket| got(socket)).map(|socket| socket.id().to_owned()).collect())
+    }
+}
+
+/// A name that clients can take for an event's.
+pub(crate) fn event_name(name: &str) -> Result<EventName, SendError> {
+    if RESERVED_NAMES.contains(&name) {
+        return Err(SendError::Name(format!("`{name}` is one of Socket.IO's own")));
+    }
+    EventName::new(name).map_err(|error| SendError::Name(error.to_string()))
+}
+
+fn first_error(results: Vec<Result<(), RoomError>>) -> Result<(), RoomError> {
+    results.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+}

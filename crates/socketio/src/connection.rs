@@ -1,0 +1,331 @@
+//! The task of one Engine.IO connection: takes its packets apart by namespace and lets its sockets live. What is allowed
+//! where is decided in [`connecting`]; what a socket does in [`live`].
+
+mod connecting;
+mod jobs;
+mod live;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, select_all};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tracing::debug;
+
+use crate::args::{Args, IntoArgs};
+use crate::connection::live::{Leaving, Live, Wake};
+use crate::engine::{EngineCloseReason, EngineConnection, EngineEvent};
+use crate::error::ConnectError;
+use crate::io::Core;
+use crate::offset::Offset;
+use crate::packet::{Decoder, Incoming, Namespace, Packet, PacketError, PacketLimits};
+use crate::packet::{encode_connect, encode_connect_error};
+use crate::socket::{DisconnectReason, Handshake, Socket};
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
+    let request = engine.request();
+    let handshake = Handshake {
+        peer: request.peer,
+        uri: request.uri.clone(),
+        headers: request.headers.clone(),
+        auth: serde_json::Value::Null,
+    };
+    let deadline = Some(Instant::now() + core.config.connect_timeout);
+    let limits = PacketLimits { attachment_bytes_max: core.config.payload_bytes_max, ..PacketLimits::default() };
+    let shutdown = core.shutdown.subscribe();
+    let is_script = is_script(&handshake);
+    let sockets = BTreeMap::new();
+    let decoder = Decoder::new(limits);
+    let connection = Connection { core, engine, decoder, handshake, is_script, sockets, deadline, shutdown };
+    connection.run().await;
+}
+
+struct Connection {
+    core: Arc<Core>,
+    engine: EngineConnection,
+    decoder: Decoder,
+    handshake: Handshake,
+    /// Whether the client looks like JavaScript, and takes offsets.
+    is_script: bool,
+    sockets: BTreeMap<Namespace, Place>,
+    /// Until when a namespace must be joined, if none was yet.
+    deadline: Option<Instant>,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// A namespace that the connection has asked for.
+enum Place {
+    Connecting(BoxFuture<'static, Result<Box<Live>, ConnectError>>),
+    Live(Box<Live>),
+}
+
+/// What one of the sockets waits for.
+enum SocketWake {
+    Connected(Result<Box<Live>, ConnectError>),
+    Live(Wake),
+}
+
+enum Step {
+    Engine(EngineEvent),
+    Socket(Namespace, SocketWake),
+    Late,
+    Shutdown,
+}
+
+impl Connection {
+    async fn run(mut self) {
+        let reason = loop {
+            let step = self.step().await;
+            if let Some(reason) = self.handle(step) {
+                break reason;
+            }
+        };
+        for (_, place) in std::mem::take(&mut self.sockets) {
+            match place {
+                Place::Live(live) => live.end(reason),
+                // Dropped before it was told that it is connected: it was never here.
+                Place::Connecting(connecting) => drop(connecting),
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Step {
+        let is_drained = self.engine.is_drained();
+        // A client is read while its events find room; and always while something is to be written, which happens there.
+        let reads = !is_drained || !self.is_full();
+        let deadline = self.deadline;
+        let late = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = self.engine.next(), if reads => Step::Engine(event),
+            (namespace, wake) = next_of(&mut self.sockets, is_drained) => Step::Socket(namespace, wake),
+            () = late => Step::Late,
+            _ = self.shutdown.wait_for(|shutdown| *shutdown) => Step::Shutdown,
+        }
+    }
+
+    /// Returns why the connection ends, if it does.
+    fn handle(&mut self, step: Step) -> Option<DisconnectReason> {
+        match step {
+            Step::Engine(EngineEvent::Text(text)) => {
+                let decoded = self.decoder.text(text);
+                self.decoded(decoded)
+            }
+            Step::Engine(EngineEvent::Binary(bytes)) => {
+                let decoded = self.decoder.binary(bytes);
+                self.decoded(decoded)
+            }
+            Step::Engine(EngineEvent::Pinged(ping)) => {
+                self.live().for_each(|live| live.pinged(ping));
+                None
+            }
+            Step::Engine(EngineEvent::Pong(ping)) => {
+                self.live().for_each(|live| live.ponged(ping));
+                None
+            }
+            Step::Engine(EngineEvent::Drained) => None,
+            Step::Engine(EngineEvent::Closed(reason)) => Some(match reason {
+                EngineCloseReason::TransportClose => DisconnectReason::TransportClose,
+                EngineCloseReason::TransportError => DisconnectReason::TransportError,
+                EngineCloseReason::PingTimeout => DisconnectReason::PingTimeout,
+                EngineCloseReason::ParseError => DisconnectReason::ParseError,
+                EngineCloseReason::Forced => DisconnectReason::ForcedServerClose,
+            }),
+            Step::Socket(namespace, SocketWake::Connected(result)) => {
+                self.connected(namespace, result);
+                None
+            }
+            Step::Socket(namespace, SocketWake::Live(wake)) => self.woken(&namespace, wake),
+            Step::Late => {
+                self.deadline = None;
+                debug!("a connection has joined no namespace in time");
+                Some(self.close(DisconnectReason::ForcedServerClose))
+            }
+            Step::Shutdown => Some(self.close(DisconnectReason::ServerShuttingDown)),
+        }
+    }
+
+    fn decoded(&mut self, decoded: Result<Option<Incoming>, PacketError>) -> Option<DisconnectReason> {
+        match decoded {
+            Ok(Some(incoming)) => self.packet(incoming),
+            Ok(None) => None,
+            Err(error) => {
+                debug!(%error, "a client sent what is no packet");
+                Some(self.close(DisconnectReason::ParseError))
+            }
+        }
+    }
+
+    fn packet(&mut self, Incoming { namespace, packet }: Incoming) -> Option<DisconnectReason> {
+        match (packet, self.sockets.get_mut(&namespace)) {
+            (Packet::Connect { auth }, None) => return self.connect(namespace, auth),
+            (Packet::Event { id, name, args }, Some(Place::Live(live))) => {
+                if live.event(id, name, args_of(&args)) <= 4 * self.core.config.waiting_events_max {
+                    return None;
+                }
+                debug!("a client sends and does not read");
+            }
+            (Packet::Ack { id, args }, Some(Place::Live(live))) => {
+                live.answered(id, args_of(&args));
+                return None;
+            }
+            (Packet::Disconnect, Some(_)) => {
+                if let Some(Place::Live(live)) = self.sockets.remove(&namespace) {
+                    live.end(DisconnectReason::ClientNamespaceDisconnect);
+                }
+                return None;
+            }
+            (Packet::Connect { .. }, Some(_)) => debug!("a client asks twice for a namespace"),
+            (Packet::Event { .. } | Packet::Ack { .. } | Packet::Disconnect, _) => {
+                debug!("a client speaks to a namespace that it is not in");
+            }
+        }
+        Some(self.close(DisconnectReason::ForcedServerClose))
+    }
+
+    fn connect(&mut self, namespace: Namespace, auth: Option<Utf8Bytes>) -> Option<DisconnectReason> {
+        if self.sockets.len() >= self.core.config.namespaces_max {
+            debug!("a client asks for too many namespaces");
+            return Some(self.close(DisconnectReason::ForcedServerClose));
+        }
+        let Some(core) = self.core.namespace(namespace.as_str()) else {
+            self.refuse(&namespace, &ConnectError::new("Invalid namespace"));
+            return None;
+        };
+        let auth = auth.and_then(|auth| serde_json::from_str(&auth).ok());
+        let handshake = Handshake { auth: auth.unwrap_or_else(|| json!({})), ..self.handshake.clone() };
+        let connecting = connecting::connect(core, handshake, self.is_script).boxed();
+        self.sockets.insert(namespace, Place::Connecting(connecting));
+        None
+    }
+
+    fn connected(&mut self, namespace: Namespace, result: Result<Box<Live>, ConnectError>) {
+        match result {
+            Ok(live) => {
+                self.deadline = None;
+                self.engine.send_text(encode_connect(&namespace, &live.connect_answer()));
+                debug!(sid = live.socket.id(), recovered = live.socket.recovered(), "a socket is connected");
+                self.sockets.insert(namespace, Place::Live(live));
+            }
+            Err(error) => {
+                self.sockets.remove(&namespace);
+                self.refuse(&namespace, &error);
+            }
+        }
+    }
+
+    fn woken(&mut self, namespace: &Namespace, wake: Wake) -> Option<DisconnectReason> {
+        let Some(Place::Live(live)) = self.sockets.get_mut(namespace) else { return None };
+        match live.handle(wake, &mut self.engine) {
+            Leaving::No => None,
+            Leaving::Socket(reason) => {
+                if let Some(Place::Live(live)) = self.sockets.remove(namespace) {
+                    live.end(reason);
+                }
+                // A fenced socket's client is not told that it was disconnected: it has a newer connection.
+                let was_fenced = reason == DisconnectReason::ForcedServerClose;
+                (was_fenced && self.sockets.is_empty()).then(|| self.close(reason))
+            }
+            Leaving::Connection(reason) => Some(self.close(reason)),
+        }
+    }
+
+    fn refuse(&mut self, namespace: &Namespace, error: &ConnectError) {
+        let message = match &error.data {
+            Some(data) => json!({ "message": error.message, "data": data }),
+            None => json!({ "message": error.message }),
+        };
+        self.engine.send_text(encode_connect_error(namespace, &message.to_string()));
+    }
+
+    fn close(&mut self, reason: DisconnectReason) -> DisconnectReason {
+        self.engine.close();
+        reason
+    }
+
+    fn live(&mut self) -> impl Iterator<Item = &mut Live> {
+        self.sockets.values_mut().filter_map(|place| match place {
+            Place::Live(live) => Some(&mut **live),
+            Place::Connecting(_) => None,
+        })
+    }
+
+    fn is_full(&self) -> bool {
+        self.sockets.values().any(|place| match place {
+            Place::Live(live) => live.waiting_events() >= self.core.config.waiting_events_max,
+            Place::Connecting(_) => false,
+        })
+    }
+}
+
+impl Place {
+    async fn next(&mut self, is_drained: bool) -> SocketWake {
+        match self {
+            Place::Connecting(connecting) => SocketWake::Connected(connecting.await),
+            Place::Live(live) => SocketWake::Live(live.next(is_drained).await),
+        }
+    }
+}
+
+/// The next that any of the sockets waits for. Cancel safe, as each of them is.
+async fn next_of(sockets: &mut BTreeMap<Namespace, Place>, is_drained: bool) -> (Namespace, SocketWake) {
+    if sockets.len() > 1 {
+        let all = sockets
+            .iter_mut()
+            .map(|(namespace, place)| async move { (namespace.clone(), place.next(is_drained).await) }.boxed());
+        return select_all(all).await.0;
+    }
+    match sockets.first_entry() {
+        Some(mut only) => {
+            let wake = only.get_mut().next(is_drained).await;
+            (only.key().clone(), wake)
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells a client something that is not in the log.
+pub(crate) fn tell(
+    socket: &Socket,
+    engine: &mut EngineConnection,
+    name: &str,
+    args: &impl Serialize,
+    offset: Option<Offset>,
+) {
+    if let Ok(args) = args.into_args() {
+        engine.send_shared(socket.core().frames.unlogged(name, &args, offset));
+    }
+}
+
+fn args_of(args: &crate::packet::Args) -> Args {
+    let array = args.array(0..args.len()).into_bytes();
+    let list = bytes::Bytes::from(array);
+    Args::from_packet(&list.slice(1..list.len() - 1), args.attachments().to_vec())
+}
+
+/// Whether a client's handshake looks like one of the JavaScript client's, which keeps offsets: browsers say so, and so
+/// does Node where it polls. Node's WebSocket (`ws`) names no agent but offers compression, as only it does without a
+/// timestamp in its query.
+fn is_script(handshake: &Handshake) -> bool {
+    let agent = handshake.headers.get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    match agent {
+        Some(agent) => SCRIPT_AGENTS.iter().any(|script| agent.starts_with(script)),
+        None => {
+            let query = handshake.uri.query().unwrap_or_default();
+            let has_time = query.split('&').any(|field| field.starts_with("t="));
+            handshake.headers.contains_key(http::header::SEC_WEBSOCKET_EXTENSIONS) && !has_time
+        }
+    }
+}
+
+const SCRIPT_AGENTS: [&str; 5] = ["Mozilla/", "node-XMLHttpRequest", "node", "Deno/", "Bun/"];

@@ -1,0 +1,266 @@
+//! The gateway's handle: what an app holds and calls.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use parking_lot::RwLock;
+use redeliver_server::{Receipt, Server};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::args::IntoArgs;
+use crate::assets;
+use crate::broadcast::Broadcast;
+use crate::clock::wall_clock;
+use crate::config::{Config, Recovery};
+use crate::connection;
+use crate::engine::{Engine, EngineConfig};
+use crate::error::{RoomError, SendError};
+use crate::namespace::{Namespace, NamespaceCore};
+use crate::recovery::{KEYS, Session};
+
+/// The Socket.IO gateway of a [`Server`]. A handle, cheap to clone.
+///
+/// It answers requests as [`Routes`](redeliver_server::Routes) of the server's own listener
+/// ([`Server::serve_with`](redeliver_server::Server::serve_with)), or as a tower layer around an app of axum or
+/// hyper ([`SocketIo::layer`]).
+#[derive(Clone)]
+pub struct SocketIo {
+    core: Arc<Core>,
+    engine: Engine,
+}
+
+pub(crate) struct Core {
+    pub(crate) config: Arc<Config>,
+    server: Server,
+    namespaces: RwLock<BTreeMap<String, Arc<NamespaceCore>>>,
+    pub(crate) shutdown: watch::Sender<bool>,
+}
+
+impl Core {
+    pub(crate) fn namespace(&self, name: &str) -> Option<Arc<NamespaceCore>> {
+        self.namespaces.read().get(name).cloned()
+    }
+}
+
+/// Settles what a [`SocketIo`] is made of. Made by [`SocketIo::builder`].
+#[derive(Debug)]
+#[must_use]
+pub struct SocketIoBuilder {
+    server: Server,
+    config: Config,
+}
+
+impl SocketIoBuilder {
+    /// All settings at once.
+    pub fn config(mut self, config: Config) -> SocketIoBuilder {
+        self.config = config;
+        self
+    }
+
+    /// The path of the endpoint; `/socket.io` unless set.
+    pub fn path(mut self, path: impl Into<String>) -> SocketIoBuilder {
+        self.config.path = path.into();
+        self
+    }
+
+    /// The recovery of all namespaces that do not set it themselves.
+    pub fn recovery(mut self, recovery: Recovery) -> SocketIoBuilder {
+        self.config.recovery = recovery;
+        self
+    }
+
+    /// How often clients are pinged, and how long they may take to answer.
+    pub fn ping(mut self, interval: Duration, timeout: Duration) -> SocketIoBuilder {
+        self.config.ping_interval = interval;
+        self.config.ping_timeout = timeout;
+        self
+    }
+
+    /// How long a connection may be in no namespace.
+    pub fn connect_timeout(mut self, timeout: Duration) -> SocketIoBuilder {
+        self.config.connect_timeout = timeout;
+        self
+    }
+
+    /// Largest message of a client, in bytes.
+    pub fn payload_bytes_max(mut self, bytes: usize) -> SocketIoBuilder {
+        self.config.payload_bytes_max = bytes;
+        self
+    }
+
+    /// Offers clients the events `subscribe`, `unsubscribe` and `emit` in the namespace `/`.
+    pub fn builtin_events(mut self, offered: bool) -> SocketIoBuilder {
+        self.config.builtin_events = offered;
+        self
+    }
+
+    /// Makes the gateway. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn build(self) -> SocketIo {
+        let SocketIoBuilder { server, mut config } = self;
+        config.path = format!("/{}", config.path.trim_matches('/'));
+        let config = Arc::new(config);
+        let (admitting, engine_config) = (
+            server.clone(),
+            EngineConfig {
+                ping_interval: config.ping_interval,
+                ping_timeout: config.ping_timeout,
+                max_payload: config.payload_bytes_max,
+                ..EngineConfig::default()
+            },
+        );
+        let engine_config =
+            EngineConfig { admits: Arc::new(move |headers| admitting.origin_is_allowed(headers)), ..engine_config };
+        let core =
+            Arc::new(Core { config, server, namespaces: RwLock::default(), shutdown: watch::Sender::new(false) });
+        let serving = Arc::clone(&core);
+        let engine = Engine::new(engine_config, move |connection| connection::serve(Arc::clone(&serving), connection));
+        let io = SocketIo { core, engine };
+        let main = io.of("/");
+        if let Ok(main) = main
+            && io.core.config.builtin_events
+        {
+            crate::builtin::offer(&main);
+        }
+        tokio::spawn(sweep(Arc::downgrade(&io.core)));
+        io
+    }
+}
+
+impl SocketIo {
+    /// Starts to put a gateway of this server together. Its clients are held to the server's
+    /// [`Access`](redeliver_server::Access), origins and limits.
+    pub fn builder(server: Server) -> SocketIoBuilder {
+        SocketIoBuilder { server, config: Config::default() }
+    }
+
+    /// A namespace, which clients can connect to from now on. `/` is always there.
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError`] if this cannot be a namespace's name: it begins with `/` and has no `#` and no comma.
+    pub fn of(&self, name: &str) -> Result<Namespace, RoomError> {
+        let mut namespaces = self.core.namespaces.write();
+        if let Some(core) = namespaces.get(name) {
+            return Ok(Namespace { core: Arc::clone(core) });
+        }
+        let core = NamespaceCore::new(name, self.core.server.clone(), Arc::clone(&self.core.config))?;
+        let core = Arc::new(core);
+        namespaces.insert(name.to_owned(), Arc::clone(&core));
+        Ok(Namespace { core })
+    }
+
+    /// Emits to everybody in the namespace `/`. See [`Namespace::emit`].
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take the event back: if it was polled once, it may be stored.
+    pub async fn emit(&self, name: &str, args: impl IntoArgs) -> Result<Receipt, SendError> {
+        self.of("/")?.emit(name, args).await
+    }
+
+    /// Speaks to a room of the namespace `/`.
+    ///
+    /// # Errors
+    ///
+    /// None: `/` is always there. The type is that of [`SocketIo::of`].
+    pub fn to(&self, room: impl Into<String>) -> Result<Broadcast, RoomError> {
+        Ok(self.of("/")?.to(room))
+    }
+
+    /// The server whose gateway this is.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.core.server
+    }
+
+    /// Whether requests for this path are the gateway's: its endpoint and what is below it.
+    #[must_use]
+    pub fn owns(&self, path: &str) -> bool {
+        path.strip_prefix(&self.core.config.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Answers a request for one of its paths. `peer` is where it came from, if that is known. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call is a request that its client gave up: it may end the client's connection.
+    pub async fn respond<B>(&self, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>>
+    where
+        B: Body,
+        B::Data: Buf,
+    {
+        let rest = request.uri().path().strip_prefix(&self.core.config.path).unwrap_or_default();
+        if let Some(asset) = rest.strip_prefix('/').and_then(assets::client) {
+            return asset_answer(asset, &request);
+        }
+        self.engine.respond(request, peer).await
+    }
+
+    /// Ends all connections; the clients come back as soon as there is a server. [`Server::shutdown`](redeliver_server::Server::shutdown) does this as well.
+    pub fn shutdown(&self) {
+        self.core.shutdown.send_replace(true);
+    }
+}
+
+impl std::fmt::Debug for SocketIo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SocketIo").field("config", &self.core.config).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn asset_answer<B>(asset: &assets::Asset, request: &Request<B>) -> Response<Full<Bytes>> {
+    asset.answer(request.method(), request.headers().get(http::header::IF_NONE_MATCH)).map(Full::new)
+}
+
+/// Removes stored sockets that nobody has come back for in a long time.
+async fn sweep(core: Weak<Core>) {
+    loop {
+        tokio::time::sleep(SWEEP_PAUSE).await;
+        let Some(core) = core.upgrade() else { return };
+        let mut after = None;
+        loop {
+            let page = match core.server.states(KEYS.as_bytes(), after.as_deref(), SWEEP_PAGE).await {
+                Ok(page) => page,
+                Err(error) => {
+                    warn!(%error, "stored sockets could not be looked through");
+                    break;
+                }
+            };
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, value) in page {
+                if is_abandoned(&core, &key, &value)
+                    && let Err(error) = core.server.save_state(key, None).await
+                {
+                    warn!(%error, "an abandoned socket could not be removed");
+                }
+            }
+        }
+        debug!("stored sockets were looked through");
+    }
+}
+
+fn is_abandoned(core: &Core, key: &Bytes, value: &[u8]) -> bool {
+    let Some(session) = Session::decode(value) else { return true };
+    let age = wall_clock().0.saturating_sub(session.saved().0);
+    let is_old = u128::from(age) > core.config.session_idle_max.as_millis();
+    let is_owned = core.namespace(&session.namespace).is_some_and(|namespace| namespace.members.is_owned(key));
+    is_old && !is_owned
+}
+
+const SWEEP_PAUSE: Duration = Duration::from_secs(600);
+
+const SWEEP_PAGE: usize = 256;

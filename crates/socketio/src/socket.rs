@@ -1,0 +1,509 @@
+//! A socket as the app sees it: a handle on one client in one namespace. What it asks for is done by the connection's task.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Uri};
+use parking_lot::Mutex;
+use redeliver_server::{Identity, Position, Receipt, Seq, TopicName};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::args::{Args, IntoArgs};
+use crate::broadcast::Broadcast;
+use crate::error::{AnswerError, ArgsError, RoomError, SendError};
+use crate::namespace::{Namespace, NamespaceCore};
+use crate::packet::AckId;
+use crate::recovery::Session;
+use crate::rooms::{room_of, room_topic};
+
+/// One client in one namespace. A handle, cheap to clone; it outlives the connection, and says so.
+#[derive(Clone)]
+pub struct Socket {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sid: String,
+    namespace: Arc<NamespaceCore>,
+    handshake: Handshake,
+    identity: Identity,
+    recovered: bool,
+    phase: AtomicU8,
+    session: Mutex<Session>,
+    handlers: Mutex<Handlers>,
+    /// Each entry is something that the app waits for, or an answer to an event that was let in.
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+#[derive(Default)]
+struct Handlers {
+    by_name: HashMap<String, EventHandler>,
+    any: Option<EventHandler>,
+    disconnecting: Vec<DisconnectHandler>,
+    disconnect: Vec<DisconnectHandler>,
+}
+
+pub(crate) type EventHandler = Arc<dyn Fn(Incoming) -> BoxFuture<'static, ()> + Send + Sync>;
+pub(crate) type DisconnectHandler = Arc<dyn Fn(Socket, DisconnectReason) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// What an app asks of a socket's connection.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Join a topic; with `history`, from there on, else from now on.
+    Join {
+        topic: TopicName,
+        envelope: bool,
+        history: Option<Position>,
+        done: Done,
+    },
+    Leave {
+        topic: TopicName,
+        done: Done,
+    },
+    /// Store the session as it is.
+    Save {
+        done: Done,
+    },
+    Answer {
+        id: AckId,
+        args: Args,
+    },
+    Disconnect {
+        whole: bool,
+    },
+}
+
+pub(crate) type Done = oneshot::Sender<Result<(), RoomError>>;
+
+/// With what a client has come.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Handshake {
+    /// Where it comes from, if the listener knows.
+    pub peer: Option<SocketAddr>,
+    /// The URI of its first request.
+    pub uri: Uri,
+    /// The headers of its first request.
+    pub headers: HeaderMap,
+    /// The `auth` of its CONNECT, an object.
+    pub auth: Value,
+}
+
+/// An event that a client has emitted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Incoming {
+    /// The client.
+    pub socket: Socket,
+    /// What the event is called.
+    pub name: String,
+    /// Its arguments.
+    pub args: Args,
+    /// How to answer, if the client asks for it.
+    pub ack: Option<Ack>,
+}
+
+impl Incoming {
+    /// Answers, if the client asks for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ArgsError`] if there is no JSON for the answer.
+    pub fn answer(self, args: impl IntoArgs) -> Result<(), ArgsError> {
+        self.ack.map_or(Ok(()), |ack| ack.send(args))
+    }
+}
+
+/// Answers one event of a client. Dropped, it answers nothing.
+#[derive(Debug)]
+pub struct Ack {
+    id: AckId,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Ack {
+    /// Answers. An answer to a client that is gone is lost, as is every answer that a client does not get: it must ask again.
+    ///
+    /// # Errors
+    ///
+    /// [`ArgsError`] if there is no JSON for the answer.
+    pub fn send(self, args: impl IntoArgs) -> Result<(), ArgsError> {
+        let args = args.into_args()?;
+        // Nobody is there to be told if the connection is gone.
+        let _ = self.commands.send(Command::Answer { id: self.id, args });
+        Ok(())
+    }
+}
+
+/// Why a socket is disconnected, in the words of Socket.IO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DisconnectReason {
+    /// The client's connection was closed.
+    TransportClose,
+    /// The client's connection failed.
+    TransportError,
+    /// The client did not answer a ping.
+    PingTimeout,
+    /// The client sent what is no packet.
+    ParseError,
+    /// The client has left the namespace.
+    ClientNamespaceDisconnect,
+    /// The app has disconnected the socket.
+    ServerNamespaceDisconnect,
+    /// The server ends.
+    ServerShuttingDown,
+    /// The server has closed the connection: a newer one of the same client has taken its place, or it broke the rules.
+    ForcedServerClose,
+}
+
+impl DisconnectReason {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DisconnectReason::TransportClose => "transport close",
+            DisconnectReason::TransportError => "transport error",
+            DisconnectReason::PingTimeout => "ping timeout",
+            DisconnectReason::ParseError => "parse error",
+            DisconnectReason::ClientNamespaceDisconnect => "client namespace disconnect",
+            DisconnectReason::ServerNamespaceDisconnect => "server namespace disconnect",
+            DisconnectReason::ServerShuttingDown => "server shutting down",
+            DisconnectReason::ForcedServerClose => "forced server close",
+        }
+    }
+
+    /// Whether the client may come back as the same socket.
+    #[must_use]
+    pub fn is_recoverable(self) -> bool {
+        match self {
+            DisconnectReason::TransportClose
+            | DisconnectReason::TransportError
+            | DisconnectReason::PingTimeout
+            | DisconnectReason::ParseError
+            | DisconnectReason::ServerShuttingDown
+            | DisconnectReason::ForcedServerClose => true,
+            DisconnectReason::ClientNamespaceDisconnect | DisconnectReason::ServerNamespaceDisconnect => false,
+        }
+    }
+}
+
+impl std::fmt::Display for DisconnectReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A socket's way through life; it only moves down this list.
+const CONNECTING: u8 = 0;
+const CONNECTED: u8 = 1;
+const GONE: u8 = 2;
+
+impl Socket {
+    pub(crate) fn new(
+        namespace: Arc<NamespaceCore>,
+        handshake: Handshake,
+        identity: Identity,
+        session: Session,
+        recovered: bool,
+    ) -> (Socket, mpsc::UnboundedReceiver<Command>) {
+        let (commands, received) = mpsc::unbounded_channel();
+        let inner = Inner {
+            sid: session.sid.clone(),
+            namespace,
+            handshake,
+            identity,
+            recovered,
+            phase: AtomicU8::new(CONNECTING),
+            session: Mutex::new(session),
+            handlers: Mutex::default(),
+            commands,
+        };
+        (Socket { inner: Arc::new(inner) }, received)
+    }
+
+    /// Its id, which is also the name of a room of its own. Public, unlike what a client comes back with.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.inner.sid
+    }
+
+    /// The namespace that it is in.
+    #[must_use]
+    pub fn namespace(&self) -> Namespace {
+        Namespace { core: Arc::clone(&self.inner.namespace) }
+    }
+
+    /// With what the client has come.
+    #[must_use]
+    pub fn handshake(&self) -> &Handshake {
+        &self.inner.handshake
+    }
+
+    /// Who the client is, by the server's [`Access`](redeliver_server::Access).
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.inner.identity
+    }
+
+    /// Whether it is a client that came back: its id, rooms and data are those of before, and it gets what it missed.
+    #[must_use]
+    pub fn recovered(&self) -> bool {
+        self.inner.recovered
+    }
+
+    /// Whether it is connected.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.phase() == CONNECTED
+    }
+
+    /// Handles this event of the client from now on; replaces an earlier handler of the name. Events of one socket are handled one
+    /// after another: a handler that takes long should spawn a task.
+    pub fn on<F, R>(&self, name: impl Into<String>, handler: F)
+    where
+        F: Fn(Incoming) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler: EventHandler = Arc::new(move |incoming| handler(incoming).boxed());
+        self.inner.handlers.lock().by_name.insert(name.into(), handler);
+    }
+
+    /// Handles the events that have no handler of their own.
+    pub fn on_any<F, R>(&self, handler: F)
+    where
+        F: Fn(Incoming) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        self.inner.handlers.lock().any = Some(Arc::new(move |incoming| handler(incoming).boxed()));
+    }
+
+    /// Runs this when the socket is disconnected, while its rooms are still known.
+    pub fn on_disconnecting<F, R>(&self, handler: F)
+    where
+        F: Fn(Socket, DisconnectReason) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler: DisconnectHandler = Arc::new(move |socket, reason| handler(socket, reason).boxed());
+        self.inner.handlers.lock().disconnecting.push(handler);
+    }
+
+    /// Runs this when the socket is disconnected and gone from the namespace.
+    pub fn on_disconnect<F, R>(&self, handler: F)
+    where
+        F: Fn(Socket, DisconnectReason) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let handler: DisconnectHandler = Arc::new(move |socket, reason| handler(socket, reason).boxed());
+        self.inner.handlers.lock().disconnect.push(handler);
+    }
+
+    /// Emits to this client: durable when this returns, and delivered also after a cut.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take the event back: if it was polled once, it may be stored.
+    pub async fn emit(&self, name: &str, args: impl IntoArgs) -> Result<Receipt, SendError> {
+        self.alone().emit(name, args).await
+    }
+
+    /// Emits to this client and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`AnswerError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Socket::emit`]; an answer that comes later is dropped.
+    pub async fn emit_with_ack(&self, name: &str, args: impl IntoArgs, timeout: Duration) -> Result<Args, AnswerError> {
+        let mut answers = self.alone().emit_with_ack(name, args, timeout).await?;
+        let gone = AnswerError::TimedOut { missing: 1, after: timeout, answers: Vec::new() };
+        answers.pop().map(|answer| answer.args).ok_or(gone)
+    }
+
+    /// Speaks to this client alone: for `volatile`.
+    pub fn alone(&self) -> Broadcast {
+        Broadcast::new(Arc::clone(&self.inner.namespace)).to(self.id())
+    }
+
+    /// Speaks to everybody in the namespace but this client.
+    pub fn broadcast(&self) -> Broadcast {
+        Broadcast::new(Arc::clone(&self.inner.namespace)).except(self.id())
+    }
+
+    /// Speaks to a room, but not to this client.
+    pub fn to(&self, room: impl Into<String>) -> Broadcast {
+        self.broadcast().to(room)
+    }
+
+    /// Joins a room: what is emitted to it from now on reaches the client, also after a cut. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError`]. After `NotStored` the socket is in the room, but may not be after a cut.
+    ///
+    /// # Cancel safety
+    ///
+    /// The socket joins all the same if the future was polled once.
+    pub async fn join(&self, room: impl AsRef<str>) -> Result<(), RoomError> {
+        let topic = room_topic(self.inner.namespace.name.as_str(), room.as_ref())?;
+        self.join_topic(topic, None, false).await
+    }
+
+    /// Leaves a room: what is emitted to it from now on does not reach the client, also after a cut. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError`]. After `NotStored` the socket has left, but may be in the room again after a cut.
+    ///
+    /// # Cancel safety
+    ///
+    /// The socket leaves all the same if the future was polled once.
+    pub async fn leave(&self, room: impl AsRef<str>) -> Result<(), RoomError> {
+        let topic = room_topic(self.inner.namespace.name.as_str(), room.as_ref())?;
+        self.leave_topic(topic).await
+    }
+
+    /// The rooms that it is in, its own among them.
+    #[must_use]
+    pub fn rooms(&self) -> Vec<String> {
+        let session = self.inner.session.lock();
+        let name = self.inner.namespace.name.as_str();
+        session.rooms.current().filter_map(|topic| room_of(name, topic)).map(str::to_owned).collect()
+    }
+
+    /// What the app keeps with the socket. It comes back with the socket after a cut. Null unless set.
+    #[must_use]
+    pub fn data(&self) -> Value {
+        self.inner.session.lock().data.clone()
+    }
+
+    /// Sets what the app keeps with the socket: a few KiB at most. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The data is set all the same, and stored if the future was polled once.
+    pub async fn set_data(&self, data: Value) -> Result<(), RoomError> {
+        self.inner.session.lock().data = data;
+        if self.phase() == CONNECTING {
+            return Ok(());
+        }
+        self.ask(|done| Command::Save { done }).await
+    }
+
+    /// Disconnects the client from this namespace, with `whole` from all of them. It cannot come back as the same socket.
+    pub fn disconnect(&self, whole: bool) {
+        // It is gone otherwise.
+        let _ = self.inner.commands.send(Command::Disconnect { whole });
+    }
+
+    pub(crate) async fn join_topic(
+        &self,
+        topic: TopicName,
+        history: Option<Position>,
+        envelope: bool,
+    ) -> Result<(), RoomError> {
+        if self.phase() == CONNECTING {
+            // Stored before it is connected.
+            let head = self.inner.namespace.server.head().seq;
+            return self.inner.session.lock().rooms.join(&topic, head, envelope).map(|_| ());
+        }
+        self.ask(|done| Command::Join { topic, envelope, history, done }).await
+    }
+
+    pub(crate) async fn leave_topic(&self, topic: TopicName) -> Result<(), RoomError> {
+        if self.phase() == CONNECTING {
+            let head = self.inner.namespace.server.head().seq;
+            self.inner.session.lock().rooms.leave(&topic, head);
+            return Ok(());
+        }
+        self.ask(|done| Command::Leave { topic, done }).await
+    }
+
+    pub(crate) fn session(&self) -> &Mutex<Session> {
+        &self.inner.session
+    }
+
+    pub(crate) fn core(&self) -> &Arc<NamespaceCore> {
+        &self.inner.namespace
+    }
+
+    pub(crate) fn is(&self, other: &Socket) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    pub(crate) fn is_in_any(&self, topics: &[TopicName]) -> bool {
+        let session = self.inner.session.lock();
+        topics.iter().any(|topic| session.rooms.is_in(topic))
+    }
+
+    pub(crate) fn was_in_any(&self, topics: &[TopicName], seq: Seq) -> bool {
+        let session = self.inner.session.lock();
+        topics.iter().any(|topic| session.rooms.was_in(topic, seq))
+    }
+
+    pub(crate) fn ack(&self, id: AckId) -> Ack {
+        Ack { id, commands: self.inner.commands.clone() }
+    }
+
+    pub(crate) fn handler(&self, name: &str) -> Option<EventHandler> {
+        let handlers = self.inner.handlers.lock();
+        handlers.by_name.get(name).or(handlers.any.as_ref()).cloned()
+    }
+
+    pub(crate) fn disconnecting_handlers(&self) -> Vec<DisconnectHandler> {
+        self.inner.handlers.lock().disconnecting.clone()
+    }
+
+    pub(crate) fn disconnect_handlers(&self) -> Vec<DisconnectHandler> {
+        self.inner.handlers.lock().disconnect.clone()
+    }
+
+    /// Lets go of the handlers, which may hold the socket.
+    pub(crate) fn forget_handlers(&self) {
+        *self.inner.handlers.lock() = Handlers::default();
+    }
+
+    pub(crate) fn set_connected(&self) {
+        self.inner.phase.store(CONNECTED, Ordering::Release);
+    }
+
+    pub(crate) fn set_gone(&self) {
+        self.inner.phase.store(GONE, Ordering::Release);
+    }
+
+    fn phase(&self) -> u8 {
+        self.inner.phase.load(Ordering::Acquire)
+    }
+
+    async fn ask(&self, command: impl FnOnce(Done) -> Command) -> Result<(), RoomError> {
+        let (done, answer) = oneshot::channel();
+        self.inner.commands.send(command(done)).map_err(|_| RoomError::NotConnected)?;
+        answer.await.unwrap_or(Err(RoomError::NotConnected))
+    }
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Socket")
+            .field("id", &self.inner.sid)
+            .field("namespace", &self.inner.namespace.name)
+            .finish_non_exhaustive()
+    }
+}
