@@ -57,6 +57,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
+    /// Take no Socket.IO clients, and show no page
+    #[arg(long)]
+    pub(crate) no_socketio: bool,
+
     /// Listen beyond this machine although anybody may then emit and listen
     #[arg(long)]
     pub(crate) insecure: bool,

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use redeliver_socketio::Recovery;
 use serde::Deserialize;
 
 use crate::access::{Grant, Pattern, TokenHash, Tokens};
@@ -25,6 +26,42 @@ pub(crate) struct ConfigFile {
     pub(crate) retention: RetentionSection,
     #[serde(default)]
     pub(crate) auth: AuthSection,
+    #[serde(default)]
+    pub(crate) socketio: SocketIoSection,
+}
+
+/// `[socketio]`: the gateway for Socket.IO clients, on the same port.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SocketIoSection {
+    pub(crate) enabled: Option<bool>,
+    pub(crate) path: Option<String>,
+    pub(crate) recovery: Option<RecoveryWord>,
+    pub(crate) ping_interval: Option<Span>,
+    pub(crate) ping_timeout: Option<Span>,
+    pub(crate) connect_timeout: Option<Span>,
+    pub(crate) session_idle: Option<Span>,
+    pub(crate) ack_timeout: Option<Span>,
+    pub(crate) payload_bytes: Option<ByteCount>,
+}
+
+/// `socketio.recovery`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RecoveryWord {
+    Auto,
+    On,
+    Off,
+}
+
+impl From<RecoveryWord> for Recovery {
+    fn from(word: RecoveryWord) -> Recovery {
+        match word {
+            RecoveryWord::Auto => Recovery::Auto,
+            RecoveryWord::On => Recovery::On,
+            RecoveryWord::Off => Recovery::Off,
+        }
+    }
 }
 
 /// `[limits]`: the server's own, below those of the protocol.
@@ -169,6 +206,17 @@ window_events = 65_536              # of one subscription
 window_bytes = "16 MiB"
 emits_in_flight = 16_384            # of one connection
 emit_bytes_in_flight = "4 MiB"
+
+[socketio]              # Socket.IO clients, on the same port
+enabled = true
+path = "/socket.io"
+recovery = "auto"                   # or "on": offsets for every client, or "off"
+ping_interval = "25s"
+ping_timeout = "20s"
+connect_timeout = "45s"             # for being in no namespace
+payload_bytes = "1 MiB"             # of one message
+session_idle = "7d"                 # how long a client that is away may come back as the same socket
+ack_timeout = "10s"                 # in ack mode, before an event is sent again
 
 [[auth.token]]          # with at least one of these, every client needs a token
 name = "billing"

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use redeliver_server::{Limits, LogConfig, Server, ServerBuilder, ServerConfig};
+use redeliver_socketio::SocketIo;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 
 use crate::args::ServeArgs;
-use crate::config_file::{ConfigFile, LimitsSection};
+use crate::config_file::{ConfigFile, LimitsSection, SocketIoSection};
 use crate::exit::{Exit, Problem};
 use crate::stop::Stop;
 use crate::units::{ByteCount, Count};
@@ -36,7 +37,10 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         opened = builder.open() => opened?,
         _ = stop.asked() => return Ok(Exit::Success),
     };
-    tokio::spawn(server.serve(listener));
+    match gateway(&file.socketio, &server, args.no_socketio)? {
+        Some(io) => drop(tokio::spawn(server.serve_with(listener, io.with_page()))),
+        None => drop(tokio::spawn(server.serve(listener))),
+    }
     announce(address)?;
     info!(%address, data = %data.display(), "ready");
 
@@ -52,6 +56,38 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         warn!("some connections did not end in time and are cut");
     }
     Ok(Exit::Success)
+}
+
+/// The Socket.IO gateway, unless it is not wanted.
+fn gateway(section: &SocketIoSection, server: &Server, is_off: bool) -> Result<Option<SocketIo>, Problem> {
+    if is_off || section.enabled == Some(false) {
+        return Ok(None);
+    }
+    let mut config = redeliver_socketio::Config::default();
+    config.builtin_events = true;
+    if let Some(path) = &section.path {
+        config.path.clone_from(path);
+    }
+    if let Some(recovery) = section.recovery {
+        config.recovery = recovery.into();
+    }
+    for (name, span, setting) in [
+        ("ping_interval", section.ping_interval, &mut config.ping_interval),
+        ("ping_timeout", section.ping_timeout, &mut config.ping_timeout),
+        ("connect_timeout", section.connect_timeout, &mut config.connect_timeout),
+        ("session_idle", section.session_idle, &mut config.session_idle_max),
+        ("ack_timeout", section.ack_timeout, &mut config.ack_timeout),
+    ] {
+        let Some(span) = span else { continue };
+        if span.0.is_zero() {
+            return Err(Problem::new(format!("socketio.{name} must be more than nothing")));
+        }
+        *setting = span.0;
+    }
+    if let Some(ByteCount(bytes)) = section.payload_bytes {
+        config.payload_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+    Ok(Some(SocketIo::builder(server.clone()).config(config).build()))
 }
 
 fn configured(file: &ConfigFile, data: &Path) -> Result<ServerBuilder> {
