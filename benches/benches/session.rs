@@ -32,6 +32,7 @@ fn session(criterion: &mut Criterion) {
                         first_nth: nth.next(),
                         last_seq: Seq(after.0 + BATCH),
                         records: records.clone(),
+                        except: None,
                     }),
                     Output::Read { .. } => ReadOutcome::End,
                     Output::SendEvents { count, .. } => {

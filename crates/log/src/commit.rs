@@ -11,7 +11,7 @@
 
 use bytes::BufMut;
 use redeliver_protocol::error::RefusalCode;
-use redeliver_protocol::event::{NewEvent, PayloadKind};
+use redeliver_protocol::event::{EmitOptions, NewEvent, RecordKind};
 use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -73,7 +73,7 @@ pub(crate) struct Emitter {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CommitEvent<'a> {
     pub(crate) seq: Seq,
-    pub(crate) kind: PayloadKind,
+    pub(crate) kind: RecordKind,
     pub(crate) name: &'a str,
     pub(crate) payload: &'a [u8],
     pub(crate) emitter: Option<Emitter>,
@@ -198,13 +198,20 @@ impl NewCommit<'_> {
     }
 }
 
-/// How many bytes an event adds to a commit, at most, with its topics' and its publisher's entries in the tables.
+/// How many bytes an event adds to a commit's batch, at most, with its topics' and its publisher's entries in the tables
+/// and its except list.
 pub(crate) fn encoded_bytes_max(event: &NewEvent) -> usize {
-    event.size_bytes() + event.topics.len() * 22 + 64
+    let except = if event.except.is_empty() { 0 } else { 64 + 2 * event.except.len() };
+    event.size_bytes() + event.topics.len() * 22 + 64 + except
+}
+
+/// The kind byte of an event's records.
+pub(crate) fn record_kind(event: &NewEvent) -> RecordKind {
+    RecordKind { payload: event.kind, asks: event.options.has(EmitOptions::ASKS), has_except: !event.except.is_empty() }
 }
 
 fn put_event(out: &mut Vec<u8>, event: &NewCommitEvent<'_>, topics: &[u32]) {
-    out.put_u8(event.event.kind as u8);
+    out.put_u8(record_kind(event.event).to_byte());
     out.put_u8(u8::try_from(topics.len()).unwrap_or(u8::MAX));
     for index in topics {
         put_varint(out, u64::from(*index));
@@ -223,12 +230,7 @@ fn put_event(out: &mut Vec<u8>, event: &NewCommitEvent<'_>, topics: &[u32]) {
 }
 
 fn read_event<'a>(reader: &mut Reader<'a>, seq: Seq) -> Result<CommitEvent<'a>, Damaged> {
-    let kind = match reader.u8()? {
-        0 => PayloadKind::Bytes,
-        1 => PayloadKind::Text,
-        2 => PayloadKind::Json,
-        _ => return Err(Damaged),
-    };
+    let kind = RecordKind::from_byte(reader.u8()?).ok_or(Damaged)?;
     let topics = (reader.u8()?, *reader);
     for _ in 0..topics.0 {
         reader.varint()?;
@@ -252,6 +254,7 @@ fn length(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use redeliver_protocol::event::PayloadKind;
     use redeliver_protocol::name::{EventName, TopicName};
 
     use super::*;

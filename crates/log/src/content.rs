@@ -2,7 +2,7 @@
 //!
 //! It guards against mistakes, not against attacks: who forges a collision deceives only itself.
 
-use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::event::{EmitOptions, NewEvent};
 
 /// The hash of all that an emit says.
 pub(crate) fn content_hash(event: &NewEvent) -> u64 {
@@ -10,6 +10,13 @@ pub(crate) fn content_hash(event: &NewEvent) -> u64 {
     hash = xxh64(event.name.as_str().as_bytes(), hash);
     for topic in &event.topics {
         hash = xxh64(topic.as_str().as_bytes(), hash);
+    }
+    // As it always was for events that have neither.
+    if !event.except.is_empty() || event.options != EmitOptions::default() {
+        hash = xxh64(&event.options.0.to_le_bytes(), hash);
+        for topic in &event.except {
+            hash = xxh64(topic.as_str().as_bytes(), hash);
+        }
     }
     hash
 }
@@ -90,5 +97,12 @@ mod tests {
         assert_ne!(hash, event("t", "o", PayloadKind::Text, "p"));
         assert_ne!(hash, event("t", "n", PayloadKind::Json, "p"));
         assert_ne!(hash, event("t", "n", PayloadKind::Text, "q"));
+        let mut other =
+            NewEvent::new(TopicName::new("t").unwrap(), EventName::new("n").unwrap(), PayloadKind::Text, "p");
+        other.except = vec![TopicName::new("u").unwrap()];
+        assert_ne!(hash, content_hash(&other));
+        other.except.clear();
+        other.options = EmitOptions::ASKS;
+        assert_ne!(hash, content_hash(&other));
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use redeliver_protocol::codec::{encode_record, peek_record};
+use redeliver_protocol::codec::{encode_record, peek_record, peek_record_kind};
 use redeliver_protocol::seq::{Nth, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -44,6 +44,7 @@ pub(crate) struct Gather<'a> {
     bytes: usize,
     loaded_bytes: usize,
     is_done: bool,
+    has_except: bool,
     /// Keys whose values are not what was written.
     pub(crate) damaged: Vec<Vec<u8>>,
 }
@@ -62,6 +63,7 @@ impl<'a> Gather<'a> {
             bytes: 0,
             loaded_bytes: 0,
             is_done: false,
+            has_except: false,
             damaged: Vec::new(),
         }
     }
@@ -100,6 +102,7 @@ impl<'a> Gather<'a> {
             count: self.count,
             records: joined(self.parts),
             follows: true,
+            has_except: self.has_except,
         })
     }
 
@@ -202,10 +205,13 @@ impl<'a> Gather<'a> {
                 start = at;
                 continue;
             }
-            if !self.takes(seq, nth, bytes) {
+            let has_except = peek_record_kind(&records[at..]).is_ok_and(|kind| kind.has_except);
+            let is_apart = !self.limits.is_mixed && self.count > 0 && (has_except || self.has_except);
+            if is_apart || !self.takes(seq, nth, bytes) {
                 self.is_done = true;
                 break;
             }
+            self.has_except |= has_except;
             at += bytes;
             self.count += 1;
             self.bytes += bytes;

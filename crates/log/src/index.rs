@@ -93,7 +93,11 @@ impl Topic {
         // Neither goes back, also where a commit is read again that a half-done fold has counted.
         self.last_seq = self.last_seq.max(last_seq);
         self.last_nth = self.last_nth.max(Nth(tail_ref.first_nth.0 + u64::from(tail_ref.count) - 1));
-        self.tail.push(tail_ref);
+        match self.tail.last_mut() {
+            // Further events in the same commit.
+            Some(last) if last.commit == tail_ref.commit => last.count += tail_ref.count,
+            Some(_) | None => self.tail.push(tail_ref),
+        }
     }
 
     /// Forgets unfolded commits up to a seq: they have been folded.

@@ -46,6 +46,7 @@
 //! | `n` topic | a topic's name, its last seq and nth as of its last fold |
 //! | `p` publisher | its last number, and when it emitted it, as of its last fold |
 //! | `c` subscriber, topic | a durable cursor, and when it was saved |
+//! | `x` seq, piece | who is not to get an event |
 //! | `w` key | a state of a gateway, or its beginning |
 //! | `v` key, piece | the rest of a state |
 //! | `e` index | an epoch, and the head when it began |
@@ -64,7 +65,7 @@
 //! - `layout`, `commit`, `fold/manifest`: the only places that know bytes on the medium.
 //! - `state`, `index`, `tail`, `publishers`, `lineage`, `floor`: what is held in memory; pure. So is `merged`: topics as one
 //!   row.
-//! - `gather`, `fold`: from the store to records, and from commits to runs.
+//! - `excepts`: who is not to get which event. `gather`, `fold`: from the store to records, and from commits to runs.
 //! - `store`: the one door. [`kv`]: the stores behind it, of which the durable one is a journal before sled. [`data_dir`]: the directory that one of them lives in.
 
 pub mod config;
@@ -74,6 +75,7 @@ pub mod kv;
 
 mod commit;
 mod content;
+mod excepts;
 mod floor;
 mod fold;
 mod gather;

@@ -3,6 +3,7 @@
 
 mod decide;
 mod draft;
+mod excepts;
 mod folding;
 mod merged;
 mod open;
@@ -67,6 +68,8 @@ struct Work {
     trim: Option<trimming::Trim>,
     /// The floor as it is in the store.
     saved_floor: Seq,
+    /// No event up to this seq has an except list any more.
+    excepts_trimmed: Seq,
     sweep: Option<trimming::Sweep>,
     /// When the last sweep began.
     swept: Timestamp,
@@ -188,6 +191,7 @@ impl Log {
             has_folded_commits: false,
             trim: None,
             saved_floor: recovered.saved_floor,
+            excepts_trimmed: Seq::ZERO,
             sweep: None,
             swept: clock.now(),
         };
@@ -272,7 +276,7 @@ impl Log {
     }
 
     /// The next events of a topic after a seq (whose nth in the topic is `nth`), all of one epoch: as many as are at hand
-    /// within both bounds, at least one.
+    /// within both bounds, at least one. An event that some are not to get comes alone, with its list.
     ///
     /// # Errors
     ///
@@ -285,7 +289,7 @@ impl Log {
         events_max: u32,
         bytes_max: usize,
     ) -> Result<ReadOutcome, LogError> {
-        self.read_topic(topic, (after, nth), Limits { events_max, bytes_max, seq_max: Seq(u64::MAX) })
+        self.read_topic(topic, (after, nth), Limits { events_max, bytes_max, seq_max: Seq(u64::MAX), is_mixed: false })
     }
 
     /// The same if it can be answered from memory, without touching the store.
@@ -298,7 +302,11 @@ impl Log {
         events_max: u32,
         bytes_max: usize,
     ) -> Option<ReadOutcome> {
-        self.read_topic_in_memory(topic, (after, nth), Limits { events_max, bytes_max, seq_max: Seq(u64::MAX) })
+        self.read_topic_in_memory(
+            topic,
+            (after, nth),
+            Limits { events_max, bytes_max, seq_max: Seq(u64::MAX), is_mixed: false },
+        )
     }
 
     /// A durable subscriber's cursor: the last one staged. One that is damaged is given as a place in no history, so that

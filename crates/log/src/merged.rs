@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use redeliver_protocol::codec::{Records, peek_record};
@@ -75,6 +76,8 @@ pub struct MergedEvent {
     pub record: Record,
     /// The followed topics that it belongs to: at least one.
     pub topics: Vec<TopicName>,
+    /// Who is not to get it: whoever follows one of these topics. Empty for most events.
+    pub except: Arc<[TopicName]>,
 }
 
 impl MergedReader {
@@ -337,7 +340,7 @@ fn decoded(record: Bytes, topic: TopicName, lineage: &Lineage) -> Result<MergedE
         return Err(LogError::Failed("a record was empty".to_owned()));
     };
     let record = record.map_err(unreadable)?;
-    Ok(MergedEvent { position: lineage.position(record.seq), record, topics: vec![topic] })
+    Ok(MergedEvent { position: lineage.position(record.seq), record, topics: vec![topic], except: Arc::default() })
 }
 
 /// Records were made by this process or checked when they were read: they are whole.

@@ -7,6 +7,7 @@ use redeliver_protocol::history::{Batch, Gap, GapCause, ReadOutcome};
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
+use crate::excepts::Excepts;
 use crate::index::Topics;
 use crate::layout::value::Floor;
 use crate::lineage::Lineage;
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) lineage: Arc<Lineage>,
     pub(crate) topics: Topics,
     pub(crate) recent: Recent,
+    pub(crate) excepts: Excepts,
     /// The commits that are not folded, oldest first.
     pub(crate) tail: VecDeque<TailCommit>,
     /// Their size in the store.
@@ -110,6 +112,8 @@ impl Place {
                 first_nth: slice.first_nth,
                 last_seq: slice.last_seq,
                 records: slice.records,
+                // To be filled in by who reads.
+                except: slice.has_except.then(Arc::default),
             });
         }
         let (through, cause) = if self.after < self.floor.seq {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use redeliver_protocol::codec::peek_record_kind;
 use redeliver_protocol::seq::{Nth, Seq};
 
 /// What a chunk costs beside its records, in bytes.
@@ -24,6 +25,8 @@ pub(crate) struct Chunk {
     first_nth: Nth,
     first_seq: Seq,
     marks: Box<[Mark]>,
+    /// Whether its one record is not for everybody.
+    has_except: bool,
 }
 
 /// Where a record ends in its chunk, and how far its seq lies above the chunk's first.
@@ -60,6 +63,8 @@ pub(crate) struct Slice {
     pub(crate) records: Bytes,
     /// Whether it is known that no retained event of the topic lies between the seq asked for and the first record.
     pub(crate) follows: bool,
+    /// Whether one of them is not for everybody.
+    pub(crate) has_except: bool,
 }
 
 /// What a reader wants at most.
@@ -69,13 +74,52 @@ pub(crate) struct Limits {
     pub(crate) bytes_max: usize,
     /// The last seq that may be given: the end of an epoch is found with the first record.
     pub(crate) seq_max: Seq,
+    /// Whether records that are not for everybody may stand among others. If not, each comes alone.
+    pub(crate) is_mixed: bool,
 }
 
 impl Chunk {
     /// A chunk of at least one record with consecutive nths.
     pub(crate) fn new(records: Bytes, first_nth: Nth, first_seq: Seq, marks: Vec<Mark>) -> Chunk {
         debug_assert!(marks.last().is_some_and(|mark| mark.end as usize == records.len()));
-        Chunk { records, first_nth, first_seq, marks: marks.into_boxed_slice() }
+        Chunk { records, first_nth, first_seq, marks: marks.into_boxed_slice(), has_except: false }
+    }
+
+    /// The same records in as many chunks as are needed so that each that is not for everybody has one of its own.
+    pub(crate) fn split(self, mut each: impl FnMut(Chunk)) {
+        let has_except = |index: usize| {
+            let kind = peek_record_kind(&self.records[self.start(index)..]);
+            kind.is_ok_and(|kind| kind.has_except)
+        };
+        let apart: Vec<usize> = (0..self.marks.len()).filter(|index| has_except(*index)).collect();
+        if apart.is_empty() {
+            return each(self);
+        }
+        let mut from = 0;
+        for index in apart {
+            if from < index {
+                each(self.part(from..index, false));
+            }
+            each(self.part(index..index + 1, true));
+            from = index + 1;
+        }
+        if from < self.marks.len() {
+            each(self.part(from..self.marks.len(), false));
+        }
+    }
+
+    fn part(&self, range: std::ops::Range<usize>, has_except: bool) -> Chunk {
+        let (start, offset) = (self.start(range.start), self.marks[range.start].seq_offset);
+        // Ends are bounded by what one commit holds.
+        let start_u32 = u32::try_from(start).unwrap_or(u32::MAX);
+        let mark = |mark: &Mark| Mark { seq_offset: mark.seq_offset - offset, end: mark.end - start_u32 };
+        Chunk {
+            records: self.records.slice(start..self.marks[range.end - 1].end as usize),
+            first_nth: Nth(self.first_nth.0 + range.start as u64),
+            first_seq: self.seq(range.start),
+            marks: self.marks[range].iter().map(mark).collect(),
+            has_except,
+        }
     }
 
     pub(crate) fn first_nth(&self) -> Nth {
@@ -152,10 +196,14 @@ impl TopicTail {
         let mut limits = limits;
         limits.seq_max = epoch_end(first_seq).map_or(limits.seq_max, |end| end.min(limits.seq_max));
         let mut parts: Vec<Bytes> = Vec::new();
+        let mut has_except = false;
         let (mut next, mut count, mut last_seq) = (first_nth, 0_u32, first_seq);
         for chunk in self.chunks.range(at..) {
             let index = if count == 0 { index } else { 0 };
             if Nth(chunk.first_nth.0 + index as u64) != next {
+                break;
+            }
+            if !limits.is_mixed && count > 0 && (chunk.has_except || has_except) {
                 break;
             }
             let taken = chunk.fitting(index, &limits, count == 0);
@@ -167,6 +215,7 @@ impl TopicTail {
             last_seq = chunk.seq(index + taken - 1);
             count += events;
             next = Nth(next.0 + taken as u64);
+            has_except |= chunk.has_except;
             limits.bytes_max = limits.bytes_max.saturating_sub(part.len());
             limits.events_max = limits.events_max.saturating_sub(events);
             parts.push(part);
@@ -175,7 +224,7 @@ impl TopicTail {
             }
         }
         let follows = index > 0 || (at > 0 && self.chunks[at - 1].end_nth() == first_nth);
-        Some(Slice { first_nth, first_seq, last_seq, count, records: joined(parts), follows })
+        Some(Slice { first_nth, first_seq, last_seq, count, records: joined(parts), follows, has_except })
     }
 
     /// The seq of the event with this nth.
@@ -235,7 +284,7 @@ impl Recent {
     pub(crate) fn push(&mut self, topic: u32, tail: &mut TopicTail, chunk: Chunk) {
         self.bytes += chunk.cost();
         self.order.push_back((topic, chunk.last_seq()));
-        let is_small = chunk.records.len() < MERGE_BYTES_MAX / MERGE_CHUNKS;
+        let is_small = chunk.records.len() < MERGE_BYTES_MAX / MERGE_CHUNKS && !chunk.has_except;
         tail.loose = if is_small { tail.loose.saturating_add(1) } else { 0 };
         tail.chunks.push_back(chunk);
         self.bytes -= tail.merge();
@@ -278,7 +327,7 @@ pub(crate) fn joined(mut parts: Vec<Bytes>) -> Bytes {
 mod tests {
     use super::*;
 
-    const ALL: Limits = Limits { events_max: u32::MAX, bytes_max: usize::MAX, seq_max: Seq(u64::MAX) };
+    const ALL: Limits = Limits { events_max: u32::MAX, bytes_max: usize::MAX, seq_max: Seq(u64::MAX), is_mixed: false };
 
     fn small(number: u64) -> u32 {
         u32::try_from(number).unwrap()
@@ -320,7 +369,7 @@ mod tests {
         let mut recent = Recent::new(usize::MAX);
         let tail = filled(&mut recent, &[(1, &[1, 2, 3]), (4, &[4, 5])]);
         let count = |events_max, bytes_max, seq_max| {
-            let limits = Limits { events_max, bytes_max, seq_max: Seq(seq_max) };
+            let limits = Limits { events_max, bytes_max, seq_max: Seq(seq_max), is_mixed: false };
             tail.after(Seq(1), limits, |_| None).map(|slice| (slice.count, slice.records.len()))
         };
         assert_eq!(count(3, 100, 100), Some((3, 3)));

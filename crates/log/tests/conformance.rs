@@ -11,6 +11,8 @@ mod bench;
 mod beside;
 #[path = "conformance/damage.rs"]
 mod damage;
+#[path = "conformance/excepts.rs"]
+mod excepts;
 #[path = "conformance/folding.rs"]
 mod folding;
 #[path = "conformance/merged.rs"]

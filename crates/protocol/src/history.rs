@@ -1,6 +1,7 @@
 //! What is asked of a log's history and what it answers, in terms of seqs and events alone: where to start, batches,
 //! gaps, cursors, what became of an emit. Shared by the session machines, the wire and the log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::EARLIER_EPOCHS_MAX;
 use crate::error::RefusalCode;
+use crate::name::TopicName;
 use crate::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use crate::time::Timestamp;
 
@@ -155,6 +157,8 @@ pub struct Batch {
     pub last_seq: Seq,
     /// Their wire records, one after another.
     pub records: Bytes,
+    /// Who is not to get the event: whoever follows one of these topics. There is only one event then.
+    pub except: Option<Arc<[TopicName]>>,
 }
 
 impl Batch {

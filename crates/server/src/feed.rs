@@ -75,6 +75,11 @@ pub struct FeedEvent {
     pub payload: Bytes,
     /// Which of the followed topics it belongs to: at least one.
     pub topics: Vec<TopicName>,
+    /// Whether the emitter asks its readers for an answer.
+    pub asks: bool,
+    /// Who is not to get it: whoever followed one of these topics when it was emitted. It is for the feed's holder to
+    /// judge. Empty for most events.
+    pub except: Arc<[TopicName]>,
 }
 
 /// Why a feed gives nothing any more.
@@ -285,13 +290,15 @@ impl std::fmt::Debug for Feed {
 impl From<MergedItem> for FeedItem {
     fn from(item: MergedItem) -> FeedItem {
         match item {
-            MergedItem::Event(MergedEvent { position, record, topics }) => FeedItem::Event(FeedEvent {
+            MergedItem::Event(MergedEvent { position, record, topics, except }) => FeedItem::Event(FeedEvent {
                 position,
                 time: record.time,
                 kind: record.kind,
                 name: record.name,
                 payload: record.payload,
                 topics,
+                asks: record.asks,
+                except,
             }),
             MergedItem::Gap { topic, gap } => FeedItem::Gap { topic, gap },
         }

@@ -26,6 +26,8 @@ pub(crate) const CURSOR: u8 = b'c';
 pub(crate) const STATE: u8 = b'w';
 /// What of a state does not fit there: `v | length of key | key`, in pieces.
 pub(crate) const STATE_REST: u8 = b'v';
+/// Who is not to get an event: `x | seq`, in pieces.
+pub(crate) const EXCEPT: u8 = b'x';
 /// An epoch: `e | index`.
 pub(crate) const EPOCH: u8 = b'e';
 /// What there is once: `m | which`.
@@ -97,6 +99,10 @@ pub(crate) fn cursor(subscriber: &SubscriberName, topic: &TopicName) -> Vec<u8> 
     key.extend_from_slice(subscriber);
     key.extend_from_slice(topic);
     key
+}
+
+pub(crate) fn except(seq: Seq) -> Vec<u8> {
+    with_u64(EXCEPT, seq.0)
 }
 
 pub(crate) fn state(name: &[u8]) -> Vec<u8> {

@@ -2,6 +2,7 @@
 //! the readers, all in one pass.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use redeliver_protocol::codec::{encode_record, record_bytes};
@@ -13,8 +14,9 @@ use redeliver_protocol::time::Timestamp;
 use super::decide::StoredEvent;
 use crate::commit::{
     COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, CommitPublisher, CommitTopic, Emitter, NewCommit, NewCommitEvent,
-    encoded_bytes_max,
+    encoded_bytes_max, record_kind,
 };
+use crate::excepts;
 use crate::index::Topics;
 use crate::kv::Batch;
 use crate::layout::{key, piece};
@@ -28,8 +30,11 @@ pub(super) struct DraftCommit {
     pub(super) batch: Batch,
     pub(super) events: usize,
     pub(super) commit: TailCommit,
-    /// The topics that grow: id, name if it is new, and the new records.
+    /// The topics that grow: id, name, and the new records. A topic stands here several times in a row where some of
+    /// its events are not for everybody.
     pub(super) grown: Vec<(u32, TopicName, Chunk)>,
+    /// Who is not to get which event.
+    pub(super) excepts: Vec<(Seq, Arc<[TopicName]>)>,
 }
 
 /// Makes commits one after another.
@@ -67,6 +72,7 @@ struct Tables<'a> {
     publishers: Vec<CommitPublisher>,
     events: Vec<NewCommitEvent<'a>>,
     event_bytes: u64,
+    excepts: Vec<(Seq, Arc<[TopicName]>)>,
 }
 
 impl<'a> Drafter<'a> {
@@ -146,7 +152,11 @@ impl<'a> Drafter<'a> {
             tables.publishers[publisher as usize].refused.extend(refused);
             Emitter { publisher, number, hash }
         });
-        tables.event_bytes += event.size_bytes() as u64;
+        let except_bytes: usize = event.except.iter().map(|topic| topic.as_str().len()).sum();
+        tables.event_bytes += (event.size_bytes() - except_bytes) as u64;
+        if !event.except.is_empty() {
+            tables.excepts.push((self.next, event.except.as_slice().into()));
+        }
         tables.events.push(NewCommitEvent { event, emitter });
     }
 
@@ -203,7 +213,7 @@ impl<'a> Drafter<'a> {
         refused
     }
 
-    fn finish(&self, tables: Tables<'a>, first: Seq) -> DraftCommit {
+    fn finish(&self, mut tables: Tables<'a>, first: Seq) -> DraftCommit {
         let topics: Vec<_> = tables.topics.iter().map(LocalTopic::entry).collect();
         let value = NewCommit {
             first,
@@ -217,6 +227,9 @@ impl<'a> Drafter<'a> {
         .encode();
         let mut batch = Batch::default();
         piece::put(&mut batch, &key::commit(first), &value);
+        for (seq, list) in &tables.excepts {
+            piece::put(&mut batch, &key::except(*seq), &excepts::encode(list));
+        }
         let commit = TailCommit {
             first,
             last: Seq(first.0 + tables.events.len() as u64 - 1),
@@ -225,7 +238,10 @@ impl<'a> Drafter<'a> {
             value_bytes: value.len(),
             record_bytes: tables.topics.iter().map(|topic| topic.record_bytes).sum(),
         };
-        DraftCommit { batch, events: tables.events.len(), commit, grown: records(tables, (first, self.time)) }
+        let excepts = std::mem::take(&mut tables.excepts);
+        let events = tables.events.len();
+        let grown = records(tables, (first, self.time), excepts.is_empty());
+        DraftCommit { batch, events, commit, grown, excepts }
     }
 }
 
@@ -243,8 +259,9 @@ impl<'a> LocalTopic<'a> {
     }
 }
 
-/// The wire records of a commit, those of one topic next to each other, all in one piece of memory.
-fn records(tables: Tables<'_>, (first, time): (Seq, Timestamp)) -> Vec<(u32, TopicName, Chunk)> {
+/// The wire records of a commit, those of one topic next to each other, all in one piece of memory. `is_plain` if all are
+/// for everybody.
+fn records(tables: Tables<'_>, (first, time): (Seq, Timestamp), is_plain: bool) -> Vec<(u32, TopicName, Chunk)> {
     let mut starts = Vec::with_capacity(tables.topics.len());
     let mut total = 0;
     for topic in &tables.topics {
@@ -261,7 +278,7 @@ fn records(tables: Tables<'_>, (first, time): (Seq, Timestamp)) -> Vec<(u32, Top
         for index in own {
             let index = *index as usize;
             let mut slot = &mut buffer[cursors[index]..cursors[index] + bytes];
-            encode_record(&mut slot, (seq, nths[index], time), event.kind, event.name.as_str(), &event.payload);
+            encode_record(&mut slot, (seq, nths[index], time), record_kind(event), event.name.as_str(), &event.payload);
             cursors[index] += bytes;
             nths[index] = nths[index].next();
         }
@@ -269,9 +286,15 @@ fn records(tables: Tables<'_>, (first, time): (Seq, Timestamp)) -> Vec<(u32, Top
         rest = others;
     }
     let buffer = Bytes::from(buffer);
-    let chunks = tables.topics.into_iter().zip(starts).map(|(topic, start)| {
+    let mut chunks = Vec::with_capacity(tables.topics.len());
+    for (topic, start) in tables.topics.into_iter().zip(starts) {
         let records = buffer.slice(start..start + topic.record_bytes);
-        (topic.id, topic.name.clone(), Chunk::new(records, topic.first_nth, topic.first_seq, topic.marks))
-    });
-    chunks.collect()
+        let chunk = Chunk::new(records, topic.first_nth, topic.first_seq, topic.marks);
+        if is_plain {
+            chunks.push((topic.id, topic.name.clone(), chunk));
+        } else {
+            chunk.split(|chunk| chunks.push((topic.id, topic.name.clone(), chunk)));
+        }
+    }
+    chunks
 }

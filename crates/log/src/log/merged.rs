@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use redeliver_protocol::history::{Known, ReadOutcome, Start};
+use redeliver_protocol::history::{Gap, GapCause, Known, ReadOutcome, Start};
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -11,7 +11,8 @@ use super::Log;
 use super::read::{from_memory, place};
 use crate::error::LogError;
 use crate::index::Topic;
-use crate::merged::{Found, Lane, MergedReader, MergedRow, RowLimits};
+use crate::lineage::Lineage;
+use crate::merged::{Found, Lane, MergedEvent, MergedItem, MergedReader, MergedRow, RowLimits};
 use crate::state::Shared;
 use crate::tail::Limits;
 
@@ -66,7 +67,7 @@ impl Log {
         for at in 0..reader.lanes.len() {
             found.extend(self.read_lane(reader, at, limits)?);
         }
-        reader.merge(found, head, &lineage, limits)
+        self.with_excepts(reader.merge(found, head, &lineage, limits)?, &lineage)
     }
 
     /// The same if it can be answered from memory, without touching the store. If not, the reader has not moved.
@@ -97,7 +98,7 @@ impl Log {
             }
             (found, shared.head_position(), Arc::clone(&shared.lineage))
         };
-        reader.merge(found, head, &lineage, limits).map(Some)
+        self.with_excepts(reader.merge(found, head, &lineage, limits)?, &lineage).map(Some)
     }
 
     /// Moves a reader on to the head if none of its topics has anything up to there. Says whether it has moved or was there.
@@ -121,6 +122,45 @@ impl Log {
             reader.place = shared.head_position();
         }
         is_quiet
+    }
+
+    /// Names those who are not to get the events of a row that have such lists. An event whose list is damaged is not given:
+    /// it is told as a gap.
+    fn with_excepts(&self, mut row: MergedRow, lineage: &Lineage) -> Result<MergedRow, LogError> {
+        let has_except = |item: &MergedItem| matches!(item, MergedItem::Event(event) if event.record.has_except);
+        if !row.items.iter().any(has_except) {
+            return Ok(row);
+        }
+        let mut items = Vec::with_capacity(row.items.len());
+        for item in row.items {
+            match item {
+                MergedItem::Event(mut event) if event.record.has_except => match self.except(event.record.seq)? {
+                    Some(list) => {
+                        event.except = list;
+                        items.push(MergedItem::Event(event));
+                    }
+                    None => items.extend(self.withheld(event, lineage)),
+                },
+                item @ (MergedItem::Event(_) | MergedItem::Gap { .. }) => items.push(item),
+            }
+        }
+        row.items = items;
+        Ok(row)
+    }
+
+    /// The gaps that stand for an event which may be given to nobody.
+    fn withheld(&self, event: MergedEvent, lineage: &Lineage) -> impl Iterator<Item = MergedItem> + use<> {
+        let floor = self.shared.read().floor;
+        let cause = if event.record.seq <= floor.seq { floor.cause } else { GapCause::LogDamaged };
+        let gap = Gap {
+            after: lineage.position(Seq(event.record.seq.0 - 1)),
+            through: event.position,
+            nth_through: event.record.nth,
+            count: 1,
+            count_is_exact: true,
+            cause,
+        };
+        event.topics.into_iter().map(move |topic| MergedItem::Gap { topic, gap: gap.clone() })
     }
 
     /// What a lane has after the reader's place.
@@ -190,7 +230,7 @@ fn in_memory(shared: &Shared, lane: &mut Lane, start: Seq, limits: RowLimits) ->
         None if start == Seq::ZERO => Nth::ZERO,
         None if after.max(start) < shared.floor.seq => return InMemory::Unknown,
         None => {
-            let one = Limits { events_max: 1, bytes_max: 0, seq_max: shared.head };
+            let one = Limits { events_max: 1, bytes_max: 0, seq_max: shared.head, is_mixed: true };
             match topic.recent.after(start, one, |_| None).filter(|slice| slice.follows) {
                 Some(slice) => Nth(slice.first_nth.0 - 1),
                 None => return InMemory::Unknown,
@@ -198,6 +238,10 @@ fn in_memory(shared: &Shared, lane: &mut Lane, start: Seq, limits: RowLimits) ->
         }
     };
     match from_memory(&place(shared, topic, start, nth), topic, limits) {
+        // Lists that may be in the store alone are looked for there.
+        Some(ReadOutcome::Batch(batch)) if batch.except.is_some() && !shared.excepts.has_all_after(start) => {
+            InMemory::Unknown
+        }
         Some(outcome) => {
             lane.nth = Some(nth);
             InMemory::Found(outcome, topic.last_seq)
@@ -229,5 +273,6 @@ fn reading(limits: RowLimits) -> Limits {
         events_max: u32::try_from(limits.events_max).unwrap_or(u32::MAX),
         bytes_max: limits.bytes_max,
         seq_max: Seq(u64::MAX),
+        is_mixed: true,
     }
 }

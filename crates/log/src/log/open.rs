@@ -13,6 +13,7 @@ use redeliver_protocol::time::Timestamp;
 use crate::commit::{COMMIT_EVENTS_MAX, COMMIT_PIECES_MAX, Commit};
 use crate::config::LogConfig;
 use crate::error::LogError;
+use crate::excepts::Excepts;
 use crate::fold::manifest;
 use crate::index::{TailRef, Topics};
 use crate::kv::{Batch, Direction, Entries, Entry, Kv};
@@ -65,6 +66,7 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
         lineage: Arc::default(),
         topics: recovery.topics()?,
         recent: Recent::new(config.recent_bytes_max),
+        excepts: Excepts::new(Seq::ZERO),
         tail: VecDeque::new(),
         tail_bytes: 0,
         runs: Arc::new(runs),
@@ -75,6 +77,7 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     };
     recovery.publishers()?;
     recovery.tail(&mut shared)?;
+    shared.excepts = Excepts::new(shared.head);
     if is_new {
         let format = Format { version: FORMAT, created: now };
         piece::put_small(&mut recovery.batch, key::meta(Meta::Format), &format.encode());
@@ -333,7 +336,9 @@ impl<'a> Recovery<'a> {
             let topic = shared.topics.at(entry.id);
             let tail_ref = TailRef { commit: commit.first, first_nth: entry.first_nth, count: entry.count };
             topic.grow(tail_ref, last_seq);
-            shared.recent.push(entry.id, &mut topic.recent, grown.chunk());
+            let Shared { topics, recent, .. } = &mut *shared;
+            let tail = &mut topics.at(entry.id).recent;
+            grown.chunk().split(|chunk| recent.push(entry.id, tail, chunk));
         }
         shared.evict();
         for (publisher, mut emits) in commit.publishers.iter().zip(emits) {

@@ -9,6 +9,7 @@ use redeliver_protocol::seq::{Nth, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::Log;
+use super::excepts::with_except_in_memory;
 use crate::error::LogError;
 use crate::gather::{Gather, Whereabouts};
 use crate::index::Topic;
@@ -41,7 +42,8 @@ impl Log {
                 let limits = Limits { seq_max: shared.head, ..limits };
                 let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Ok(ReadOutcome::End) };
                 let place = place(&shared, entry, after, nth);
-                if let Some(outcome) = from_memory(&place, entry, limits) {
+                let outcome = from_memory(&place, entry, limits);
+                if let Some(outcome) = outcome.and_then(|outcome| excepted(&shared, outcome, limits)) {
                     return Ok(outcome);
                 }
                 let start = after.max(shared.floor.seq);
@@ -50,7 +52,10 @@ impl Log {
             let start = after.max(place.floor.seq);
             let limits = Limits { seq_max: place.last_seq, ..limits };
             let (found, damaged) = self.gather(&place, whereabouts, start, Timestamp::default(), limits)?;
-            let outcome = place.answer(found);
+            let mut outcome = place.answer(found);
+            if !limits.is_mixed {
+                outcome = self.with_except(outcome, &place)?;
+            }
             let is_clean = damaged.is_empty() && matches!(outcome, ReadOutcome::Batch(_));
             if is_clean || self.shared.read().generation == generation {
                 self.note_damage(damaged);
@@ -70,7 +75,8 @@ impl Log {
         let shared = self.shared.read();
         let limits = Limits { seq_max: shared.head, ..limits };
         let Some((_, entry)) = shared.topics.find(topic.as_str()) else { return Some(ReadOutcome::End) };
-        from_memory(&place(&shared, entry, after, nth), entry, limits)
+        let outcome = from_memory(&place(&shared, entry, after, nth), entry, limits)?;
+        excepted(&shared, outcome, limits)
     }
 
     /// The first event of a topic after a seq, which is not below the floor, and no earlier than a time.
@@ -159,7 +165,12 @@ impl Log {
 /// Damaged keys that are remembered, so that each is told once.
 const DAMAGED_KEYS_MAX: usize = 10_000;
 
-const ONE: Limits = Limits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX) };
+const ONE: Limits = Limits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX), is_mixed: true };
+
+/// An outcome from memory with the list of who is not to get it, if that is there as well.
+fn excepted(shared: &Shared, outcome: ReadOutcome, limits: Limits) -> Option<ReadOutcome> {
+    if limits.is_mixed { Some(outcome) } else { with_except_in_memory(shared, outcome) }
+}
 
 pub(super) fn place(shared: &Shared, topic: &Topic, after: Seq, nth: Nth) -> Place {
     Place {

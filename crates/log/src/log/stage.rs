@@ -165,14 +165,19 @@ impl Log {
         }
         let mut guard = self.shared.write();
         let shared = &mut *guard;
-        for DraftCommit { commit, grown, .. } in commits {
+        for DraftCommit { commit, grown, excepts, .. } in commits {
             for (id, name, chunk) in grown {
                 shared.topics.name(id, &name);
                 let topic = shared.topics.at(id);
                 let count = u32::try_from(chunk.count()).unwrap_or(u32::MAX);
                 topic.grow(TailRef { commit: commit.first, first_nth: chunk.first_nth(), count }, chunk.last_seq());
                 shared.recent.push(id, &mut topic.recent, chunk);
-                names.push(name);
+                if names.last() != Some(&name) {
+                    names.push(name);
+                }
+            }
+            for (seq, list) in excepts {
+                shared.excepts.push(seq, list);
             }
             shared.head = commit.last;
             shared.last_time = commit.time;

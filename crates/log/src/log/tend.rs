@@ -25,6 +25,9 @@ impl Log {
         if aged? == Tended::More || self.begin_trim(work)? == Tended::More {
             return Ok(Tended::More);
         }
+        if self.trim_excepts(work)? == Tended::More {
+            return Ok(Tended::More);
+        }
         if work.has_folded_commits {
             return self.delete_folded(work);
         }

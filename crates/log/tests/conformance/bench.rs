@@ -210,6 +210,8 @@ impl Bench {
                     assert!(batch.count >= 1 && batch.count <= events_max.max(1));
                     assert!(batch.count == 1 || batch.records.len() <= bytes_max);
                     assert_eq!(batch.first_nth, nth.next(), "nth proves completeness");
+                    let except = batch.except.as_deref();
+                    assert!(except.is_none() || batch.count == 1, "what is not for everybody comes alone");
                     let records: Vec<_> = Records::new(batch.records.clone()).collect::<Result<_, _>>().unwrap();
                     assert_eq!(records.len(), batch.count as usize);
                     for record in records {
@@ -217,6 +219,8 @@ impl Bench {
                         assert_eq!(record.nth, nth.next());
                         (after, nth) = (record.seq, record.nth);
                         let payload = String::from_utf8(record.payload.to_vec()).unwrap();
+                        assert_eq!(record.has_except, except.is_some());
+                        assert_eq!(except.unwrap_or_default(), except_for(&payload));
                         got.push(Got::Event { seq: after.0, nth: nth.0, payload });
                     }
                     assert_eq!((batch.last_seq, batch.last_nth()), (after, nth));
@@ -267,10 +271,17 @@ pub(crate) fn topic(name: &str) -> TopicName {
     TopicName::new(name).unwrap()
 }
 
+/// Who is not to get an event: some, if its payload begins with `~`.
+pub(crate) fn except_for(payload: &str) -> Vec<TopicName> {
+    let count = if payload.starts_with('~') { 1 + payload.len() % 40 } else { 0 };
+    (0..count).map(|number| topic(&format!("{}{number}", "not me ".repeat(30)))).collect()
+}
+
 pub(crate) fn event(topics: &[&str], payload: &str) -> NewEvent {
     let name = EventName::new("said").unwrap();
     let mut event = NewEvent::new(topic(topics[0]), name, PayloadKind::Text, payload.to_owned());
     event.topics = topics.iter().map(|name| topic(name)).collect();
+    event.except = except_for(payload);
     event
 }
 

@@ -28,7 +28,10 @@ fn full() -> Bench {
     let mut bench = Bench::with(config);
     for round in 0..120_u64 {
         let small = format!("small{}", round % 30);
-        bench.emit(vec![event(&["large"], &format!("{round}")), event(&[&small, "both"], &format!("{round}"))]);
+        bench.emit(vec![
+            event(&["large"], &format!("{round}")),
+            event(&[&small, "both"], &format!("{}{round}", if round % 9 == 0 { "~" } else { "" })),
+        ]);
         bench.publish(1, 0, round + 1, &["x"]);
         if round == 60 {
             bench.tend_all();
@@ -79,7 +82,7 @@ fn a_flipped_bit_in_any_value_costs_its_own_events_at_most_and_is_told() {
     let topics = ["large", "both", "small3", "small17", "t"];
     let expected: Vec<_> = topics.iter().map(|topic| survey(&bench, topic)).collect();
     let image = bench.kv.durable();
-    for prefix in *b"ltgrnpqem" {
+    for prefix in *b"ltgrnpqemx" {
         for (index, key) in keys(&image, prefix).iter().enumerate() {
             // A few of each kind will do.
             if index % 7 != 0 && prefix != b'm' {

@@ -7,7 +7,7 @@ use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::GapCause;
 use redeliver_protocol::seq::{Position, Seq};
 
-use crate::bench::{Bench, at, event, topic};
+use crate::bench::{Bench, at, event, except_for, topic};
 
 const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -99,7 +99,9 @@ impl Model {
                     bytes += 41 + event.record.payload.len() + event.record.name.as_str().len();
                     let mut topics: Vec<_> = event.topics.iter().map(|topic| topic.as_str().to_owned()).collect();
                     topics.sort_unstable();
-                    events.push((last, topics, String::from_utf8(event.record.payload.to_vec()).unwrap()));
+                    let payload = String::from_utf8(event.record.payload.to_vec()).unwrap();
+                    assert_eq!(event.except[..], except_for(&payload));
+                    events.push((last, topics, payload));
                 }
                 MergedItem::Gap { topic, gap } => {
                     assert!(gap.after.seq.0 >= last, "a gap stands where it begins: {gap:?}");
@@ -223,7 +225,8 @@ fn made(model: &mut Model, seed: usize, topics: u8, size: usize) -> NewEvent {
     if names.is_empty() {
         names.push("nobody's");
     }
-    let payload = format!("{seed}.{}:{}", model.head(), "x".repeat(size));
+    let mark = if size % 3 == 1 { "~" } else { "" };
+    let payload = format!("{mark}{seed}.{}:{}", model.head(), "x".repeat(size));
     let made = event(&names, &payload);
     model.events.push((names, payload));
     made

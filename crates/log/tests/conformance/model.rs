@@ -204,7 +204,8 @@ fn run(config: LogConfig, steps: Vec<Step>) {
 fn made(seed: u64, at: usize, (topics, size): &(u8, usize)) -> NewEvent {
     let names: Vec<&str> =
         TOPICS.iter().enumerate().filter(|(bit, _)| topics & (1 << bit) != 0).map(|(_, name)| *name).collect();
-    event(&names, &format!("{seed}.{at}:{}", "x".repeat(*size)))
+    let mark = if size % 3 == 1 { "~" } else { "" };
+    event(&names, &format!("{mark}{seed}.{at}:{}", "x".repeat(*size)))
 }
 
 fn config(fold_bytes: usize, recent_bytes_max: usize, count: Option<u64>) -> LogConfig {

@@ -157,7 +157,7 @@ impl FakeLog {
             records.extend_from_slice(&record);
             (count, last_seq) = (count + 1, seq);
         }
-        ReadOutcome::Batch(Batch { epoch, count, first_nth, last_seq, records: records.freeze() })
+        ReadOutcome::Batch(Batch { epoch, count, first_nth, last_seq, records: records.freeze(), except: None })
     }
 
     /// Where a subscription starts.

@@ -417,6 +417,7 @@ fn a_hole_of_our_own_making_is_never_shown_to_the_reader() {
             first_nth: Nth(first_nth),
             last_seq: Seq(last_seq),
             records: vec![0; 50].into(),
+            except: None,
         };
         pair.input(peer, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::Batch(batch) });
         assert_eq!(pair.closed(peer).code, CloseCode::Internal);
