@@ -152,7 +152,6 @@ impl Asked {
     }
 
     /// A new ack id for this event's question.
-    #[allow(dead_code, reason = "the log does not say yet which events ask")]
     pub(crate) fn ask(&mut self, seq: Seq) -> AckId {
         let id = self.next_id();
         self.questions.insert(id, seq);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redeliver_server::{EventName, NewEvent, Receipt, Seq, TopicName};
+use redeliver_server::{EmitOptions, EventName, NewEvent, Receipt, Seq, TopicName};
 
 use crate::acks::Answer;
 use crate::args::{Args, IntoArgs};
@@ -156,7 +156,10 @@ impl Broadcast {
         let first = topics.remove(0);
         let mut event = NewEvent::new(first, event_name(name)?, kind, payload);
         event.topics.append(&mut topics);
-        let _ = asks;
+        event.except = self.excepted()?;
+        if asks {
+            event.options = EmitOptions::ASKS;
+        }
         Ok(event)
     }
 

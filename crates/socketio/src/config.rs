@@ -79,5 +79,4 @@ pub(crate) const ROW_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const AUTH_BYTES_MAX: usize = 8 * 1024;
 
 /// Events with a question that may be unanswered at once, per socket: of more, the oldest are answered in vain.
-#[allow(dead_code, reason = "the log does not say yet which events ask")]
 pub(crate) const ASKS_MAX: usize = 1024;

@@ -97,8 +97,8 @@ impl Connection {
 
     async fn step(&mut self) -> Step {
         let is_drained = self.engine.is_drained();
-        // A client is read while its events find room; and always while something is to be written, which happens there.
-        let reads = !is_drained || !self.is_full();
+        // A client is read while its events find room at the app's handlers. Writing goes on.
+        let reads = !self.is_full();
         let deadline = self.deadline;
         let late = async {
             match deadline {
@@ -107,7 +107,7 @@ impl Connection {
             }
         };
         tokio::select! {
-            event = self.engine.next(), if reads => Step::Engine(event),
+            event = self.engine.next_reading(reads) => Step::Engine(event),
             (namespace, wake) = next_of(&mut self.sockets, is_drained) => Step::Socket(namespace, wake),
             () = late => Step::Late,
             _ = self.shutdown.wait_for(|shutdown| *shutdown) => Step::Shutdown,
@@ -170,10 +170,8 @@ impl Connection {
         match (packet, self.sockets.get_mut(&namespace)) {
             (Packet::Connect { auth }, None) => return self.connect(namespace, auth),
             (Packet::Event { id, name, args }, Some(Place::Live(live))) => {
-                if live.event(id, name, args_of(&args)) <= 4 * self.core.config.waiting_events_max {
-                    return None;
-                }
-                debug!("a client sends and does not read");
+                live.event(id, name, args_of(&args));
+                return None;
             }
             (Packet::Ack { id, args }, Some(Place::Live(live))) => {
                 live.answered(id, args_of(&args));

@@ -96,6 +96,11 @@ impl Memberships {
         true
     }
 
+    /// Takes a topic out as if it had never been joined.
+    pub(crate) fn remove(&mut self, topic: &TopicName) {
+        self.topics.remove(topic);
+    }
+
     /// Turns the row back, from this place, so that a topic's events after `after` are given although the row is past
     /// them. The topic is joined anew.
     pub(crate) fn turn_back(

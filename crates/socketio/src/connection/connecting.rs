@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use redeliver_server::{Action, ConnectRequest, Feed, FeedError, FeedItem, Identity, Position, SubscriberName};
+use redeliver_server::{
+    Action, ConnectRequest, Feed, FeedError, FeedItem, Identity, Position, SubscriberName, TopicName,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::debug;
@@ -19,6 +21,7 @@ use crate::error::ConnectError;
 use crate::namespace::{Claim, NamespaceCore};
 use crate::offset::Offset;
 use crate::recovery::{Decision, Session, Shown, Why, decide, pid_key, read_after, subscriber_key};
+use crate::rooms::room_of;
 use crate::socket::{Handshake, Socket};
 
 /// What a CONNECT says, besides what the app reads in it.
@@ -174,7 +177,7 @@ async fn begin(
     let claim = core.members.claim(key.clone()).await;
     // Read again: the owner may have written meanwhile.
     match decide(stored(core, &key).await?, shown, core.name.as_str(), identity.name()) {
-        Decision::Resume { session, after } => match resume(core, *session, after).await? {
+        Decision::Resume { session, after } => match resume(core, identity, *session, after).await? {
             Some(begun) => Ok(Begun { claim: Some(claim), ..begun }),
             None if subscriber.is_some() => Ok(anew(core, identity, Some(claim))),
             None => Ok(claimed(core, anew(core, identity, None)).await),
@@ -202,7 +205,13 @@ async fn claimed(core: &NamespaceCore, begun: Begun) -> Begun {
 }
 
 /// A socket that goes on. Nothing if what it has missed is no longer all there.
-async fn resume(core: &NamespaceCore, session: Session, place: Position) -> Result<Option<Begun>, ConnectError> {
+async fn resume(
+    core: &NamespaceCore,
+    identity: &Identity,
+    mut session: Session,
+    place: Position,
+) -> Result<Option<Begun>, ConnectError> {
+    forget_forbidden(core, identity, &mut session);
     let first = read_after(&session.rooms, place.seq);
     let from = if first < place.seq { core.server.position_at(first) } else { place };
     let mut feed = core.server.feed(from);
@@ -218,6 +227,17 @@ async fn resume(core: &NamespaceCore, session: Session, place: Position) -> Resu
     }
     let given = Offset::new(from, session.rooms.turn());
     Ok(Some(Begun { session, claim: None, recovered: true, feed, backlog, given }))
+}
+
+/// What may be followed may have changed. Rooms are the app's to give, topics of other names are the client's own wish.
+fn forget_forbidden(core: &NamespaceCore, identity: &Identity, session: &mut Session) {
+    let is_room = |topic: &TopicName| *topic == core.topic || room_of(core.name.as_str(), topic).is_some();
+    let wished: Vec<TopicName> = session.rooms.current().filter(|topic| !is_room(topic)).cloned().collect();
+    for topic in wished {
+        if !core.server.allow(identity, Action::Subscribe { topic: &topic }) {
+            session.rooms.remove(&topic);
+        }
+    }
 }
 
 /// What is there already of a feed.

@@ -173,11 +173,10 @@ impl Live {
         Leaving::No
     }
 
-    /// The client has emitted an event. Returns how many wait for the app.
-    pub(crate) fn event(&mut self, id: Option<AckId>, name: String, args: Args) -> usize {
+    /// The client has emitted an event.
+    pub(crate) fn event(&mut self, id: Option<AckId>, name: String, args: Args) {
         let ack = id.map(|id| self.socket.ack(id));
         self.jobs.push(Job::Event(Incoming { socket: self.socket.clone(), name, args, ack }));
-        self.jobs.waiting()
     }
 
     /// How many events wait for the app.
@@ -201,6 +200,13 @@ impl Live {
 
     /// A ping went out behind everything that was given.
     pub(crate) fn pinged(&mut self, ping: u64) {
+        if self.backlog.is_none() {
+            // A socket that gets few events would else fall behind what is retained.
+            self.given.position = self.feed.refresh();
+            if let Some(window) = &mut self.window {
+                window.passed(self.given);
+            }
+        }
         self.pings.push_back((ping, self.given));
         if self.pings.len() > PINGS_MAX {
             self.pings.pop_front();
@@ -258,13 +264,15 @@ impl Live {
 
     fn give_event(&mut self, event: &FeedEvent, now: Instant, engine: &mut EngineConnection) {
         let seq = event.position.seq;
-        let Some((envelope, turn)) = self.wanted(&event.topics, &[], Some(seq)) else { return };
+        let Some((envelope, turn)) = self.wanted(&event.topics, &event.except, Some(seq)) else { return };
         let frames = &self.socket.core().frames;
         let frame = if let Some(window) = &mut self.window {
-            let id = self.asked.next_id();
+            let id = if event.asks { self.asked.ask(seq) } else { self.asked.next_id() };
             let again = Again { event: event.clone(), envelope: envelope.clone() };
             window.send(Offset::new(event.position, turn), id, again, now);
             frames.asking(event, envelope.as_ref(), id)
+        } else if event.asks {
+            frames.asking(event, envelope.as_ref(), self.asked.ask(seq))
         } else {
             let form = match (envelope, self.offsets) {
                 (Some(topic), offsets) => Form::Envelope { topic, turn: offsets.then_some(turn) },

@@ -1,6 +1,8 @@
 //! Whom an event reaches.
 
-use redeliver_socketio::Config;
+use std::time::Duration;
+
+use redeliver_socketio::{AnswerError, Config};
 use serde_json::json;
 
 use crate::client::Host;
@@ -33,6 +35,48 @@ async fn rooms_are_joined_left_and_emptied_from_outside() {
     assert_eq!(two.numbers("n", 2).await, [1, 2]);
     namespace.to("both").disconnect_sockets(false).unwrap();
     assert_eq!(two.packet().await.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn who_is_left_out_gets_nothing_also_when_it_comes_back() {
+    let host = Host::start().await;
+    let namespace = host.io.of("/").unwrap();
+    let (one, mut two) = (host.connect().await, host.connect().await);
+    let socket = namespace.socket(&one.sid).unwrap();
+    socket.broadcast().emit("n", 1).await.unwrap();
+    namespace.socket(&two.sid).unwrap().join("quiet").await.unwrap();
+    namespace.except("quiet").emit("n", 2).await.unwrap();
+    namespace.socket(&two.sid).unwrap().leave("quiet").await.unwrap();
+    namespace.emit("n", 3).await.unwrap();
+    assert_eq!(two.numbers("n", 2).await, [1, 3]);
+    let mut one = host.connect_with(&json!({ "pid": one.pid })).await;
+    assert_eq!(one.numbers("n", 2).await, [2, 3]);
+    let mut two = host.connect_with(&json!({ "pid": two.pid })).await;
+    assert_eq!(two.numbers("n", 2).await, [1, 3], "judged by the rooms of then, not of now");
+}
+
+#[tokio::test]
+async fn everybody_is_asked_and_who_does_not_answer_is_missed() {
+    let host = Host::start().await;
+    let namespace = host.io.of("/").unwrap();
+    let (mut one, mut two) = (host.connect().await, host.connect().await);
+    let asking = {
+        let namespace = namespace.clone();
+        tokio::spawn(async move { namespace.emit_with_ack("how many", (), Duration::from_secs(20)).await })
+    };
+    for (client, answer) in [(&mut one, 1), (&mut two, 2)] {
+        let packet = client.packet().await.unwrap();
+        let (head, body) = packet.split_at(packet.find('[').unwrap());
+        assert_eq!(body, r#"["how many"]"#, "no offset stands where the answer's callback belongs");
+        client.send(&format!("43{}[{answer}]", &head[1..])).await;
+    }
+    let mut answers: Vec<u32> =
+        asking.await.unwrap().unwrap().iter().map(|answer| answer.args.parse_at(0).unwrap()).collect();
+    answers.sort_unstable();
+    assert_eq!(answers, [1, 2]);
+    let socket = namespace.socket(&one.sid).unwrap();
+    let missed = socket.emit_with_ack("silence", (), Duration::from_millis(10)).await;
+    assert!(matches!(missed, Err(AnswerError::TimedOut { missing: 1, .. })), "{missed:?}");
 }
 
 #[tokio::test]
