@@ -8,6 +8,8 @@ pub mod sled;
 
 use std::fmt;
 
+use bytes::Bytes;
+
 /// Most bytes of keys and values in one batch. More between two syncs of sled was not safe (docs/storage.md).
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
@@ -18,16 +20,20 @@ pub const VALUE_BYTES_MAX: usize = 7_000;
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 600;
 
+/// A key with its new value, or nothing to delete it. Cheap to clone but for the key.
+pub type Change = (Vec<u8>, Option<Bytes>);
+
 /// A row of puts and deletes that happen together or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    entries: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    entries: Vec<Change>,
     bytes: usize,
 }
 
 impl Batch {
     /// Sets a key. A later entry for the same key wins.
-    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+    pub fn put(&mut self, key: Vec<u8>, value: impl Into<Bytes>) {
+        let value = value.into();
         self.bytes += key.len() + value.len();
         self.entries.push((key, Some(value)));
     }
@@ -46,11 +52,11 @@ impl Batch {
 
     /// Keys with their new value, or `None` to delete.
     #[must_use]
-    pub fn entries(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {
+    pub fn entries(&self) -> &[Change] {
         &self.entries
     }
 
-    fn into_entries(self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    fn into_entries(self) -> Vec<Change> {
         self.entries
     }
 
@@ -72,7 +78,7 @@ impl Batch {
             return Err(KvError::TooLarge(format!("a batch of {} bytes", self.bytes())));
         }
         for (key, value) in &self.entries {
-            let value_bytes = value.as_ref().map_or(0, Vec::len);
+            let value_bytes = value.as_ref().map_or(0, Bytes::len);
             if key.is_empty() || key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX {
                 return Err(KvError::TooLarge(format!("a key of {} and a value of {value_bytes} bytes", key.len())));
             }

@@ -170,7 +170,7 @@ impl Kv for JournaledKv {
         // The tables first: what settles after that is found in the inner store.
         let changed = self.shared.tables.read().get(key);
         match changed {
-            Some(value) => Ok(value),
+            Some(value) => Ok(value.map(Vec::from)),
             None => self.shared.inner.get(key),
         }
     }

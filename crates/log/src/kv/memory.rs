@@ -223,7 +223,7 @@ impl State {
             let before = match value {
                 Some(value) => {
                     bytes += weight(&key, value);
-                    map.insert(Arc::clone(&key), value.as_slice().into())
+                    map.insert(Arc::clone(&key), value[..].into())
                 }
                 None => map.remove(&key),
             };

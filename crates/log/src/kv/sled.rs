@@ -215,7 +215,7 @@ impl Kv for SledKv {
         let mut changes = ::sled::Batch::default();
         for (key, value) in batch.entries() {
             match value {
-                Some(value) => changes.insert(key.as_slice(), value.as_slice()),
+                Some(value) => changes.insert(key.as_slice(), &value[..]),
                 None => changes.remove(key.as_slice()),
             }
         }

@@ -168,7 +168,7 @@ mod tests {
     fn gathered(batch: &Batch, change: impl Fn(usize, &mut Vec<u8>) -> bool) -> Found {
         let mut pieces = Pieces::default();
         for (index, (key, value)) in batch.entries().iter().enumerate() {
-            let mut value = value.clone().expect("a put");
+            let mut value = value.clone().expect("a put").to_vec();
             if change(index, &mut value) {
                 pieces.push(&(key.clone(), value));
             }

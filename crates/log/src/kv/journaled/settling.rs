@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::RwLockReadGuard;
 
 use super::Shared;
@@ -170,7 +171,7 @@ impl Shared {
 
 /// A table's puts or deletes, in batches that the inner store takes.
 struct Steps<'a> {
-    entries: std::iter::Peekable<std::collections::btree_map::Iter<'a, Vec<u8>, Option<Vec<u8>>>>,
+    entries: std::iter::Peekable<std::collections::btree_map::Iter<'a, Vec<u8>, Option<Bytes>>>,
     deletes: bool,
 }
 
@@ -182,8 +183,9 @@ impl<'a> Steps<'a> {
     fn next_batch(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
         while let Some((key, value)) = self.entries.peek() {
-            let bytes = key.len() + value.as_ref().map_or(0, Vec::len);
-            if batch.bytes() + bytes > STEP_BYTES_MAX || batch.entries().len() >= STEP_ENTRIES_MAX {
+            let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+            let entries_max = if self.deletes { STEP_DELETES_MAX } else { STEP_PUTS_MAX };
+            if batch.bytes() + bytes > STEP_BYTES_MAX || batch.entries().len() >= entries_max {
                 break;
             }
             match (value, self.deletes) {
@@ -203,11 +205,15 @@ const SETTLED_KEY: &[u8] = b"\xff\xffsettled";
 /// Keys of those who use the store lie below this.
 pub(super) const KEYS_END: &[u8] = b"\xff\xff";
 
-/// Bytes of one batch: a step should not keep the disk busy for long.
-const STEP_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one batch. sled writes whole leaves again, and what lies between two of its syncs must stay small
+/// (docs/adr/0003).
+const STEP_BYTES_MAX: usize = 512 * 1024;
 
-/// Entries of one batch.
-const STEP_ENTRIES_MAX: usize = 8 * 1024;
+/// Puts of one batch, for the same reason.
+const STEP_PUTS_MAX: usize = 4 * 1024;
+
+/// Deletes of one batch: sled reuses what they free.
+const STEP_DELETES_MAX: usize = 64;
 
 /// How long settling waits when the disk is full.
 const STALL: Duration = Duration::from_millis(200);

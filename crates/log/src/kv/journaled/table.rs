@@ -6,14 +6,15 @@ use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 
-use crate::kv::{Batch, Direction, Entries, Entry, KvError};
+use crate::kv::{Batch, Change, Direction, Entries, Entry, KvError};
 
 /// The keys that a generation has changed, each with its newest value, or nothing if it is deleted.
 #[derive(Default)]
 pub(super) struct Table {
-    entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    entries: BTreeMap<Vec<u8>, Option<Bytes>>,
     bytes: u64,
 }
 
@@ -33,7 +34,7 @@ impl Table {
         }
     }
 
-    pub(super) fn iter(&self) -> btree_map::Iter<'_, Vec<u8>, Option<Vec<u8>>> {
+    pub(super) fn iter(&self) -> btree_map::Iter<'_, Vec<u8>, Option<Bytes>> {
         self.entries.iter()
     }
 
@@ -51,9 +52,6 @@ impl Table {
         next.map(|(key, value)| (key.clone(), value.clone()))
     }
 }
-
-/// A key with its new value, or nothing if it is deleted.
-type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// A table that is shared. Only the active one changes.
 pub(super) type SharedTable = Arc<RwLock<Table>>;
@@ -83,7 +81,7 @@ impl Tables {
 
     /// What the tables say of a key: nothing, that it is deleted, or its value.
     #[allow(clippy::option_option, reason = "a key that is deleted is not one that no table knows")]
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
         let found = self.active.read().entries.get(key).cloned();
         found.or_else(|| self.frozen.as_ref()?.read().entries.get(key).cloned())
     }
@@ -163,7 +161,10 @@ impl<'a> Merged<'a> {
             }
         }
         let inner = self.inner.next_if(|entry| entry.as_ref().is_ok_and(|(head, _)| head == key));
-        found.unwrap_or_else(|| inner.and_then(Result::ok).map(|(_, value)| value))
+        match found {
+            Some(value) => value.map(Vec::from),
+            None => inner.and_then(Result::ok).map(|(_, value)| value),
+        }
     }
 }
 
