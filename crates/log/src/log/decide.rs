@@ -26,7 +26,8 @@ pub(super) struct Decision<'a> {
     pub(super) outcomes: Vec<WriteOutcome>,
     /// The events to be stored, in the order of their seqs.
     pub(super) stored: Vec<StoredEvent<'a>>,
-    pub(super) publishers: BTreeMap<PublisherId, Draft>,
+    /// Who emits, and what changes of it. Each once.
+    pub(super) publishers: Vec<(PublisherId, Draft)>,
     /// The last cursor for each key.
     pub(super) cursors: BTreeMap<(&'a SubscriberName, &'a TopicName), &'a Cursor>,
     /// The last state for each key.
@@ -37,8 +38,8 @@ pub(super) struct Decision<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StoredEvent<'a> {
     pub(super) event: &'a NewEvent,
-    /// The publisher, its number and the content's hash.
-    pub(super) emitter: Option<(PublisherId, EmitNumber, u64)>,
+    /// The publisher's place in [`Decision::publishers`], its number and the content's hash.
+    pub(super) emitter: Option<(usize, EmitNumber, u64)>,
 }
 
 /// A row of requests being decided.
@@ -49,6 +50,8 @@ struct Decider<'a, 'l> {
     head: Seq,
     stored_max: usize,
     decision: Decision<'a>,
+    /// Where in it a publisher is.
+    places: BTreeMap<PublisherId, usize>,
 }
 
 impl Log {
@@ -66,6 +69,7 @@ impl Log {
             head,
             stored_max,
             decision: Decision::default(),
+            places: BTreeMap::new(),
         };
         for request in requests {
             let outcome = match request {
@@ -115,6 +119,7 @@ impl<'a> Decider<'a, '_> {
     ) -> Result<WriteOutcome, LogError> {
         let mut runs = Runs::default();
         let mut number = first;
+        let mut place = self.places.get(&id).copied();
         let mut next = self.last(id).max(settled).saturating_add(1);
         let mut blocked = None;
         for event in events {
@@ -127,12 +132,18 @@ impl<'a> Decider<'a, '_> {
             } else {
                 match event.as_ref().map_err(|code| *code).and_then(judged) {
                     Err(code) if code.is_final() => {
-                        self.refuse(id, number, code);
+                        let at = place.unwrap_or_else(|| self.place(id));
+                        place = Some(at);
+                        self.refuse(at, number, code);
                         EmitFate::Refused(code)
                     }
                     Err(code) => EmitFate::Refused(code),
                     Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::StorageFull),
-                    Ok(event) => EmitFate::Stored(self.store(event, Some((id, number, content_hash(event))))),
+                    Ok(event) => {
+                        let at = place.unwrap_or_else(|| self.place(id));
+                        place = Some(at);
+                        EmitFate::Stored(self.store(event, Some((at, number, content_hash(event)))))
+                    }
                 }
             };
             match fate {
@@ -180,7 +191,7 @@ impl<'a> Decider<'a, '_> {
 
     /// What became of a number: in these requests, in memory, or in the store.
     fn emit(&self, id: PublisherId, number: EmitNumber) -> Result<Option<Emit>, LogError> {
-        if let Some(draft) = self.decision.publishers.get(&id) {
+        if let Some(draft) = self.draft(id) {
             let at = draft.emits.partition_point(|emit| emit.number < number);
             if let Some(emit) = draft.emits.get(at).filter(|emit| emit.number == number) {
                 return Ok(Some(*emit));
@@ -204,21 +215,33 @@ impl<'a> Decider<'a, '_> {
     }
 
     fn last(&self, id: PublisherId) -> EmitNumber {
-        match self.decision.publishers.get(&id) {
+        match self.draft(id) {
             Some(draft) => draft.last,
             None => self.publishers.find(id).map_or(EmitNumber::ZERO, |publisher| publisher.last()),
         }
+    }
+
+    fn draft(&self, id: PublisherId) -> Option<&Draft> {
+        self.places.get(&id).map(|place| &self.decision.publishers[*place].1)
+    }
+
+    /// The publisher's place in the decision.
+    fn place(&mut self, id: PublisherId) -> usize {
+        *self.places.entry(id).or_insert_with(|| {
+            self.decision.publishers.push((id, Draft::default()));
+            self.decision.publishers.len() - 1
+        })
     }
 
     fn is_full(&self) -> bool {
         self.decision.stored.len() >= self.stored_max
     }
 
-    fn store(&mut self, event: &'a NewEvent, emitter: Option<(PublisherId, EmitNumber, u64)>) -> Position {
+    fn store(&mut self, event: &'a NewEvent, emitter: Option<(usize, EmitNumber, u64)>) -> Position {
         self.decision.stored.push(StoredEvent { event, emitter });
         let seq = Seq(self.head.0 + self.decision.stored.len() as u64);
-        if let Some((id, number, content)) = emitter {
-            let draft = self.decision.publishers.entry(id).or_default();
+        if let Some((place, number, content)) = emitter {
+            let draft = &mut self.decision.publishers[place].1;
             draft.last = number;
             forget_old_refusals(&mut draft.emits);
             draft.emits.push(Emit { number, seq, content });
@@ -226,8 +249,8 @@ impl<'a> Decider<'a, '_> {
         Position::new(self.lineage.current(), seq)
     }
 
-    fn refuse(&mut self, id: PublisherId, number: EmitNumber, code: RefusalCode) {
-        let draft = self.decision.publishers.entry(id).or_default();
+    fn refuse(&mut self, place: usize, number: EmitNumber, code: RefusalCode) {
+        let draft = &mut self.decision.publishers[place].1;
         draft.last = number;
         draft.emits.push(refusal((number, code)));
     }

@@ -1,7 +1,7 @@
 //! Making commits of decided events: ids and nths for their topics, the value for the store, and the wire records for
 //! the readers, all in one pass.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,15 +41,15 @@ pub(super) struct DraftCommit {
 pub(super) struct Drafter<'a> {
     topics: &'a Topics,
     publishers: &'a Publishers,
-    drafts: &'a BTreeMap<PublisherId, Draft>,
+    drafts: &'a [(PublisherId, Draft)],
     time: Timestamp,
     clock: Timestamp,
     next: Seq,
     new_topics: HashMap<&'a TopicName, u32>,
     /// Topics that earlier commits of the same row have grown.
     nths: HashMap<u32, Nth>,
-    /// How much of each publisher's draft stands in earlier commits of the same row.
-    written: BTreeMap<PublisherId, usize>,
+    /// How much of each publisher's draft stands in commits of the same row, once one of its events does.
+    written: Vec<Option<usize>>,
 }
 
 struct LocalTopic<'a> {
@@ -68,7 +68,8 @@ struct Tables<'a> {
     index: HashMap<u32, u32>,
     topics: Vec<LocalTopic<'a>>,
     event_topics: Vec<u32>,
-    publisher_index: BTreeMap<PublisherId, u32>,
+    /// Each draft's index in `publishers`.
+    publisher_index: Vec<Option<u32>>,
     publishers: Vec<CommitPublisher>,
     events: Vec<NewCommitEvent<'a>>,
     event_bytes: u64,
@@ -79,7 +80,7 @@ impl<'a> Drafter<'a> {
     pub(super) fn new(
         topics: &'a Topics,
         publishers: &'a Publishers,
-        drafts: &'a BTreeMap<PublisherId, Draft>,
+        drafts: &'a [(PublisherId, Draft)],
         (time, clock): (Timestamp, Timestamp),
         head: Seq,
     ) -> Drafter<'a> {
@@ -92,7 +93,7 @@ impl<'a> Drafter<'a> {
             next: head.next(),
             new_topics: HashMap::new(),
             nths: HashMap::new(),
-            written: BTreeMap::new(),
+            written: vec![None; drafts.len()],
         }
     }
 
@@ -110,13 +111,11 @@ impl<'a> Drafter<'a> {
 
     /// One commit of as many events as fit.
     fn commit(&mut self, events: &[StoredEvent<'a>]) -> (DraftCommit, usize) {
-        let mut tables = Tables::default();
+        let mut tables = Tables { publisher_index: vec![None; self.drafts.len()], ..Tables::default() };
         let mut bytes = 0;
         let first = self.next;
         for event in events.iter().take(COMMIT_EVENTS_MAX) {
-            let refused = event.emitter.map_or_else(Vec::new, |(id, number, _)| {
-                self.refused_before(id, number, !tables.publisher_index.contains_key(&id))
-            });
+            let refused = event.emitter.map_or_else(Vec::new, |(draft, number, _)| self.refused_before(draft, number));
             bytes += encoded_bytes_max(event.event) + refused.len() * REFUSED_BYTES;
             if bytes > COMMIT_BYTES_MAX && !tables.events.is_empty() {
                 break;
@@ -144,9 +143,9 @@ impl<'a> Drafter<'a> {
             topic.marks.push(Mark { seq_offset, end });
             tables.event_topics.push(index);
         }
-        let emitter = stored.emitter.map(|(id, number, hash)| {
-            let publisher = *tables.publisher_index.entry(id).or_insert_with(|| {
-                tables.publishers.push(CommitPublisher { id, refused: Vec::new() });
+        let emitter = stored.emitter.map(|(draft, number, hash)| {
+            let publisher = *tables.publisher_index[draft].get_or_insert_with(|| {
+                tables.publishers.push(CommitPublisher { id: self.drafts[draft].0, refused: Vec::new() });
                 u32::try_from(tables.publishers.len() - 1).unwrap_or(u32::MAX)
             });
             tables.publishers[publisher as usize].refused.extend(refused);
@@ -162,6 +161,12 @@ impl<'a> Drafter<'a> {
 
     /// The topic's index in the commit's table.
     fn local(&mut self, tables: &mut Tables<'a>, name: &'a TopicName) -> u32 {
+        // Events in a row are often of one topic.
+        if let Some(index) = tables.event_topics.last()
+            && tables.topics[*index as usize].name == name
+        {
+            return *index;
+        }
         let found = self.topics.find(name.as_str());
         let id = match found {
             Some((id, _)) => id,
@@ -189,21 +194,15 @@ impl<'a> Drafter<'a> {
     }
 
     /// What was refused to a publisher for good between its event before and this one.
-    fn refused_before(
-        &mut self,
-        id: PublisherId,
-        number: EmitNumber,
-        is_first_here: bool,
-    ) -> Vec<(EmitNumber, RefusalCode)> {
+    fn refused_before(&mut self, draft: usize, number: EmitNumber) -> Vec<(EmitNumber, RefusalCode)> {
         let mut refused = Vec::new();
-        if is_first_here
-            && !self.written.contains_key(&id)
+        let (id, draft, written) = (self.drafts[draft].0, &self.drafts[draft].1, &mut self.written[draft]);
+        if written.is_none()
             && let Some(publisher) = self.publishers.find(id)
         {
             refused.extend(publisher.refused());
         }
-        let Some(draft) = self.drafts.get(&id) else { return refused };
-        let written = self.written.entry(id).or_insert(0);
+        let written = written.get_or_insert(0);
         while let Some(emit) = draft.emits.get(*written).filter(|emit| emit.number <= number) {
             if let Some(code) = refusal_code(emit) {
                 refused.push((emit.number, code));

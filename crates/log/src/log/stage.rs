@@ -1,8 +1,6 @@
 //! Writing: requests become commits, are applied, and are published once they are durable. Nothing becomes visible
 //! before its sync has returned.
 
-use std::collections::BTreeMap;
-
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::PublisherId;
@@ -23,7 +21,7 @@ use crate::publishers::Draft;
 pub(super) struct Pending {
     outcomes: Vec<WriteOutcome>,
     commits: Vec<DraftCommit>,
-    publishers: BTreeMap<PublisherId, Draft>,
+    publishers: Vec<(PublisherId, Draft)>,
     clock: Timestamp,
     /// Whether something waits for a sync.
     is_unsynced: bool,
