@@ -14,7 +14,7 @@ mod subscribe;
 mod tend;
 mod trimming;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,7 +64,10 @@ struct Work {
     fold: Option<folding::Fold>,
     /// The last fold point, up to which commits may still have to be deleted.
     folded_through: Seq,
-    has_folded_commits: bool,
+    /// Those that this opening has folded: their first seqs, and in how many pieces they lie.
+    folded_commits: VecDeque<(Seq, u16)>,
+    /// Whether an earlier opening may have left some.
+    may_have_older_commits: bool,
     trim: Option<trimming::Trim>,
     /// The floor as it is in the store.
     saved_floor: Seq,
@@ -188,7 +191,8 @@ impl Log {
             is_staged: false,
             fold: None,
             folded_through: Seq::ZERO,
-            has_folded_commits: false,
+            folded_commits: VecDeque::new(),
+            may_have_older_commits: false,
             trim: None,
             saved_floor: recovered.saved_floor,
             excepts_trimmed: Seq::ZERO,
@@ -252,6 +256,22 @@ impl Log {
     #[must_use]
     pub fn tail_is_full(&self) -> bool {
         self.shared.read().tail_bytes >= self.config.tail_bytes_max
+    }
+
+    /// How many steps of [`Log::tend`] should lie between this commit and the next, so that the tail does not fill: none
+    /// while it is short. Folding between commits makes them slower; folding at last, when it is full, would stop them.
+    #[must_use]
+    pub fn steps_due(&self) -> u32 {
+        let (tail_bytes, most) = (self.shared.read().tail_bytes, self.config.tail_bytes_max);
+        if tail_bytes < (2 * self.config.fold_bytes).min(most / 2) {
+            0
+        } else if tail_bytes < most / 2 {
+            1
+        } else if tail_bytes < most / 4 * 3 {
+            2
+        } else {
+            4
+        }
     }
 
     /// The newest durable position.

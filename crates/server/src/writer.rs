@@ -64,6 +64,7 @@ impl Writer {
                 Work::Commit(appends, cursors, states) => {
                     self.make_room()?;
                     self.commit(appends, cursors, states)?;
+                    self.keep_up()?;
                     more = true;
                 }
                 Work::Idle => more = self.tend()? == Tended::More,
@@ -75,6 +76,16 @@ impl Writer {
     /// While the tail is full, emits wait for the fold.
     fn make_room(&mut self) -> Result<(), LogError> {
         while self.log().tail_is_full() {
+            if self.tend()? == Tended::Idle {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds a little between commits if there are so many that it is never idle.
+    fn keep_up(&mut self) -> Result<(), LogError> {
+        for _ in 0..self.log().steps_due() {
             if self.tend()? == Tended::Idle {
                 break;
             }

@@ -112,6 +112,21 @@ impl Log {
 
     /// Deletes some of the commits that are folded.
     pub(super) fn delete_folded(&self, work: &mut Work) -> Result<Tended, LogError> {
+        if !work.folded_commits.is_empty() {
+            let mut batch = Batch::default();
+            let mut count = 0;
+            for (first, pieces) in &work.folded_commits {
+                if batch.entries().len() >= DELETED_KEYS_MAX {
+                    break;
+                }
+                piece::delete(&mut batch, &key::commit(*first), *pieces);
+                count += 1;
+            }
+            self.store.write(&batch)?;
+            work.folded_commits.drain(..count);
+            return Ok(Tended::More);
+        }
+        // Whatever an earlier opening left.
         let end = key::commit(work.folded_through.next());
         let mut batch = Batch::default();
         let mut bytes = 0;
@@ -126,7 +141,7 @@ impl Log {
             }
         }
         self.store.write(&batch)?;
-        work.has_folded_commits = !is_through;
+        work.may_have_older_commits = !is_through;
         Ok(Tended::More)
     }
 
@@ -201,12 +216,12 @@ impl Log {
         let folded = shared.tail.partition_point(|commit| commit.last <= plan.last);
         for commit in shared.tail.drain(..folded) {
             shared.tail_bytes -= commit.value_bytes.min(shared.tail_bytes);
+            work.folded_commits.push_back((commit.first, piece::count(commit.value_bytes)));
         }
         shared.recount();
         drop(guard);
         work.fold = None;
         work.folded_through = plan.last;
-        work.has_folded_commits = true;
     }
 }
 
@@ -216,8 +231,8 @@ const READ_BYTES: usize = 512 * 1024;
 /// So many bytes are written or deleted in one step: commits wait for it.
 pub(super) const WRITE_BYTES: usize = 512 * 1024;
 
-/// So many keys are deleted in one step: sled reuses what they free (docs/storage.md).
-pub(super) const DELETED_KEYS_MAX: usize = 64;
+/// So many keys, about, are deleted in one step.
+pub(super) const DELETED_KEYS_MAX: usize = 1024;
 
 /// Commits below the floor are cleared away when they are this share of what is folded at once.
 const TRIMMED_SHARE: usize = 8;
@@ -228,6 +243,6 @@ impl Work {
         self.fold = fold;
         self.folded_through = fold_point;
         // The commits of the last fold may not all have been deleted.
-        self.has_folded_commits = true;
+        self.may_have_older_commits = true;
     }
 }

@@ -28,7 +28,7 @@ impl Log {
         if self.trim_excepts(work)? == Tended::More {
             return Ok(Tended::More);
         }
-        if work.has_folded_commits {
+        if work.may_have_older_commits || !work.folded_commits.is_empty() {
             return self.delete_folded(work);
         }
         if let Some(fold) = work.fold.take() {
