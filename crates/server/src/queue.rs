@@ -1,12 +1,14 @@
 //! What waits for the writer: appends in order, gateways' states, and at most one cursor per subscriber and topic. Bounded in bytes: what
 //! comes beyond is refused, in its place in the order.
 
+mod company;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
@@ -15,6 +17,7 @@ use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::server::Input;
 use tokio::sync::oneshot;
 
+use self::company::Company;
 use crate::mailbox::Mailbox;
 
 /// The queue between the connections and the writer.
@@ -35,6 +38,9 @@ struct Content {
     cursors_due: Option<Instant>,
     /// Cursors that the writer has taken but not yet staged: the log does not know them yet.
     taken: BTreeMap<CursorKey, Cursor>,
+    company: Company,
+    /// How many appends a writer waits for that gathers; 0 if it does not.
+    enough: usize,
     closing: bool,
     failed: bool,
 }
@@ -122,23 +128,23 @@ impl Queue {
         first: EmitNumber,
         events: Events,
     ) -> bool {
-        let mut content = self.content.lock();
         let bytes = events.iter().map(event_bytes).sum();
+        let mut content = self.content.lock();
         match content.refusal(bytes, self.bytes_max) {
             Some(code) => {
                 let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
                 content.push(Append::refused(first, count, code, Answer::Connection(Arc::clone(mailbox))));
-                self.work.notify_one();
+                self.notify(&content);
                 false
             }
             None => {
                 let mut next = first;
-                for part in parts(events) {
+                for (part, bytes) in parts(events, bytes) {
                     let after = next.saturating_add(part.len() as u64);
-                    content.push(Append::new(publisher, next, part, Answer::Connection(Arc::clone(mailbox))));
+                    content.push(Append::new(publisher, next, part, bytes, Answer::Connection(Arc::clone(mailbox))));
                     next = after;
                 }
-                self.work.notify_one();
+                self.notify(&content);
                 true
             }
         }
@@ -146,8 +152,9 @@ impl Queue {
 
     /// Answers a connection that these are refused, behind everything that it appended before.
     pub(crate) fn refuse_for(&self, mailbox: &Arc<Mailbox>, first: EmitNumber, count: u32, code: RefusalCode) {
-        self.content.lock().push(Append::refused(first, count, code, Answer::Connection(Arc::clone(mailbox))));
-        self.work.notify_one();
+        let mut content = self.content.lock();
+        content.push(Append::refused(first, count, code, Answer::Connection(Arc::clone(mailbox))));
+        self.notify(&content);
     }
 
     /// Takes one event of a caller within the process.
@@ -157,13 +164,14 @@ impl Queue {
     /// Why the queue does not take it.
     pub(crate) fn append_one(&self, event: NewEvent) -> Result<oneshot::Receiver<Vec<EmitRun>>, RefusalCode> {
         let events = vec![Ok(event)];
+        let bytes = events.iter().map(event_bytes).sum();
         let mut content = self.content.lock();
-        if let Some(code) = content.refusal(events.iter().map(event_bytes).sum(), self.bytes_max) {
+        if let Some(code) = content.refusal(bytes, self.bytes_max) {
             return Err(code);
         }
         let (answer, receipt) = oneshot::channel();
-        content.push(Append::new(None, EmitNumber(1), events, Answer::Caller(answer)));
-        self.work.notify_one();
+        content.push(Append::new(None, EmitNumber(1), events, bytes, Answer::Caller(answer)));
+        self.notify(&content);
         Ok(receipt)
     }
 
@@ -266,6 +274,7 @@ impl Queue {
         loop {
             let due = content.cursors_due.is_some_and(|due| content.closing || due <= Instant::now());
             if !content.appends.is_empty() || !content.states.is_empty() || due {
+                self.gather(&mut content);
                 return content.take_commit();
             }
             if content.closing {
@@ -275,6 +284,30 @@ impl Queue {
             if self.work.wait_until(&mut content, until).timed_out() && Instant::now() >= deadline {
                 return Work::Idle;
             }
+        }
+    }
+
+    /// Gives those a moment who were answered last and are likely to emit again at once, if that was worth it lately: so they
+    /// share a commit instead of each paying for its sync.
+    fn gather(&self, content: &mut MutexGuard<'_, Content>) {
+        let waiting = content.appends.len();
+        let Some((enough, moment)) = content.company.expected(waiting) else { return };
+        let deadline = Instant::now() + moment;
+        content.enough = enough;
+        while content.appends.len() < enough && content.append_bytes < COMMIT_BYTES_MAX && !content.closing {
+            if self.work.wait_until(content, deadline).timed_out() {
+                break;
+            }
+        }
+        content.enough = 0;
+        let gathered = content.appends.len();
+        content.company.gathered(waiting, gathered);
+    }
+
+    /// Wakes the writer, unless it waits for more company than this.
+    fn notify(&self, content: &Content) {
+        if content.appends.len() >= content.enough || content.append_bytes >= COMMIT_BYTES_MAX {
+            self.work.notify_one();
         }
     }
 
@@ -331,6 +364,7 @@ impl Content {
         if self.cursors.is_empty() {
             self.cursors_due = None;
         }
+        self.company.left(appends.len());
         Work::Commit(appends, cursors, self.take_states())
     }
 }
@@ -355,8 +389,13 @@ impl Content {
 }
 
 impl Append {
-    fn new(publisher: Option<(PublisherId, EmitNumber)>, first: EmitNumber, events: Events, answer: Answer) -> Append {
-        let bytes = events.iter().map(event_bytes).sum();
+    fn new(
+        publisher: Option<(PublisherId, EmitNumber)>,
+        first: EmitNumber,
+        events: Events,
+        bytes: usize,
+        answer: Answer,
+    ) -> Append {
         Append { publisher, first, events, refused: None, bytes, answer }
     }
 
@@ -366,23 +405,27 @@ impl Append {
     }
 }
 
-/// Cuts events into rows that fit into one commit each, at least one event to a row.
-fn parts(mut events: Events) -> Vec<Events> {
-    let mut parts = Vec::new();
-    loop {
-        let mut bytes = 0;
-        let fitting = events.iter().take(COMMIT_EVENTS_MAX).take_while(|event| {
-            bytes += event_bytes(event);
-            bytes <= COMMIT_BYTES_MAX
-        });
-        let count = fitting.count().max(1);
-        if count >= events.len() {
-            parts.push(events);
-            return parts;
+/// Cuts events of so many bytes into rows that fit into one commit each, at least one event to a row. Each with its bytes.
+fn parts(mut events: Events, mut bytes: usize) -> impl Iterator<Item = (Events, usize)> {
+    std::iter::from_fn(move || {
+        if events.is_empty() {
+            return None;
+        }
+        if events.len() <= COMMIT_EVENTS_MAX && bytes <= COMMIT_BYTES_MAX {
+            return Some((std::mem::take(&mut events), bytes));
+        }
+        let (mut count, mut part_bytes) = (1, event_bytes(&events[0]));
+        for event in events.iter().take(COMMIT_EVENTS_MAX).skip(1) {
+            let more = event_bytes(event);
+            if part_bytes + more > COMMIT_BYTES_MAX {
+                break;
+            }
+            (count, part_bytes) = (count + 1, part_bytes + more);
         }
         let rest = events.split_off(count);
-        parts.push(std::mem::replace(&mut events, rest));
-    }
+        bytes -= part_bytes;
+        Some((std::mem::replace(&mut events, rest), part_bytes))
+    })
 }
 
 fn event_bytes(event: &Result<NewEvent, RefusalCode>) -> usize {
