@@ -4,7 +4,7 @@
 //!
 //! Batches since the last *generation* began are in its journal (docs/storage.md) and in a table in memory, which readers
 //! ask before the inner store. Once either is large enough the table is frozen, a new generation begins, and the frozen one
-//! is settled in batches of at most 1 MiB, each with its sync. Its journal is used again only after the last of them. So
+//! is settled in small batches, each with its sync. Its journal is used again only after the last of them. So
 //! whatever is cut, the inner store and the journals that it has not settled are the store, and an open reads them in again.
 
 mod journal;
