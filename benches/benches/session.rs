@@ -33,6 +33,7 @@ fn session(criterion: &mut Criterion) {
                         last_seq: Seq(after.0 + BATCH),
                         records: records.clone(),
                         except: None,
+                        is_end: true,
                     }),
                     Output::Read { .. } => ReadOutcome::End,
                     Output::SendEvents { count, .. } => {

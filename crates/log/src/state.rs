@@ -114,6 +114,7 @@ impl Place {
                 records: slice.records,
                 // To be filled in by who reads.
                 except: slice.has_except.then(Arc::default),
+                is_end: self.last_seq <= slice.last_seq,
             });
         }
         let (through, cause) = if self.after < self.floor.seq {

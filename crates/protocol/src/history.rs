@@ -159,6 +159,9 @@ pub struct Batch {
     pub records: Bytes,
     /// Who is not to get the event: whoever follows one of these topics. There is only one event then.
     pub except: Option<Arc<[TopicName]>>,
+    /// Whether nothing of the topic lay behind them when they were read. Whoever is woken for what comes later need not
+    /// read once more to find the end.
+    pub is_end: bool,
 }
 
 impl Batch {

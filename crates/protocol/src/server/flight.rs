@@ -240,7 +240,7 @@ mod tests {
 
     fn batch(epoch: Epoch, first_nth: u64, count: u32, last_seq: u64, bytes: usize) -> Batch {
         let records = Bytes::from(vec![0; bytes]);
-        Batch { epoch, count, first_nth: Nth(first_nth), last_seq: Seq(last_seq), records, except: None }
+        Batch { epoch, count, first_nth: Nth(first_nth), last_seq: Seq(last_seq), records, except: None, is_end: false }
     }
 
     fn ack(flight: &mut Flight, seq: u64, nth: u64) -> (AckKind, Vec<(Epoch, u64, u64)>) {

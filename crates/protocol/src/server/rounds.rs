@@ -103,19 +103,22 @@ impl Deliveries {
             );
             return Err(fault::internal(words));
         }
-        place.may_have_more = true;
         if !place.flight.fits(batch.records.len()) {
+            place.may_have_more = true;
             place.needs_bytes = batch.records.len();
             return Ok(());
         }
         place.needs_bytes = 0;
         place.flight.sent_batch(&batch);
+        // A wake that came during the read has set it already: then the end has moved.
+        place.may_have_more |= !batch.is_end;
+        let is_end = batch.is_end;
         // While no log marks anything, there is nothing to look for.
         if FEATURES.has(Features::EXCEPT) && !self.features.has(Features::EXCEPT) {
             batch.records = codec::without_marks(&batch.records).map_err(|error| fault::internal(error.to_string()))?;
         }
         out.send_events(id, batch);
-        self.tell_caught_up(id, false, out);
+        self.tell_caught_up(id, is_end, out);
         Ok(())
     }
 

@@ -140,6 +140,7 @@ impl FakeLog {
 
     /// The next events of a topic.
     pub(crate) fn read(&self, topic: &TopicName, after: Seq, events_max: u32, bytes_max: usize) -> ReadOutcome {
+        let newest = self.topic(topic).map(|(seq, _, _)| seq).last();
         let mut following = self.topic(topic).filter(|(seq, _, _)| *seq > after).peekable();
         let Some((first, first_nth, _)) = following.peek().copied() else { return ReadOutcome::End };
         if first <= self.floor {
@@ -157,7 +158,8 @@ impl FakeLog {
             records.extend_from_slice(&record);
             (count, last_seq) = (count + 1, seq);
         }
-        ReadOutcome::Batch(Batch { epoch, count, first_nth, last_seq, records: records.freeze(), except: None })
+        let is_end = newest == Some(last_seq);
+        ReadOutcome::Batch(Batch { epoch, count, first_nth, last_seq, records: records.freeze(), except: None, is_end })
     }
 
     /// Where a subscription starts.

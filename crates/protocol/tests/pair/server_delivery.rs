@@ -269,6 +269,28 @@ fn an_event_that_comes_while_a_read_finds_nothing_is_read_again() {
 }
 
 #[test]
+fn a_read_that_reached_the_end_is_not_followed_by_another_unless_a_wake_came_meanwhile() {
+    let mut pair = Pair::new();
+    let peer = pair.guest(1, None);
+    pair.send(peer, ClientFrame::Subscribe(subscribe(1, "orders")));
+    pair.frames(peer);
+    let reads = |pair: &Pair| pair.hub.trace.iter().filter(|(_, o)| matches!(o, Output::Read { .. })).count();
+    let before = reads(&pair);
+    pair.emit("orders", "one");
+    assert_eq!((nths(&pair.frames(peer)), reads(&pair)), (vec![1], before + 1));
+    // The answer to a read says that it reached the end, and the topic has grown since.
+    let connection = *pair.hub.connections.keys().next().unwrap();
+    pair.hub.hold(Held::Reads);
+    pair.emit("orders", "two");
+    let ReadOutcome::Batch(batch) = pair.hub.log.read(&topic_name("orders"), Seq(1), 100, 1000) else { panic!() };
+    assert!(batch.is_end);
+    pair.emit("orders", "three");
+    pair.hub.input(connection, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::Batch(batch) });
+    pair.pass(Duration::ZERO);
+    assert_eq!(pair.hub.held(Held::Reads), 2, "the wake was lost");
+}
+
+#[test]
 fn a_wake_that_was_lost_delays_an_event_by_a_heartbeat_and_no_longer() {
     let mut pair = Pair::new();
     let peer = pair.guest(1, None);
@@ -418,6 +440,7 @@ fn a_hole_of_our_own_making_is_never_shown_to_the_reader() {
             last_seq: Seq(last_seq),
             records: vec![0; 50].into(),
             except: None,
+            is_end: false,
         };
         pair.input(peer, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::Batch(batch) });
         assert_eq!(pair.closed(peer).code, CloseCode::Internal);
