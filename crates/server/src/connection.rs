@@ -20,39 +20,66 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Clock;
 use crate::desk::{Desk, Peer};
+use crate::shared::{Presence, Shared};
 use crate::wire::{Wire, WireEvent};
 
-/// Serves one peer until it or the session ends.
-pub(crate) async fn serve<S>(desk: Desk, io: S, clock: Clock, write_timeout: Duration)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut connection =
-        Connection { desk, wire: Wire::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX), clock, write_timeout };
-    let ending = {
-        let mut alarm = Alarm { sleep: pin!(sleep_until(Instant::now())), sleeper: None };
-        std::future::poll_fn(|cx| connection.poll(cx, &mut alarm)).await
-    };
-    let Connection { desk, mut wire, .. } = connection;
-    // The session's places are given up first: nobody waits for a peer that takes its time to go.
-    drop(desk);
-    let code = ending.map(|close| {
-        wire.send(encode_close(&close));
-        close.code
-    });
-    wire.finish(code, LINGER).await;
+/// Serves one peer until it or the session ends. A future of its own making, and lean: there is one for each idle reader.
+pub(crate) struct Serving<S> {
+    /// Until its end.
+    connection: Option<Connection<S>>,
+    finishing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Last, when the connection holds nothing of the server any more.
+    _presence: Presence,
 }
 
 struct Connection<S> {
     desk: Desk,
     wire: Wire<S>,
+    alarm: Alarm,
     clock: Clock,
     write_timeout: Duration,
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+    /// For a peer whose handshake is done and that may have sent its first bytes already.
+    pub(crate) fn new(desk: Desk, io: S, early: &[u8], shared: &Shared, presence: Presence) -> Serving<S> {
+        let mut wire = Wire::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX);
+        wire.put_back(early);
+        let alarm = Alarm { sleep: Box::pin(sleep_until(Instant::now())), sleeper: None };
+        let connection =
+            Connection { desk, wire, alarm, clock: shared.clock, write_timeout: shared.config.write_timeout };
+        Serving { connection: Some(connection), finishing: None, _presence: presence }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Serving<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(connection) = &mut self.connection {
+            let ending = ready!(connection.poll(cx));
+            let finishing = self.connection.take().map(|connection| {
+                let Connection { desk, mut wire, .. } = connection;
+                // The session's places are given up first: nobody waits for a peer that takes its time to go.
+                drop(desk);
+                let code = ending.map(|close| {
+                    wire.send(encode_close(&close));
+                    close.code
+                });
+                Box::pin(wire.finish(code, LINGER)) as Pin<Box<dyn Future<Output = ()> + Send>>
+            });
+            self.finishing = finishing;
+        }
+        match &mut self.finishing {
+            Some(finishing) => finishing.as_mut().poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Does what can be done now, until the end: the session's last word, or nothing if the peer is gone.
-    fn poll(&mut self, cx: &mut Context<'_>, alarm: &mut Alarm<'_>) -> Poll<Option<Close>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Close>> {
         // Once in a turn: for what comes meanwhile, the task is woken again.
         self.desk.empty_mailbox(cx);
         loop {
@@ -73,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let stuck_at = self.wire.waiting_since().map(|since| since + self.write_timeout);
             let tick_at = self.desk.poll_timeout().map(|due| self.clock.at(due));
             let due = stuck_at.into_iter().chain(tick_at).min();
-            if alarm.poll(cx, due).is_pending() {
+            if self.alarm.poll(cx, due).is_pending() {
                 return Poll::Pending;
             }
             let now = Instant::now();
@@ -88,13 +115,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
 /// A timer that costs next to nothing in a turn in which it is not due: deadlines mostly move away, and it follows only when
 /// it goes off.
-struct Alarm<'a> {
-    sleep: Pin<&'a mut Sleep>,
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
     /// The task that is woken at the timer's deadline, while that lies ahead.
     sleeper: Option<Waker>,
 }
 
-impl Alarm<'_> {
+impl Alarm {
     /// Ready when `due` has come; nothing is never due.
     fn poll(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> Poll<()> {
         let Some(due) = due else { return Poll::Pending };
@@ -148,7 +175,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_alarm_follows_its_deadline_in_both_directions() {
         let begun = Instant::now();
-        let mut alarm = Alarm { sleep: pin!(sleep_until(begun)), sleeper: None };
+        let mut alarm = Alarm { sleep: Box::pin(sleep_until(begun)), sleeper: None };
         let at = |seconds| Some(begun + Duration::from_secs(seconds));
         std::future::poll_fn(|cx| {
             assert!(alarm.poll(cx, None).is_pending());

@@ -46,10 +46,11 @@ pub(crate) struct Desk {
     connection: ConnectionId,
     mailbox: Arc<Mailbox>,
     access: Arc<dyn AnyAccess>,
-    origin: Origin,
+    /// Until it is judged.
+    origin: Option<Box<Origin>>,
     identity: Option<Identity>,
     publisher: Option<(PublisherId, EmitNumber)>,
-    judging: Option<(Hello, Judgement<'static>)>,
+    judging: Option<(Box<Hello>, Judgement<'static>)>,
     errands: Errands,
     watches: u64,
     shared: Arc<Shared>,
@@ -63,7 +64,7 @@ impl Desk {
             connection,
             mailbox,
             access,
-            origin,
+            origin: Some(Box::new(origin)),
             identity: None,
             publisher: None,
             judging: None,
@@ -186,20 +187,21 @@ impl Desk {
     }
 
     fn judge(&mut self, hello: Hello) {
+        let origin = self.origin.take().map(|origin| *origin).unwrap_or_default();
         let request = ConnectRequest {
-            peer: self.origin.peer,
-            uri: std::mem::take(&mut self.origin.uri),
-            headers: std::mem::take(&mut self.origin.headers),
+            peer: origin.peer,
+            uri: origin.uri,
+            headers: origin.headers,
             auth: hello.auth.clone(),
             instance: hello.instance,
             publisher: hello.publisher,
             subscriber: hello.subscriber.clone(),
             client_name: hello.client_name.clone(),
         };
-        self.judging = Some((hello, Arc::clone(&self.access).authenticate(request)));
+        self.judging = Some((Box::new(hello), Arc::clone(&self.access).authenticate(request)));
     }
 
-    fn admit(&mut self, (hello, judgement): (Hello, Result<Identity, Denied>)) {
+    fn admit(&mut self, (hello, judgement): (Box<Hello>, Result<Identity, Denied>)) {
         let identity = match judgement {
             Ok(identity) => identity,
             Err(denied) => {
@@ -262,9 +264,9 @@ impl std::fmt::Debug for Desk {
 
 /// What the authenticator says. Nothing while nobody is judged.
 fn poll_judged(
-    judging: &mut Option<(Hello, Judgement<'static>)>,
+    judging: &mut Option<(Box<Hello>, Judgement<'static>)>,
     cx: &mut Context<'_>,
-) -> Poll<(Hello, Result<Identity, Denied>)> {
+) -> Poll<(Box<Hello>, Result<Identity, Denied>)> {
     let Some((hello, mut judgement)) = judging.take() else { return Poll::Pending };
     match judgement.as_mut().poll(cx) {
         Poll::Ready(judged) => Poll::Ready((hello, judged)),

@@ -7,12 +7,14 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
+use hyper::upgrade::{Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use redeliver_protocol::frame::SUBPROTOCOL;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tracing::{Instrument, debug, info_span};
+use tracing::{Instrument, Span, debug, info_span};
 
-use crate::connection;
+use crate::connection::Serving;
 use crate::desk::{Desk, Origin};
 use crate::shared::{Phase, Presence, Shared};
 
@@ -50,18 +52,30 @@ pub(crate) fn upgrade<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option
     // Made before the answer goes out, so that the connection counts from here on.
     let desk = Desk::new(shared, Arc::clone(&shared.access), origin);
     let span = info_span!("connection", id = %desk.connection(), peer = peer.map(tracing::field::display), identity = tracing::field::Empty);
-    let (clock, config) = (shared.clock, Arc::clone(&shared.config));
-    let serving = async move {
-        match tokio::time::timeout(config.hello_timeout, upgrade).await {
-            Ok(Ok(io)) => connection::serve(desk, TokioIo::new(io), clock, config.write_timeout).await,
+    let shared = Arc::clone(shared);
+    let connection_span = span.clone();
+    let upgrading = async move {
+        match tokio::time::timeout(shared.config.hello_timeout, upgrade).await {
+            Ok(Ok(io)) => carry_on(&shared, desk, io, presence, connection_span),
             Ok(Err(error)) => debug!(%error, "the handshake did not end in a connection"),
             Err(_) => debug!("the handshake took too long"),
         }
-        // Last, when the connection holds nothing of the server any more.
-        drop(presence);
     };
-    tokio::spawn(serving.instrument(span));
+    tokio::spawn(upgrading.instrument(span));
     switching(accept, subprotocol)
+}
+
+/// Serves a connection whose handshake is done, in a task that has no more to carry than the connection.
+fn carry_on(shared: &Shared, desk: Desk, io: Upgraded, presence: Presence, span: Span) {
+    match io.downcast::<TokioIo<TcpStream>>() {
+        // Without what hyper wraps around it.
+        Ok(Parts { io, read_buf, .. }) => {
+            tokio::spawn(Serving::new(desk, io.into_inner(), &read_buf, shared, presence).instrument(span));
+        }
+        Err(io) => {
+            tokio::spawn(Serving::new(desk, TokioIo::new(io), &[], shared, presence).instrument(span));
+        }
+    }
 }
 
 /// A handshake that was found good.

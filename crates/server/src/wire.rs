@@ -1,14 +1,17 @@
-//! A WebSocket from the server's side of any byte stream: read through tungstenite, written by hand.
+//! A WebSocket from the server's side of any byte stream, read and written by hand.
 //!
 //! Frames of a server are unmasked and no extension is negotiated, so a batch goes out as `[WebSocket header][batch
-//! head][shared records]` in one vectored write, without a copy. What tungstenite itself wants to write (pongs, the answer
-//! to a close) lands in a small slot and goes out between frames. Never knows a frame of the protocol, never buffers more
+//! head][shared records]` in one vectored write, without a copy. Pongs and the answer to a
+//! close land in a small slot and go out between frames. Never knows a frame of the protocol, never buffers more
 //! than it was given. Gateways beside this crate carry their own protocols over it.
 
+mod incoming;
 mod outgoing;
 
+use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,18 +20,17 @@ use redeliver_protocol::codec::EVENTS_HEAD_BYTES;
 use redeliver_protocol::error::CloseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes, error::ProtocolError};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use self::outgoing::Outgoing;
+use self::incoming::{Found, Incoming};
 pub use self::outgoing::{BINARY, TEXT, put_header};
+use self::outgoing::{CLOSE, Outgoing, PONG};
 
 /// A peer's WebSocket.
 pub struct Wire<S> {
     io: S,
-    socket: WebSocketContext,
+    incoming: Incoming,
     outgoing: Outgoing,
-    bytes_max: usize,
     /// When a byte last left, or the first of those that wait was put in.
     progress_at: Instant,
     /// Whether the session is owed a word that all it sent has left.
@@ -54,21 +56,19 @@ pub enum WireEvent {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A WebSocket after its handshake. Its first message may have `first_bytes_max` bytes, later ones `bytes_max`.
     pub fn new(io: S, first_bytes_max: usize, bytes_max: usize) -> Wire<S> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_write_buffer_size(CONTROL_BYTES_MAX)
-            .max_message_size(Some(first_bytes_max))
-            .max_frame_size(Some(first_bytes_max));
         Wire {
             io,
-            socket: WebSocketContext::new(Role::Server, Some(config)),
+            incoming: Incoming::new(first_bytes_max, bytes_max),
             outgoing: Outgoing::default(),
-            bytes_max,
             progress_at: Instant::now(),
             drain_owed: false,
             flush_owed: false,
         }
+    }
+
+    /// Takes what came from the peer before this was made: its first bytes.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        self.incoming.bytes().extend_from_slice(bytes);
     }
 
     /// Takes a whole message to be written.
@@ -152,33 +152,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.drain_owed = true;
     }
 
-    fn after_message(&mut self) {
-        let bytes_max = Some(self.bytes_max);
-        if self.socket.get_config().max_message_size != bytes_max {
-            self.socket.set_config(|config| (config.max_message_size, config.max_frame_size) = (bytes_max, bytes_max));
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<WireEvent> {
+        loop {
+            match self.incoming.next() {
+                Found::Binary(message) => return Poll::Ready(WireEvent::Message(message)),
+                Found::Text(text) => {
+                    return Poll::Ready(match Utf8Bytes::try_from(text) {
+                        Ok(text) => WireEvent::Text(text),
+                        Err(_) => WireEvent::Broken(CloseCode::Malformed, "a text that is no UTF-8".to_owned()),
+                    });
+                }
+                Found::Ping(payload) => {
+                    // A peer that pings without reading gets fewer pongs.
+                    if self.outgoing.control_bytes() + payload.len() < CONTROL_BYTES_MAX {
+                        self.outgoing.push_control(PONG, &payload);
+                    }
+                }
+                Found::Close(code) => {
+                    self.outgoing.push_control(CLOSE, &code.to_be_bytes());
+                    return Poll::Ready(WireEvent::Ended);
+                }
+                Found::Broken(code, words) => return Poll::Ready(WireEvent::Broken(code, words.to_owned())),
+                Found::Missing(bytes) => match ready!(self.poll_fill(cx, bytes)) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Poll::Ready(WireEvent::Ended),
+                },
+            }
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<WireEvent> {
-        loop {
-            let mut stream = Polled { io: &mut self.io, outgoing: &mut self.outgoing, cx };
-            let message = match self.socket.read(&mut stream) {
-                Ok(message) => message,
-                Err(error) => return translate(error),
-            };
-            match message {
-                Message::Binary(bytes) => {
-                    self.after_message();
-                    return Poll::Ready(WireEvent::Message(bytes));
-                }
-                Message::Text(text) => {
-                    self.after_message();
-                    return Poll::Ready(WireEvent::Text(text));
-                }
-                // tungstenite answers these itself when it is next asked to read.
-                Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
-            }
+    /// Reads what is there; `missing` bytes at least are wanted.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, missing: usize) -> Poll<io::Result<usize>> {
+        let bytes = self.incoming.bytes();
+        if missing > READ_BYTES {
+            // A large message goes where it stays. What is only announced is not allocated at once.
+            bytes.reserve(missing.min(RESERVE_BYTES_MAX));
+            return pin!(self.io.read_buf(bytes)).poll(cx);
         }
+        // Nothing is allocated, and nothing zeroed, for a socket that has nothing to read.
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+        bytes.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -201,58 +217,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-/// The stream as tungstenite wants it: reads may block, writes go to the control slot.
-struct Polled<'a, 'cx, S> {
-    io: &'a mut S,
-    outgoing: &'a mut Outgoing,
-    cx: &'a mut Context<'cx>,
-}
-
-impl<S: AsyncRead + Unpin> io::Read for Polled<'_, '_, S> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut *self.io).poll_read(self.cx, &mut buffer) {
-            Poll::Ready(Ok(())) => Ok(buffer.filled().len()),
-            Poll::Ready(Err(error)) => Err(error),
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-}
-
-impl<S> io::Write for Polled<'_, '_, S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A peer that pings without reading the pongs fills the slot; tungstenite then keeps the latest one only.
-        if self.outgoing.control_bytes() + bytes.len() > CONTROL_BYTES_MAX {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.outgoing.push_control(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn translate(error: Error) -> Poll<WireEvent> {
-    match error {
-        Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-        Error::ConnectionClosed
-        | Error::AlreadyClosed
-        | Error::Io(_)
-        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Poll::Ready(WireEvent::Ended),
-        Error::Capacity(error) => Poll::Ready(WireEvent::Broken(CloseCode::TooLarge, error.to_string())),
-        error @ (Error::Protocol(_)
-        | Error::Utf8(_)
-        | Error::AttackAttempt
-        | Error::WriteBufferFull(_)
-        | Error::Tls(_)
-        | Error::Url(_)
-        | Error::Http(_)
-        | Error::HttpFormat(_)) => Poll::Ready(WireEvent::Broken(CloseCode::Malformed, error.to_string())),
-    }
-}
-
 /// The WebSocket close code for people who look at the connection with other tools. redeliver's own Close, with code,
 /// reason and advice, went before it.
 fn websocket_code(code: CloseCode) -> u16 {
@@ -267,8 +231,11 @@ fn websocket_code(code: CloseCode) -> u16 {
     }
 }
 
-/// tungstenite zeroes its read buffer at each poll; a large one makes a task that mostly writes 3 to 7 times slower.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// What is read at once, onto the stack.
+const READ_BYTES: usize = 16 * 1024;
+
+/// The most that is allocated for a message before more of it has come.
+const RESERVE_BYTES_MAX: usize = 64 * 1024;
 
 /// Pongs and close answers that wait for a frame's end, in bytes. A peer that pings without reading gets fewer pongs.
 const CONTROL_BYTES_MAX: usize = 512;

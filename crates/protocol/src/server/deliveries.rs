@@ -20,7 +20,8 @@ use crate::seq::{InstanceId, Nth, Seq, SubscriptionId};
 /// All subscriptions of a session.
 #[derive(Clone, Debug)]
 pub(super) struct Deliveries {
-    pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    /// Boxed, for a map has room for eleven where most readers have one.
+    pub(super) subscriptions: BTreeMap<SubscriptionId, Box<Subscription>>,
     /// Who may have more and has room for it, in the order in which they are served.
     pub(super) queue: VecDeque<SubscriptionId>,
     pub(super) reading: Option<Reading>,
@@ -83,7 +84,7 @@ impl Deliveries {
             self.durable_topics.insert(request.topic.clone(), id);
         }
         let window_max = Window { events: limits.window_events_max, bytes: limits.window_bytes_max };
-        self.subscriptions.insert(id, Subscription::new(request, window_max, stage));
+        self.subscriptions.insert(id, Box::new(Subscription::new(request, window_max, stage)));
         self.start(id, out);
         Ok(())
     }

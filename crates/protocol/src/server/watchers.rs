@@ -13,40 +13,35 @@ use crate::seq::SubscriptionId;
 #[derive(Clone, Debug)]
 pub struct Watchers<H> {
     by_topic: BTreeMap<TopicName, BTreeMap<(ConnectionId, SubscriptionId), H>>,
-    by_connection: BTreeMap<ConnectionId, BTreeMap<SubscriptionId, TopicName>>,
+    topics: BTreeMap<(ConnectionId, SubscriptionId), TopicName>,
 }
 
 impl<H> Watchers<H> {
     /// An empty registry.
     #[must_use]
     pub fn new() -> Watchers<H> {
-        Watchers { by_topic: BTreeMap::new(), by_connection: BTreeMap::new() }
+        Watchers { by_topic: BTreeMap::new(), topics: BTreeMap::new() }
     }
 
     /// From now on a subscription is woken when this topic grows. It watches one topic: an earlier watch ends.
     pub fn watch(&mut self, connection: ConnectionId, subscription: SubscriptionId, topic: TopicName, handle: H) {
         self.unwatch(connection, subscription);
-        self.by_connection.entry(connection).or_default().insert(subscription, topic.clone());
+        self.topics.insert((connection, subscription), topic.clone());
         self.by_topic.entry(topic).or_default().insert((connection, subscription), handle);
     }
 
     /// A subscription is woken no longer.
     pub fn unwatch(&mut self, connection: ConnectionId, subscription: SubscriptionId) {
-        let Some(watched) = self.by_connection.get_mut(&connection) else { return };
-        let topic = watched.remove(&subscription);
-        if watched.is_empty() {
-            self.by_connection.remove(&connection);
-        }
-        if let Some(topic) = topic {
+        if let Some(topic) = self.topics.remove(&(connection, subscription)) {
             self.remove(&topic, connection, subscription);
         }
     }
 
     /// A connection has ended: none of its subscriptions is woken any more.
     pub fn remove_connection(&mut self, connection: ConnectionId) {
-        for (subscription, topic) in self.by_connection.remove(&connection).unwrap_or_default() {
-            self.remove(&topic, connection, subscription);
-        }
+        let all = (connection, SubscriptionId(0))..=(connection, SubscriptionId(u32::MAX));
+        let ids: Vec<_> = self.topics.range(all).map(|((_, subscription), _)| *subscription).collect();
+        ids.into_iter().for_each(|subscription| self.unwatch(connection, subscription));
     }
 
     /// The subscriptions that watch a topic, by connection, behind `after` if that is given: who wakes many can stop

@@ -5,10 +5,13 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use redeliver_protocol::codec::EVENTS_HEAD_BYTES;
 
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    frames: VecDeque<Frame>,
+    /// The first frame stands here: most sockets take each at once, and need no queue.
+    first: Option<Frame>,
+    more: VecDeque<Frame>,
     /// How much of the first frame has left.
     written: usize,
     /// Control frames. Invariant: they begin at a frame's border, so they go out first unless `written > 0`.
@@ -17,13 +20,20 @@ pub(super) struct Outgoing {
 
 #[derive(Debug)]
 struct Frame {
-    head: Bytes,
+    head: Head,
     body: Bytes,
+}
+
+/// What stands before a body: a header, and perhaps the beginning of the message.
+#[derive(Debug)]
+enum Head {
+    Own([u8; HEAD_BYTES_MAX], u8),
+    Shared(Bytes),
 }
 
 impl Outgoing {
     pub(super) fn is_empty(&self) -> bool {
-        self.frames.is_empty() && self.control.is_empty()
+        self.first.is_none() && self.control.is_empty()
     }
 
     /// Bytes in the control slot.
@@ -33,34 +43,32 @@ impl Outgoing {
 
     /// Bytes that wait.
     pub(super) fn bytes(&self) -> usize {
-        let frames: usize = self.frames.iter().map(|frame| frame.head.len() + frame.body.len()).sum();
+        let frames: usize = self.frames().map(|frame| frame.head.bytes().len() + frame.body.len()).sum();
         frames - self.written + self.control.len()
     }
 
     /// Adds a frame that is complete, header and all.
     pub(super) fn push_frame(&mut self, head: Bytes, body: Bytes) {
-        self.frames.push_back(Frame { head, body });
+        self.push(Frame { head: Head::Shared(head), body });
     }
 
     /// Adds a binary message of two parts.
-    pub(super) fn push_binary(&mut self, prefix: &[u8], body: Bytes) {
-        let mut head = BytesMut::with_capacity(HEADER_BYTES_MAX + prefix.len());
-        put_header(&mut head, BINARY, prefix.len() + body.len());
-        head.put_slice(prefix);
-        self.frames.push_back(Frame { head: head.freeze(), body });
+    pub(super) fn push_binary<const N: usize>(&mut self, prefix: &[u8; N], body: Bytes) {
+        const { assert!(HEADER_BYTES_MAX + N <= HEAD_BYTES_MAX) };
+        let head = Head::new(BINARY, prefix, body.len());
+        self.push(Frame { head, body });
     }
 
     /// Adds a close frame behind everything.
     pub(super) fn push_close(&mut self, code: u16) {
-        let mut head = BytesMut::with_capacity(4);
-        put_header(&mut head, CLOSE, 2);
-        head.put_u16(code);
-        self.frames.push_back(Frame { head: head.freeze(), body: Bytes::new() });
+        let head = Head::new(CLOSE, &code.to_be_bytes(), 0);
+        self.push(Frame { head, body: Bytes::new() });
     }
 
-    /// Adds bytes of control frames, to go out as soon as no frame is half written.
-    pub(super) fn push_control(&mut self, bytes: &[u8]) {
-        self.control.extend_from_slice(bytes);
+    /// Adds a whole control frame, to go out as soon as no frame is half written. Its payload has at most 125 bytes.
+    pub(super) fn push_control(&mut self, opcode: u8, payload: &[u8]) {
+        put_header(&mut self.control, opcode, payload.len());
+        self.control.extend_from_slice(payload);
     }
 
     /// Fills `slices` with what is to be written next, and returns how many it used.
@@ -72,17 +80,18 @@ impl Outgoing {
                 used += 1;
             }
         };
-        let mut frames = self.frames.iter();
+        let mut frames = self.frames();
         if self.written > 0
             && let Some(frame) = frames.next()
         {
-            let head = self.written.min(frame.head.len());
-            put(&frame.head[head..]);
+            let bytes = frame.head.bytes();
+            let head = self.written.min(bytes.len());
+            put(&bytes[head..]);
             put(&frame.body[self.written - head..]);
         }
         put(&self.control);
         for frame in frames.take(slices_max) {
-            put(&frame.head);
+            put(frame.head.bytes());
             put(&frame.body);
         }
         used
@@ -98,27 +107,60 @@ impl Outgoing {
             self.control.advance(control);
             written -= control;
         }
-        while written > 0 && !self.frames.is_empty() {
+        while written > 0 && self.first.is_some() {
             written = self.advance_frame(written);
         }
     }
 
     /// Moves within the first frame and returns what is left of `written` behind its end.
     fn advance_frame(&mut self, written: usize) -> usize {
-        let Some(frame) = self.frames.front() else { return written };
-        let left = frame.head.len() + frame.body.len() - self.written;
+        let Some(frame) = &self.first else { return written };
+        let left = frame.head.bytes().len() + frame.body.len() - self.written;
         if written < left {
             self.written += written;
             return 0;
         }
-        self.frames.pop_front();
+        self.first = self.more.pop_front();
+        if self.more.is_empty() {
+            // A reader that keeps up holds no queue.
+            self.more = VecDeque::new();
+        }
         self.written = 0;
         written - left
+    }
+
+    fn push(&mut self, frame: Frame) {
+        match self.first {
+            None => self.first = Some(frame),
+            Some(_) => self.more.push_back(frame),
+        }
+    }
+
+    fn frames(&self) -> impl Iterator<Item = &Frame> {
+        self.first.iter().chain(&self.more)
+    }
+}
+
+impl Head {
+    fn new(opcode: u8, prefix: &[u8], body_bytes: usize) -> Head {
+        let mut bytes = [0; HEAD_BYTES_MAX];
+        let mut left = &mut bytes[..];
+        put_header(&mut left, opcode, prefix.len() + body_bytes);
+        left.put_slice(prefix);
+        let left = left.len();
+        Head::Own(bytes, u8::try_from(HEAD_BYTES_MAX - left).unwrap_or_default())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Head::Own(bytes, len) => &bytes[..usize::from(*len)],
+            Head::Shared(bytes) => bytes,
+        }
     }
 }
 
 /// Writes the header of a server's frame of `bytes` bytes: final, unmasked.
-pub fn put_header(out: &mut BytesMut, opcode: u8, bytes: usize) {
+pub fn put_header(out: &mut impl BufMut, opcode: u8, bytes: usize) {
     out.put_u8(0x80 | opcode);
     if let Ok(short) = u8::try_from(bytes)
         && short < 126
@@ -137,8 +179,12 @@ pub fn put_header(out: &mut BytesMut, opcode: u8, bytes: usize) {
 pub const TEXT: u8 = 1;
 /// A binary message's opcode.
 pub const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
+pub(super) const CLOSE: u8 = 8;
+pub(super) const PONG: u8 = 10;
 const HEADER_BYTES_MAX: usize = 10;
+
+/// A header and the head of a batch.
+const HEAD_BYTES_MAX: usize = HEADER_BYTES_MAX + EVENTS_HEAD_BYTES;
 
 #[cfg(test)]
 mod tests {
@@ -165,9 +211,9 @@ mod tests {
     fn frames_leave_whole_and_in_order_however_small_the_writes() {
         for step in [1, 2, 3, 7, 100, 100_000] {
             let mut outgoing = Outgoing::default();
-            outgoing.push_binary(b"", Bytes::from_static(b"one"));
+            outgoing.push_binary(&[], Bytes::from_static(b"one"));
             outgoing.push_binary(b"he", Bytes::from(vec![7; 300]));
-            outgoing.push_binary(b"", Bytes::from(vec![8; 70_000]));
+            outgoing.push_binary(&[], Bytes::from(vec![8; 70_000]));
             outgoing.push_close(1000);
             let out = drain(&mut outgoing, step, |_| {});
             let mut expected = vec![0x82, 3];
@@ -188,11 +234,11 @@ mod tests {
             for at in 0..12 {
                 let mut outgoing = Outgoing::default();
                 outgoing.push_binary(b"ab", Bytes::from_static(b"cde"));
-                outgoing.push_binary(b"", Bytes::from_static(b"xyz"));
+                outgoing.push_binary(&[], Bytes::from_static(b"xyz"));
                 let mut writes = 0;
                 let out = drain(&mut outgoing, step, |outgoing| {
                     if writes == at {
-                        outgoing.push_control(&[0x8a, 0]);
+                        outgoing.push_control(0xa, &[]);
                     }
                     writes += 1;
                 });
