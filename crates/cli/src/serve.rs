@@ -37,7 +37,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         opened = builder.open() => opened?,
         _ = stop.asked() => return Ok(Exit::Success),
     };
-    match gateway(&file.socketio, &server, args.no_socketio)? {
+    let gateway = gateway(&file.socketio, &server, args.no_socketio)?;
+    match &gateway {
         Some(io) => drop(tokio::spawn(server.serve_with(listener, io.with_page()))),
         None => drop(tokio::spawn(server.serve(listener))),
     }
@@ -52,6 +53,11 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         }
     }
     info!("ending");
+    if let Some(io) = gateway
+        && !io.shutdown(GATEWAY_PATIENCE).await
+    {
+        warn!("some Socket.IO clients did not end in time and are cut");
+    }
     if !server.shutdown(SHUTDOWN_PATIENCE).await {
         warn!("some connections did not end in time and are cut");
     }
@@ -218,8 +224,11 @@ const DATA: &str = "./redeliver-data";
 /// dropped by the kernel and come again after a second. The system may allow less.
 const BACKLOG: u32 = 4096;
 
-/// Below the 5 seconds after which people reach for kill -9.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(4);
+/// With the gateway's, below the 5 seconds after which people reach for kill -9.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What Socket.IO clients get to be sent away and stored.
+const GATEWAY_PATIENCE: Duration = Duration::from_secs(1);
 
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 

@@ -36,6 +36,7 @@ pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
         headers: request.headers.clone(),
         auth: serde_json::Value::Null,
     };
+    let present = core.presence.enter();
     let deadline = Some(Instant::now() + core.config.connect_timeout);
     let limits = PacketLimits { attachment_bytes_max: core.config.payload_bytes_max, ..PacketLimits::default() };
     let shutdown = core.shutdown.subscribe();
@@ -44,6 +45,7 @@ pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
     let decoder = Decoder::new(limits);
     let connection = Connection { core, engine, decoder, handshake, is_script, sockets, deadline, shutdown };
     connection.run().await;
+    drop(present);
 }
 
 struct Connection {

@@ -23,6 +23,7 @@ use crate::connection;
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{RoomError, SendError};
 use crate::namespace::{Namespace, NamespaceCore};
+use crate::presence::Presence;
 use crate::recovery::{KEYS, Session};
 
 /// The Socket.IO gateway of a [`Server`]. A handle, cheap to clone.
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     server: Server,
     namespaces: RwLock<BTreeMap<String, Arc<NamespaceCore>>>,
     pub(crate) shutdown: watch::Sender<bool>,
+    pub(crate) presence: Presence,
 }
 
 impl Core {
@@ -118,8 +120,13 @@ impl SocketIoBuilder {
         );
         let engine_config =
             EngineConfig { admits: Arc::new(move |headers| admitting.origin_is_allowed(headers)), ..engine_config };
-        let core =
-            Arc::new(Core { config, server, namespaces: RwLock::default(), shutdown: watch::Sender::new(false) });
+        let core = Arc::new(Core {
+            config,
+            server,
+            namespaces: RwLock::default(),
+            shutdown: watch::Sender::new(false),
+            presence: Presence::new(),
+        });
         let serving = Arc::clone(&core);
         let engine = Engine::new(engine_config, move |connection| connection::serve(Arc::clone(&serving), connection));
         let io = SocketIo { core, engine };
@@ -151,7 +158,12 @@ impl SocketIo {
         if let Some(core) = namespaces.get(name) {
             return Ok(Namespace { core: Arc::clone(core) });
         }
-        let core = NamespaceCore::new(name, self.core.server.clone(), Arc::clone(&self.core.config))?;
+        let core = NamespaceCore::new(
+            name,
+            self.core.server.clone(),
+            Arc::clone(&self.core.config),
+            self.core.presence.clone(),
+        )?;
         let core = Arc::new(core);
         namespaces.insert(name.to_owned(), Arc::clone(&core));
         Ok(Namespace { core })
@@ -209,9 +221,15 @@ impl SocketIo {
         self.engine.respond(request, peer).await
     }
 
-    /// Ends all connections; the clients come back as soon as there is a server. [`Server::shutdown`](redeliver_server::Server::shutdown) does this as well.
-    pub fn shutdown(&self) {
+    /// Ends all connections, and stores how far their clients have come; they come back as soon as there is a server. To be
+    /// called before [`Server::shutdown`](redeliver_server::Server::shutdown). Returns whether all of it was done within `patience`.
+    ///
+    /// # Cancel safety
+    ///
+    /// The shutdown goes on if the future is dropped; calling it again waits for the same.
+    pub async fn shutdown(&self, patience: Duration) -> bool {
         self.core.shutdown.send_replace(true);
+        tokio::time::timeout(patience, self.core.presence.none()).await.is_ok()
     }
 }
 

@@ -58,6 +58,7 @@ mod namespace;
 mod offset;
 #[allow(dead_code, reason = "some ways to read and write packets are only used by tests")]
 mod packet;
+mod presence;
 mod recovery;
 mod rooms;
 mod socket;

@@ -20,6 +20,7 @@ use crate::config::{Config, Recovery};
 use crate::error::{AnswerError, ConnectError, RoomError, SendError};
 use crate::frames::Frames;
 use crate::packet;
+use crate::presence::Presence;
 use crate::rooms::namespace_topic;
 use crate::socket::Socket;
 
@@ -43,10 +44,16 @@ pub(crate) struct NamespaceCore {
     pub(crate) frames: Frames,
     pub(crate) collectors: Collectors,
     pub(crate) members: Members,
+    pub(crate) presence: Presence,
 }
 
 impl NamespaceCore {
-    pub(crate) fn new(name: &str, server: Server, config: Arc<Config>) -> Result<NamespaceCore, RoomError> {
+    pub(crate) fn new(
+        name: &str,
+        server: Server,
+        config: Arc<Config>,
+        presence: Presence,
+    ) -> Result<NamespaceCore, RoomError> {
         let topic = namespace_topic(name)?;
         let name = packet::Namespace::new(name).ok_or(RoomError::NotANamespace)?;
         Ok(NamespaceCore {
@@ -60,6 +67,7 @@ impl NamespaceCore {
             connection_handlers: RwLock::default(),
             collectors: Collectors::default(),
             members: Members::default(),
+            presence,
         })
     }
 }

@@ -1,10 +1,12 @@
 //! A CONNECT: who is it, may it, does it come back, and where does it go on. Each CONNECT goes through all of it, also one
 //! with a pid.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use redeliver_server::{
     Action, ConnectRequest, Feed, FeedError, FeedItem, Identity, Position, SubscriberName, TopicName,
 };
@@ -105,7 +107,10 @@ async fn finish(
             let own = crate::rooms::room_topic(core.name.as_str(), &session.sid);
             // It is short enough: a namespace's name leaves room for it.
             let own = own.map_err(|error| ConnectError::new(error.to_string()))?;
-            for topic in [&core.topic, &own] {
+            // Without an app's code, a namespace is a topic like others.
+            let may_follow = !core.config.builtin_events
+                || core.server.allow(socket.identity(), Action::Subscribe { topic: &core.topic });
+            for topic in may_follow.then_some(&core.topic).into_iter().chain([&own]) {
                 session.rooms.join(topic, head, false).map_err(|error| ConnectError::new(error.to_string()))?;
             }
             live::follow(&mut feed, &session);
@@ -242,15 +247,16 @@ fn forget_forbidden(core: &NamespaceCore, identity: &Identity, session: &mut Ses
 
 /// What is there already of a feed.
 async fn first_row(feed: &mut Feed) -> Result<Option<Vec<FeedItem>>, ConnectError> {
-    let gone = |_: FeedError| ConnectError::new(NOT_NOW);
-    loop {
-        match feed.next(ROW_EVENTS_MAX, ROW_BYTES_MAX).now_or_never() {
-            Some(row) => return row.map(Some).map_err(gone),
-            None if feed.is_quiet() => return Ok(None),
-            // It is being read from the disk.
-            None => tokio::task::yield_now().await,
+    poll_fn(|cx| {
+        let polled = pin!(feed.next(ROW_EVENTS_MAX, ROW_BYTES_MAX)).poll(cx);
+        match polled {
+            Poll::Ready(row) => Poll::Ready(row.map(Some).map_err(|_: FeedError| ConnectError::new(NOT_NOW))),
+            Poll::Pending if feed.is_quiet() => Poll::Ready(Ok(None)),
+            // It is being read from the disk, and will wake us.
+            Poll::Pending => Poll::Pending,
         }
-    }
+    })
+    .await
 }
 
 async fn stored(core: &NamespaceCore, key: &Bytes) -> Result<Option<Session>, ConnectError> {

@@ -68,6 +68,8 @@ struct Saver {
     /// Who waits for the next write.
     waiting: Vec<Done>,
     is_changed: bool,
+    /// Whether the client was given an event since its place was stored.
+    has_given: bool,
     saved: Timestamp,
 }
 
@@ -96,7 +98,8 @@ impl Live {
     pub(crate) fn new(parts: Parts) -> Live {
         let Parts { socket, commands, feed, backlog, offsets, window, given, claim, is_changed } = parts;
         let saved = socket.session().lock().saved();
-        let saver = claim.map(|claim| Saver { claim, writing: None, waiting: Vec::new(), is_changed, saved });
+        let saver =
+            claim.map(|claim| Saver { claim, writing: None, waiting: Vec::new(), is_changed, has_given: false, saved });
         let mut jobs = Jobs::default();
         let handlers = socket.core().connection_handlers.read().clone();
         if !handlers.is_empty() {
@@ -233,6 +236,7 @@ impl Live {
         let last = self.saver.take().map(|saver| saver.last(&self.socket, reason.is_recoverable()));
         self.jobs.push(Job::Disconnect(self.socket.clone(), reason));
         debug!(sid = self.socket.id(), %reason, "a socket is disconnected");
+        let presence = self.socket.core().presence.enter();
         let Live { jobs, feed, .. } = self;
         drop(feed);
         tokio::spawn(async move {
@@ -240,6 +244,7 @@ impl Live {
                 last.await;
             }
             jobs.finish().await;
+            drop(presence);
         });
     }
 
@@ -282,6 +287,9 @@ impl Live {
             frames.shared(event, form)
         };
         engine.send_shared(frame);
+        if let Some(saver) = &mut self.saver {
+            saver.has_given = true;
+        }
     }
 
     /// Whether an event of these topics is this socket's, and how it comes: in an envelope that names its topic or not, in
@@ -382,7 +390,13 @@ impl Live {
 
     fn confirm(&mut self, offset: Offset) {
         let Some(saver) = &mut self.saver else { return };
-        saver.is_changed |= self.socket.session().lock().confirm(offset);
+        let has_moved = self.socket.session().lock().confirm(offset);
+        // The place of a client that gets nothing moves with the log, which need not be stored each time: between the stored
+        // place and this one, nothing is the client's.
+        if has_moved && (saver.has_given || saver.is_old(&self.socket)) {
+            saver.has_given = false;
+            saver.is_changed = true;
+        }
     }
 
     fn save_if_changed(&mut self) {
@@ -409,6 +423,12 @@ impl Saver {
         }
     }
 
+    /// Whether it was stored so long ago that it might soon be taken for one that nobody uses.
+    fn is_old(&self, socket: &Socket) -> bool {
+        let age = Duration::from_millis(wall_clock().0.saturating_sub(self.saved.0));
+        age > socket.core().config.session_idle_max / 8
+    }
+
     /// Waits for the write that is under way; for ever if there is none. Cancel safe.
     async fn written(saver: &mut Option<Saver>) -> bool {
         match saver.as_mut().and_then(|saver| saver.writing.as_mut()) {
@@ -429,11 +449,9 @@ impl Saver {
     /// The last write, behind the one under way: what is known now, or that there is nothing any more. Holds the claim until
     /// it is done.
     fn last(mut self, socket: &Socket, is_kept: bool) -> BoxFuture<'static, ()> {
-        let idle_max = socket.core().config.session_idle_max;
-        let age = Duration::from_millis(wall_clock().0.saturating_sub(self.saved.0));
         let value = if is_kept { socket.session().lock().encode(wall_clock()).ok() } else { None };
         // An old one is written anew also if nothing has changed, so that it is not taken for one that nobody uses.
-        let is_due = !is_kept || self.is_changed || age > idle_max / 8;
+        let is_due = !is_kept || self.is_changed || self.is_old(socket);
         let socket = socket.clone();
         async move {
             if let Some((writing, waiting)) = self.writing.take() {

@@ -132,8 +132,7 @@ async fn a_server_that_starts_again_knows_its_clients() {
     emit(&host, 0..2).await;
     assert_eq!(client.numbers("n", 2).await, [0, 1]);
     host.io.to("room").unwrap().emit("n", 2).await.unwrap();
-    host.io.shutdown();
-    while client.packet().await.is_some() {}
+    assert!(host.io.shutdown(std::time::Duration::from_secs(10)).await);
     assert!(host.server.shutdown(std::time::Duration::from_secs(10)).await);
     drop(host);
     let host = open().await;
