@@ -32,8 +32,12 @@ pub struct Batch {
 
 impl Batch {
     /// Sets a key. A later entry for the same key wins.
-    pub fn put(&mut self, key: Vec<u8>, value: impl Into<Bytes>) {
-        let value = value.into();
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.put_shared(key, value.into());
+    }
+
+    /// Sets a key to a value that others share.
+    fn put_shared(&mut self, key: Vec<u8>, value: Bytes) {
         self.bytes += key.len() + value.len();
         self.entries.push((key, Some(value)));
     }

@@ -190,7 +190,7 @@ impl<'a> Steps<'a> {
             }
             match (value, self.deletes) {
                 (None, true) => batch.delete((*key).clone()),
-                (Some(value), false) => batch.put((*key).clone(), value.clone()),
+                (Some(value), false) => batch.put_shared((*key).clone(), value.clone()),
                 (None, false) | (Some(_), true) => {}
             }
             self.entries.next();
