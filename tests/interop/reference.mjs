@@ -45,10 +45,10 @@ const http = createServer((request, response) => {
   }
 });
 const io = new Server(http, {
-  adapter: NumberedAdapter,
   pingInterval: Number(process.env.PING_INTERVAL_MS ?? 25_000),
   pingTimeout: Number(process.env.PING_TIMEOUT_MS ?? 20_000),
-  connectionStateRecovery: { maxDisconnectionDuration: 120_000, skipMiddlewares: false },
+  // Handlers of fixed arity, as Python's, break with it: RECOVERY=off to try those.
+  ...(process.env.RECOVERY === "off" ? {} : { adapter: NumberedAdapter, connectionStateRecovery: { maxDisconnectionDuration: 120_000, skipMiddlewares: false } }),
 });
 
 // ---- What `redeliver serve` answers by itself ----

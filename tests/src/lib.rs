@@ -12,4 +12,5 @@ pub mod ledger;
 pub mod power_cut;
 pub mod process;
 pub mod reader;
+pub mod story;
 pub mod writer;
