@@ -53,7 +53,7 @@ ifeq ($(QUICK)$(ONLY),)
 	$(MAKE) micro
 endif
 
-micro: ## micro benchmarks of the codec, the session and the log (QUICK=1: rough and fast)
+micro: ## micro benchmarks of the codec, the session, the log and its tail (QUICK=1: rough and fast)
 	$(CARGO) bench -p redeliver-benches --benches -- $(if $(QUICK),--quick)
 
 sim: ## simulate SEEDS=1000 seeds in virtual time

@@ -81,6 +81,15 @@ impl Fleet {
         self.add(address, UPGRADE.to_vec(), Some(opening(messages)), Some(4096))
     }
 
+    /// Begins a WebSocket connection with this request; what follows comes from the handler.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be made.
+    pub fn connect_with(&mut self, address: SocketAddr, request: &[u8]) -> Result<usize> {
+        self.add(address, request.to_vec(), Some(Vec::new()), None)
+    }
+
     /// Begins a plain TCP connection to the raw program.
     ///
     /// # Errors
@@ -224,7 +233,7 @@ impl Member {
         while let Some((opcode, at)) = split_frame(&bytes[used..]) {
             let payload = &bytes[used + at.start..used + at.end];
             match opcode {
-                2 => handler.message(connection, payload, &mut self.out)?,
+                1 | 2 => handler.message(connection, payload, &mut self.out)?,
                 8 => bail!("the server closed connection {connection}"),
                 9 => bail!("a WebSocket ping: the server has its own"),
                 _ => {}

@@ -7,6 +7,7 @@ pub mod payload;
 pub mod process;
 pub mod raw;
 pub mod report;
+pub mod socketio;
 pub mod turns;
 pub mod wire;
 pub mod workloads;

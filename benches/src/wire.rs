@@ -69,7 +69,16 @@ Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: cmVkZWxpdmVyYmVuY2hlcw==\r\nSec-
 
 /// Appends a binary message of a client. The mask is zero, which is legal and free.
 pub fn put_message(out: &mut Vec<u8>, message: &[u8]) {
-    out.push(0x82);
+    put_frame(out, 0x82, message);
+}
+
+/// Appends a text message of a client.
+pub fn put_text(out: &mut Vec<u8>, message: &str) {
+    put_frame(out, 0x81, message.as_bytes());
+}
+
+fn put_frame(out: &mut Vec<u8>, head: u8, message: &[u8]) {
+    out.push(head);
     match (u8::try_from(message.len()), u16::try_from(message.len())) {
         (Ok(short), _) if short < 126 => out.push(0x80 | short),
         (_, Ok(medium)) => {

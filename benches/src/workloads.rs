@@ -10,6 +10,7 @@ pub mod readers;
 pub mod recovery;
 pub mod restart;
 pub mod slow;
+pub mod socketio;
 pub mod sustained;
 pub mod topics;
 

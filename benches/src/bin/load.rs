@@ -10,7 +10,7 @@ use clap::Parser;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use redeliver_benches::report::{Machine, Report, Row, Wanted};
 use redeliver_benches::workloads::emitters::Pattern;
-use redeliver_benches::workloads::{Run, emit, fanout, memory, recovery, restart, slow, sustained, topics};
+use redeliver_benches::workloads::{Run, emit, fanout, memory, recovery, restart, slow, socketio, sustained, topics};
 
 /// Drives a real server over loopback and measures it
 #[derive(Debug, Parser)]
@@ -155,6 +155,14 @@ fn workloads(args: &Args) -> Vec<Workload> {
     }
     add("slow readers".to_owned(), Box::new(|run| slow::beside(run, 500)));
     add("topics, up to a million".to_owned(), Box::new(|run| topics::flatness(run, &[1000, 100_000, 1_000_000])));
+    for burst in [1, 8] {
+        let name = format!("Socket.IO fan-out to 1000, {burst} in a burst");
+        add(name, Box::new(move |run| Ok(vec![socketio::fan_out(run, 1000, burst)?])));
+    }
+    // Node's time grows with the square of this: a thousand take it longer than a quick run may take in all.
+    let readers = if quick { 250 } else { 1000 };
+    let recovery = move |run: &Run| Ok(vec![socketio::recovery(run, readers, 100)?]);
+    add(format!("Socket.IO recovery of {readers}"), Box::new(recovery));
     let events: &[u64] = if quick { &[200_000] } else { &[1_000_000, 10_000_000] };
     for &events in events {
         add(format!("restart with {events} events"), Box::new(move |run| Ok(vec![restart::after_kill(run, events)?])));
