@@ -134,7 +134,7 @@ impl Process {
             if now.since(before).cpu_s <= 1.5 / TICKS_PER_SECOND {
                 return Ok(now);
             }
-            ensure!(begun.elapsed() < PATIENCE, "it still works after {PATIENCE:?}");
+            ensure!(begun.elapsed() < PATIENCE * 3, "it still works after {:?}", begun.elapsed());
             before = now;
         }
     }
