@@ -10,9 +10,10 @@ use crate::fleet::Handler;
 use crate::payload::Stamp;
 use crate::wire::{NAME, put_text, topic_name};
 
-/// A client's request for a WebSocket of Engine.IO.
+/// A client's request for a WebSocket of Engine.IO. It calls itself what browsers do: clients in other languages are given
+/// no offsets.
 pub const UPGRADE: &[u8] = b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\n\
-Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: cmVkZWxpdmVyYmVuY2hlcw==\r\n\r\n";
+User-Agent: Mozilla/5.0 (bench)\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: cmVkZWxpdmVyYmVuY2hlcw==\r\n\r\n";
 
 /// One socket: a reader of one topic, or the emitter.
 #[derive(Clone, Debug, Default)]

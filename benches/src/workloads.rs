@@ -16,7 +16,7 @@ pub mod topics;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
@@ -36,6 +36,7 @@ pub struct Run {
     pub sustained: Duration,
     /// Where a long workload tells how far it is.
     pub bar: ProgressBar,
+    begun: Instant,
     /// Started when it is first needed; its file is written through once.
     appender: RefCell<Option<Partner>>,
 }
@@ -44,7 +45,7 @@ impl Run {
     /// A run in this directory.
     #[must_use]
     pub fn new(dir: PathBuf, quick: bool, sustained: Duration, bar: ProgressBar) -> Run {
-        Run { dir, quick, sustained, bar, appender: RefCell::default() }
+        Run { dir, quick, sustained, bar, begun: Instant::now(), appender: RefCell::default() }
     }
 
     /// An empty directory, removed when it is dropped.
@@ -88,6 +89,12 @@ impl Run {
         if self.quick { 3 } else { 7 }
     }
 
+    /// Whether something that takes so long still ends within the time of a run. Only a quick one is short of it.
+    #[must_use]
+    pub fn has_time_for(&self, span: Duration) -> bool {
+        !self.quick || self.begun.elapsed() + span < QUICK
+    }
+
     /// Says how far a long workload is.
     pub fn tell(&self, words: String) {
         self.bar.set_message(words);
@@ -102,6 +109,9 @@ impl Run {
 pub fn latencies() -> Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, 60_000_000, 3).context("a histogram of a minute with 3 digits")
 }
+
+/// A quick run ends within this.
+const QUICK: Duration = Duration::from_secs(120);
 
 /// How long any single step may take before the run is given up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
