@@ -1,5 +1,6 @@
 //! Builds clients: who they are, how they behave, how they reach their server.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -9,9 +10,10 @@ use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{ClientSession, ConnectionState, Identity};
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::name::{NameError, SubscriberName};
+use redeliver_protocol::request::{Answer, Question, Refusal};
 use redeliver_protocol::seq::{InstanceId, PublisherId};
 use redeliver_protocol::time;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -22,6 +24,7 @@ use crate::driver::{Driver, Wiring};
 use crate::emit::OutboxRoom;
 use crate::endpoint::Endpoint;
 use crate::error::ConnectError;
+use crate::request::{self, Handler};
 use crate::transport::{Connector, TcpConnector, Transport};
 
 /// Builds a [`Client`].
@@ -36,6 +39,7 @@ pub struct ClientBuilder<C = TcpConnector> {
     name: Option<String>,
     store: Option<Arc<dyn CursorStore>>,
     connect_within: Option<Duration>,
+    handler: Option<Handler>,
 }
 
 impl<C> std::fmt::Debug for ClientBuilder<C> {
@@ -57,6 +61,7 @@ impl ClientBuilder {
             name: None,
             store: None,
             connect_within: None,
+            handler: None,
         }
     }
 }
@@ -128,6 +133,19 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
+    /// Answers the requests of the server's app ([`Server::request`]). Called in a task for each, many at once, and stopped
+    /// when the server's time is over. Without a handler the server is told that there is none.
+    ///
+    /// [`Server::request`]: https://docs.rs/redeliver-server/latest/redeliver_server/struct.Server.html#method.request
+    pub fn on_request<F, A>(mut self, handler: F) -> Self
+    where
+        F: Fn(Question) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+    {
+        self.handler = Some(request::handler(handler));
+        self
+    }
+
     /// Reaches the server in another way than by TCP, for example by TLS.
     pub fn connector<D: Connector>(self, connector: D) -> ClientBuilder<D> {
         ClientBuilder {
@@ -140,6 +158,7 @@ impl<C: Connector> ClientBuilder<C> {
             name: self.name,
             store: self.store,
             connect_within: self.connect_within,
+            handler: self.handler,
         }
     }
 
@@ -209,6 +228,8 @@ impl<C: Connector> ClientBuilder<C> {
             state,
             notices,
             next_ticket: AtomicU64::new(1),
+            next_request: AtomicU64::new(1),
+            volatile_room: Arc::new(Semaphore::new(VOLATILE_BYTES_MAX)),
             next_subscription: AtomicU64::new(1),
         };
         let wiring = Wiring {
@@ -218,6 +239,7 @@ impl<C: Connector> ClientBuilder<C> {
             state: state_of_driver,
             notices: notices_of_driver,
             store: shared.store.clone(),
+            handler: self.handler,
         };
         let (jitter_seed, _) = Uuid::new_v4().as_u64_pair();
         let session = ClientSession::new(self.config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN);
@@ -251,6 +273,9 @@ fn reason(state: &watch::Receiver<ConnectionState>) -> String {
 }
 
 const CLIENT_NAME: &str = concat!("redeliver-client/", env!("CARGO_PKG_VERSION"));
+
+/// Most bytes of volatile events on their way to the driver.
+const VOLATILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Most notices that wait for somebody to take them. They are rare; who is later than this learns how many.
 const NOTICES_MAX: usize = 64;

@@ -7,17 +7,19 @@ use std::time::Duration;
 use redeliver_protocol::client::{ConnectionState, EmitTicket};
 use redeliver_protocol::event::{EmitOptions, NewEvent};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::request::{Answer, Question, RequestError, RequestTicket};
 use redeliver_protocol::seq::{EmitNumber, PublisherId};
 use serde::Serialize;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::acks::AckBoard;
 use crate::builder::ClientBuilder;
 use crate::command::Command;
 use crate::cursor_store::{CursorStore, KeyRegistry};
-use crate::emit::{self, OutboxRoom, Payload, PendingReceipt, Receipt};
+use crate::emit::{self, OutboxRoom, Payload, PendingReceipt, Receipt, VolatileRoom};
 use crate::error::{CursorStoreError, EmitError, ShutdownError};
+use crate::request::Forget;
 use crate::subscribe::SubscribeBuilder;
 
 /// A redeliver client. Cheap to clone; all clones are the same client.
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) notices: broadcast::Receiver<Notice>,
     pub(crate) next_ticket: AtomicU64,
     pub(crate) next_subscription: AtomicU64,
+    pub(crate) next_request: AtomicU64,
+    pub(crate) volatile_room: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -134,6 +138,63 @@ impl Client {
         let command = Command::Emit { ticket, event, answer, room };
         self.shared.commands.send(command).map_err(|_| EmitError::ClientEnded)?;
         Ok(PendingReceipt::new(ticket, receipt, self.shared.commands.clone()))
+    }
+
+    /// Gives an event to whoever follows its topic now. It is not logged: at most once, no order, no receipt. Dropped
+    /// if this client is not connected, or the server does not take it fast enough, or knows no such events.
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`] if no server would take the event, or the client has ended.
+    pub fn emit_volatile(
+        &self,
+        topic: impl AsRef<str>,
+        name: impl AsRef<str>,
+        payload: impl Into<Payload>,
+    ) -> Result<(), EmitError> {
+        self.emit_volatile_event(new_event(topic.as_ref(), name.as_ref(), payload.into())?)
+    }
+
+    /// Gives an event to whoever follows one of its topics now, and none of its except list. Otherwise as
+    /// [`emit_volatile`](Client::emit_volatile).
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`].
+    pub fn emit_volatile_event(&self, event: NewEvent) -> Result<(), EmitError> {
+        emit::check(&event)?;
+        let Some(room) = VolatileRoom::take(&self.shared.volatile_room, event.size_bytes()) else { return Ok(()) };
+        let command = Command::EmitVolatile { event, room };
+        self.shared.commands.send(command).map_err(|_| EmitError::ClientEnded)
+    }
+
+    /// Asks the server's app and waits for its answer, at most `timeout` (an hour at most). Asked at most once: a
+    /// connection that breaks takes the request with it. Without a connection it waits for one, as long as there is time.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`], which says whether the request may have been handled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, nobody waits for the answer; the request may have been handled.
+    pub async fn request(
+        &self,
+        name: impl AsRef<str>,
+        payload: impl Into<Payload>,
+        timeout: Duration,
+    ) -> Result<Answer, RequestError> {
+        let name = EventName::new(name).map_err(|error| RequestError::Invalid(error.to_string()))?;
+        let Payload { kind, bytes: payload } = payload.into();
+        let ticket = RequestTicket(self.shared.next_request.fetch_add(1, Ordering::Relaxed));
+        let (sender, answer) = oneshot::channel();
+        let question = Question { name, kind, payload, timeout };
+        let command = Command::Ask { ticket, question, answer: sender };
+        self.shared.commands.send(command).map_err(|_| RequestError::NotSent)?;
+        let mut guard = Forget { ticket, commands: self.shared.commands.clone(), is_asked: true };
+        let answer = answer.await.unwrap_or(Err(RequestError::Gone));
+        guard.is_asked = false;
+        answer
     }
 
     /// Starts to follow a topic: set what is needed, then await it.

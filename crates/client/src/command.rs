@@ -1,19 +1,20 @@
 //! What the handles (client, subscriptions, receipts) ask of the driver.
 //!
 //! Invariant: the channel that carries these has no bound of its own, because each command is paid for elsewhere: an
-//! emit by room in the outbox, its cancellation by the emit, the others by a caller that waits or a handle that exists.
+//! emit by room in the outbox, its cancellation by the emit, a volatile one by room of its own, the others by a caller that waits or a handle that exists.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use redeliver_protocol::client::{Delivery, EmitTicket, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::request::{Answer, Question, RequestError, RequestTicket};
 use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::cursor_store::KeyClaim;
-use crate::emit::{Receipt, Room};
+use crate::emit::{Receipt, Room, VolatileRoom};
 use crate::error::{EmitError, NotConfirmed, ShutdownError};
 
 /// One request to the driver.
@@ -21,6 +22,9 @@ use crate::error::{EmitError, NotConfirmed, ShutdownError};
 pub(crate) enum Command {
     Emit { ticket: EmitTicket, event: NewEvent, answer: oneshot::Sender<Result<Receipt, EmitError>>, room: Room },
     CancelEmit { ticket: EmitTicket },
+    EmitVolatile { event: NewEvent, room: VolatileRoom },
+    Ask { ticket: RequestTicket, question: Question, answer: oneshot::Sender<Result<Answer, RequestError>> },
+    CancelAsk { ticket: RequestTicket },
     Subscribe { id: SubscriptionId, request: SubscribeRequest, outlet: Outlet },
     Unsubscribe { id: SubscriptionId },
     Flush { id: SubscriptionId, answer: oneshot::Sender<Result<(), NotConfirmed>> },
@@ -36,6 +40,8 @@ pub(crate) struct Outlet {
     /// How many deliveries that are neither event nor gap wait in `deliveries`: an app that takes nothing for weeks must
     /// not pile up the news of each reconnect.
     pub(crate) asides: Arc<AtomicUsize>,
+    /// The bytes of volatile events that wait in `deliveries`.
+    pub(crate) volatile_bytes: Arc<AtomicUsize>,
     /// Where it started: sent once, at the first `Subscribed`.
     pub(crate) opened: Option<oneshot::Sender<Opened>>,
     /// Set before `deliveries` closes.

@@ -3,6 +3,7 @@
 
 mod emits;
 mod ending;
+mod requests;
 mod saver;
 mod subscriptions;
 
@@ -10,12 +11,14 @@ use std::sync::Arc;
 
 use redeliver_protocol::client::{ClientSession, ConnectionState, Input, Output};
 use redeliver_protocol::codec;
+use redeliver_protocol::frame::ClientFrame;
 use redeliver_protocol::time;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use self::emits::Emits;
 use self::ending::Shutdown;
+use self::requests::Requests;
 use self::saver::Saver;
 use self::subscriptions::Subscriptions;
 use crate::acks::AckBoard;
@@ -23,6 +26,7 @@ use crate::client::Notice;
 use crate::command::Command;
 use crate::cursor_store::CursorStore;
 use crate::emit::OutboxRoom;
+use crate::request::Handler;
 use crate::transport::{Connector, Happened, Transport};
 
 /// What connects a driver to the handles of its client.
@@ -33,6 +37,7 @@ pub(crate) struct Wiring {
     pub(crate) state: watch::Sender<ConnectionState>,
     pub(crate) notices: broadcast::Sender<Notice>,
     pub(crate) store: Option<Arc<dyn CursorStore>>,
+    pub(crate) handler: Option<Handler>,
 }
 
 /// Runs one client.
@@ -49,12 +54,13 @@ pub(crate) struct Driver<C: Connector> {
     emits: Emits,
     subscriptions: Subscriptions,
     saver: Saver,
+    requests: Requests,
     shutdown: Option<Shutdown>,
 }
 
 impl<C: Connector> Driver<C> {
     pub(crate) fn new(session: ClientSession, origin: Instant, transport: Transport<C>, wiring: Wiring) -> Driver<C> {
-        let Wiring { commands, acks, room, state, notices, store } = wiring;
+        let Wiring { commands, acks, room, state, notices, store, handler } = wiring;
         Driver {
             session,
             origin,
@@ -66,6 +72,7 @@ impl<C: Connector> Driver<C> {
             emits: Emits::default(),
             subscriptions: Subscriptions::default(),
             saver: Saver::new(store, notices.clone()),
+            requests: Requests::new(handler),
             notices,
             shutdown: None,
         }
@@ -86,6 +93,7 @@ impl<C: Connector> Driver<C> {
                         self.handle(Input::CursorSaved { id, seq });
                     }
                 }
+                answered = self.requests.next() => self.handle(answered),
                 () = sleep_until(timeout) => self.handle(Input::Tick),
                 () = sleep_until(deadline) => self.give_up(),
             }
@@ -104,7 +112,15 @@ impl<C: Connector> Driver<C> {
             match output {
                 Output::Connect => self.transport.connect(),
                 Output::SendHello(hello) => self.transport.send(codec::encode_hello(&hello)),
+                // Whoever is not there now does not get it, and neither does a server that takes nothing now.
+                Output::Send(ClientFrame::Volatile { .. }) if self.transport.is_behind() => {}
                 Output::Send(frame) => self.transport.send(codec::encode_client(&frame)),
+                Output::Asked { key, question } => {
+                    if let Some(answer) = self.requests.asked(key, question) {
+                        self.handle(answer);
+                    }
+                }
+                Output::AskDone { ticket, result } => self.requests.done(ticket, result),
                 Output::Disconnect(close) => self.transport.close(&close),
                 Output::Deliver { id, delivery } => self.subscriptions.deliver(id, delivery),
                 Output::SaveCursor { id, cursor } => self.saver.save(id, self.subscriptions.key(id), cursor),
@@ -157,6 +173,18 @@ impl<C: Connector> Driver<C> {
                 if self.emits.contains(ticket) {
                     self.handle(Input::CancelEmit { ticket });
                 }
+            }
+            Command::EmitVolatile { event, room } => {
+                self.handle(Input::EmitVolatile { event });
+                drop(room);
+            }
+            Command::Ask { ticket, question, answer } => {
+                self.requests.add(ticket, answer);
+                self.handle(Input::Ask { ticket, question });
+            }
+            Command::CancelAsk { ticket } => {
+                self.requests.cancel(ticket);
+                self.handle(Input::CancelAsk { ticket });
             }
             Command::Subscribe { id, request, outlet } => {
                 self.subscriptions.add(id, outlet);

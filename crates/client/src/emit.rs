@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use redeliver_protocol::client::{EmitOutcome, EmitTicket};
-use redeliver_protocol::config::{ClientConfig, EVENT_BYTES_MAX, EVENT_TOPICS_MAX};
-use redeliver_protocol::event::{NewEvent, PayloadKind};
+use redeliver_protocol::config::{ClientConfig, EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits};
+use redeliver_protocol::event::{EventError, NewEvent, PayloadKind};
 use redeliver_protocol::seq::{Position, Seq};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -145,6 +145,9 @@ pub(crate) fn check(event: &NewEvent) -> Result<(), EmitError> {
             return invalid(format!("it names the topic {topic} twice"));
         }
     }
+    if let Err(error @ (EventError::ExceptCount { .. } | EventError::TopicTwice)) = event.check(&Limits::ANY_SERVER) {
+        return invalid(error.to_string());
+    }
     if event.size_bytes() > EVENT_BYTES_MAX {
         return invalid(format!("it has {} bytes, at most {EVENT_BYTES_MAX} are allowed", event.size_bytes()));
     }
@@ -160,6 +163,21 @@ pub(crate) struct OutboxRoom {
     events: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     bytes_max: u32,
+}
+
+/// The room of volatile events on their way to the driver. Nobody waits for it: what finds none is dropped.
+#[derive(Debug)]
+pub(crate) struct VolatileRoom {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl VolatileRoom {
+    /// Room for an event of this size, if there is any.
+    pub(crate) fn take(bytes_left: &Arc<Semaphore>, bytes: usize) -> Option<VolatileRoom> {
+        let bytes = u32::try_from(bytes).ok()?;
+        let permit = Arc::clone(bytes_left).try_acquire_many_owned(bytes).ok()?;
+        Some(VolatileRoom { _permit: permit })
+    }
 }
 
 /// The room of one emit, until it has its receipt.

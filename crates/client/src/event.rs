@@ -27,6 +27,9 @@ pub enum Delivery {
         /// The log's head that was reached.
         seq: Seq,
     },
+    /// An event that is not logged: it has no place and no ack, and may be lost. Handed over as soon as it comes, also
+    /// when the window is full, and dropped if many of them wait to be taken.
+    Volatile(VolatileEvent),
     /// The connection was lost and the subscription stands again. Nothing was missed: it goes on where it was.
     Resumed {
         /// It goes on after this position.
@@ -44,7 +47,7 @@ impl Delivery {
     pub fn into_event(self) -> Option<Event> {
         match self {
             Delivery::Event(event) => Some(event),
-            Delivery::Gap(_) | Delivery::CaughtUp { .. } | Delivery::Resumed { .. } => None,
+            Delivery::Gap(_) | Delivery::CaughtUp { .. } | Delivery::Resumed { .. } | Delivery::Volatile(_) => None,
         }
     }
 }
@@ -67,6 +70,8 @@ pub struct Event {
     pub kind: PayloadKind,
     /// The payload. A slice of the message that it came in, which it keeps in memory: copy it to keep it for long.
     pub payload: Bytes,
+    /// Whether the emitter asks its readers for an answer.
+    pub asks: bool,
     /// Whether it may have been handed over before, to this app or to another under the same subscriber or cursor.
     pub redelivered: bool,
     pub(crate) handle: AckHandle,
@@ -114,6 +119,29 @@ impl Event {
         PayloadError { seq: self.position.seq.0, wanted, reason: error.to_string() }
     }
 }
+
+/// An event that is not in the log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct VolatileEvent {
+    /// The topic by which it came.
+    pub topic: TopicName,
+    /// When the server took it.
+    pub time: Timestamp,
+    /// What it is called.
+    pub name: EventName,
+    /// What the payload's bytes are.
+    pub kind: PayloadKind,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// What a volatile event takes while it waits to be taken, in bytes.
+pub(crate) fn volatile_bytes(name: &EventName, payload: &Bytes) -> usize {
+    VOLATILE_HEAD_BYTES + name.as_str().len() + payload.len()
+}
+
+const VOLATILE_HEAD_BYTES: usize = 128;
 
 /// A range of a topic's history that is no longer there. Its fields are those of [`history::Gap`].
 #[derive(Clone, Debug)]

@@ -74,6 +74,7 @@ mod emit;
 mod endpoint;
 mod error;
 mod event;
+mod request;
 mod subscribe;
 mod subscription;
 mod transport;
@@ -86,6 +87,7 @@ pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind};
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Cursor, GapCause, Known, Start};
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
+pub use redeliver_protocol::request::{Answer, Question, Refusal, RequestError};
 pub use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 pub use redeliver_protocol::time::Timestamp;
 
@@ -97,7 +99,7 @@ pub use self::endpoint::Endpoint;
 pub use self::error::{
     ConnectError, CursorStoreError, EmitError, NotConfirmed, Outcome, PayloadError, ShutdownError, SubscribeError,
 };
-pub use self::event::{Delivery, Event, Gap};
+pub use self::event::{Delivery, Event, Gap, VolatileEvent};
 pub use self::subscribe::SubscribeBuilder;
 pub use self::subscription::Subscription;
 pub use self::transport::{Connector, TcpConnector};

@@ -135,8 +135,14 @@ impl SubscribeBuilder {
         let (opened, standing) = oneshot::channel();
         let end = Arc::new(OnceLock::new());
         let asides = Arc::new(AtomicUsize::new(0));
-        let inlet = Inlet { deliveries: inlet, asides: Arc::clone(&asides), end: Arc::clone(&end) };
-        let outlet = Outlet { deliveries, asides, opened: Some(opened), end, key };
+        let volatile_bytes = Arc::new(AtomicUsize::new(0));
+        let inlet = Inlet {
+            deliveries: inlet,
+            asides: Arc::clone(&asides),
+            volatile_bytes: Arc::clone(&volatile_bytes),
+            end: Arc::clone(&end),
+        };
+        let outlet = Outlet { deliveries, asides, volatile_bytes, opened: Some(opened), end, key };
         shared.commands.send(Command::Subscribe { id, request, outlet }).map_err(|_| SubscribeError::ClientEnded)?;
         // From here on, dropping this future drops the subscription, which unsubscribes.
         let mut subscription = Subscription::new(id, topic, self.client, inlet, self.auto_ack);

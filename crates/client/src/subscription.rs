@@ -16,7 +16,7 @@ use crate::acks::{Ack, AckHandle};
 use crate::client::Client;
 use crate::command::{Command, Opened};
 use crate::error::NotConfirmed;
-use crate::event::{Delivery, Event, Gap};
+use crate::event::{Delivery, Event, Gap, VolatileEvent, volatile_bytes};
 
 /// One reader of one topic. A stream of [`Delivery`], which ends when the subscription does.
 ///
@@ -43,6 +43,7 @@ pub struct Subscription {
 pub(crate) struct Inlet {
     pub(crate) deliveries: mpsc::UnboundedReceiver<client::Delivery>,
     pub(crate) asides: Arc<AtomicUsize>,
+    pub(crate) volatile_bytes: Arc<AtomicUsize>,
     pub(crate) end: Arc<OnceLock<SubscriptionEnd>>,
 }
 
@@ -163,6 +164,10 @@ impl Subscription {
                 self.inlet.asides.fetch_sub(1, Ordering::Relaxed);
                 Delivery::CaughtUp { seq }
             }
+            client::Delivery::Volatile { time, name, kind, payload } => {
+                self.inlet.volatile_bytes.fetch_sub(volatile_bytes(&name, &payload), Ordering::Relaxed);
+                Delivery::Volatile(VolatileEvent { topic: self.topic.clone(), time, name, kind, payload })
+            }
             client::Delivery::Gap(gap) => {
                 let handle = self.handle(gap.through, gap.nth_through);
                 Delivery::Gap(Gap { gap, handle })
@@ -177,6 +182,7 @@ impl Subscription {
                     name: record.name,
                     time: record.time,
                     kind: record.kind,
+                    asks: record.asks,
                     payload: record.payload,
                     redelivered,
                 })

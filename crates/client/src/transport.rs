@@ -106,6 +106,14 @@ impl<C: Connector> Transport<C> {
         }
     }
 
+    /// Whether so much waits to be written that what may be lost should be.
+    pub(crate) fn is_behind(&self) -> bool {
+        match &self.state {
+            State::Open(connection) => connection.outgoing.len() >= BEHIND,
+            State::Idle | State::Connecting(_) => true,
+        }
+    }
+
     /// Ends the connection: writes what waits and this close, in the background.
     pub(crate) fn close(&mut self, close: &Close) {
         if let State::Open(mut connection) = std::mem::replace(&mut self.state, State::Idle) {
@@ -257,6 +265,9 @@ const READ_BUFFER_BYTES: usize = 16 * 1024;
 /// Most messages that wait to be written. An outbox full of single emits and a subscription and an ack for each of 10,000
 /// topics stay well below.
 const OUTGOING_MAX: usize = 128 * 1024;
+
+/// From how many messages on that wait to be written the server counts as slow.
+const BEHIND: usize = 256;
 
 /// How long the peer of a closed connection may take to hear it.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);

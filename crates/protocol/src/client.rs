@@ -8,6 +8,7 @@ mod acks;
 mod connection;
 mod inbox;
 mod outbox;
+mod requests;
 mod session;
 mod subscription;
 
@@ -15,15 +16,24 @@ use bytes::Bytes;
 
 pub use self::session::{ClientSession, Identity};
 use crate::error::{Close, RefusalCode};
-use crate::event::{NewEvent, Record};
+use crate::event::{NewEvent, PayloadKind, Record};
 use crate::frame::{ClientFrame, Hello, Ownership, Window};
 use crate::history::{Cursor, Gap, Start};
-use crate::name::TopicName;
-use crate::seq::{EmitNumber, Epoch, Nth, Position, Seq, SubscriptionId};
+use crate::name::{EventName, TopicName};
+use crate::request::{Answer, Question, Refusal, RequestError, RequestTicket};
+use crate::seq::{EmitNumber, Epoch, Nth, Position, RequestId, Seq, SubscriptionId};
+use crate::time::Timestamp;
 
 /// The shell's own number for an emit, by which its receipt is found again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EmitTicket(pub u64);
+
+/// A request of the server's: which one, on which of the client's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AskedKey {
+    connection: u64,
+    id: RequestId,
+}
 
 /// What happens to a client session.
 #[derive(Clone, Debug)]
@@ -60,6 +70,30 @@ pub enum Input {
     CancelEmit {
         /// The emit.
         ticket: EmitTicket,
+    },
+    /// The app emits an event that is not logged: it goes to whoever is connected now, if this client is.
+    EmitVolatile {
+        /// The event.
+        event: NewEvent,
+    },
+    /// The app asks the server's app. Answered by [`Output::AskDone`].
+    Ask {
+        /// The shell's number for it, never used before in this client.
+        ticket: RequestTicket,
+        /// What is asked.
+        question: Question,
+    },
+    /// Nobody waits for this answer any more: no [`Output::AskDone`] is due.
+    CancelAsk {
+        /// The request.
+        ticket: RequestTicket,
+    },
+    /// The answer to [`Output::Asked`].
+    Answered {
+        /// Which request.
+        key: AskedKey,
+        /// What the app says.
+        result: Result<Answer, Refusal>,
     },
     /// The app is done: confirm acks and emits, say goodbye, then [`Output::Ended`].
     Shutdown,
@@ -168,6 +202,20 @@ pub enum Output {
         /// The last.
         through: EmitNumber,
     },
+    /// The server asks the app: have it answered with [`Input::Answered`], once, in the question's time.
+    Asked {
+        /// Which request.
+        key: AskedKey,
+        /// What is asked.
+        question: Question,
+    },
+    /// What became of an [`Input::Ask`]. Each ticket gets exactly one, unless it is cancelled.
+    AskDone {
+        /// The request.
+        ticket: RequestTicket,
+        /// The answer, or why there is none.
+        result: Result<Answer, RequestError>,
+    },
     /// The connection's state changed.
     State(ConnectionState),
     /// The client has ended; nothing comes after it.
@@ -197,6 +245,18 @@ pub enum Delivery {
     },
     /// Events that are gone. Acknowledged by `through`, like an event.
     Gap(Gap),
+    /// An event that is not logged: no place among the others, nothing to acknowledge, perhaps lost. Handed over at once,
+    /// whatever the window; the shell may drop it if the app is slow.
+    Volatile {
+        /// When the server took it.
+        time: Timestamp,
+        /// What it is called.
+        name: EventName,
+        /// What the payload's bytes are.
+        kind: PayloadKind,
+        /// The payload.
+        payload: Bytes,
+    },
     /// What was missed when the subscription was made is handed over; live begins. Once per subscription and connection.
     CaughtUp {
         /// The head that was reached.

@@ -60,7 +60,7 @@
 //!
 //! # Where to look
 //!
-//! [`seq`] numbers and positions · [`event`] · [`name`] · [`history`] what is asked of a log and answered · [`frame`]
+//! [`seq`] numbers and positions · [`event`] · [`name`] · [`request`] · [`history`] what is asked of a log and answered · [`frame`]
 //! the messages · [`codec`] their bytes · [`error`] codes · [`config`] every limit · [`backoff`], [`timer`], [`time`] ·
 //! [`server`] · [`client`]. The stories in `tests/` show the machines at work.
 
@@ -73,6 +73,7 @@ pub mod event;
 pub mod frame;
 pub mod history;
 pub mod name;
+pub mod request;
 pub mod seq;
 pub mod server;
 pub mod time;

@@ -34,6 +34,7 @@ mod keeper;
 mod outputs;
 pub mod owners;
 pub mod publishers;
+mod requests;
 mod rounds;
 mod session;
 mod subscription;
@@ -49,7 +50,8 @@ use crate::event::NewEvent;
 use crate::frame::{Hello, Ownership, ServerFrame};
 use crate::history::{Cursor, EmitRun, Opened, PublisherState, ReadOutcome, Start};
 use crate::name::{SubscriberName, TopicName};
-use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Seq, SubscriptionId};
+use crate::request::{Answer, Question, Refusal, RequestError, RequestTicket};
+use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, RequestId, Seq, SubscriptionId};
 
 /// The shell's own number for a connection, never used twice in a server's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +112,25 @@ pub enum Input {
         id: SubscriptionId,
         /// Its seq.
         seq: Seq,
+    },
+    /// The app asks this client. Answered by [`Output::AskDone`].
+    Ask {
+        /// The shell's number for it, never used before on this connection.
+        ticket: RequestTicket,
+        /// What is asked.
+        question: Question,
+    },
+    /// Nobody waits for this answer any more: no [`Output::AskDone`] is due.
+    CancelAsk {
+        /// The request.
+        ticket: RequestTicket,
+    },
+    /// The answer to [`Output::Asked`].
+    Answered {
+        /// The client's number for it.
+        id: RequestId,
+        /// What the app says.
+        result: Result<Answer, Refusal>,
     },
     /// Everything that was handed to the socket has left.
     Drained,
@@ -229,6 +250,21 @@ pub enum Output {
         cursor: Cursor,
         /// Whether someone waits for it now (an initial cursor, an unsubscribe), so that it should not wait for company.
         urgent: bool,
+    },
+    /// The client asks the app: have it answered with [`Input::Answered`], once, in the question's time. Bounded by
+    /// [`crate::config::REQUESTS_IN_FLIGHT_MAX`] and its bytes until then.
+    Asked {
+        /// The client's number for it.
+        id: RequestId,
+        /// What is asked.
+        question: Question,
+    },
+    /// What became of an [`Input::Ask`]. None comes for those that are open when the connection ends: they are gone.
+    AskDone {
+        /// The request.
+        ticket: RequestTicket,
+        /// The answer, or why there is none.
+        result: Result<Answer, RequestError>,
     },
     /// Write this close, then end the connection. Nothing comes after it.
     Close(Close),

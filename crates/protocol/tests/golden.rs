@@ -12,7 +12,7 @@ use redeliver_protocol::config::Limits;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, RecordKind};
 use redeliver_protocol::frame::{
-    ClientFrame, Events, Features, Hello, Ownership, Reply, ReplyOutcome, Request, ServerFrame, Subscribe,
+    ClientFrame, Events, FEATURES, Features, Hello, Ownership, Reply, ReplyOutcome, Request, ServerFrame, Subscribe,
     SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Known, PublisherState, Start};
@@ -68,7 +68,11 @@ fn closes_are_written_and_read_as_fixed() {
     let vectors = vectors();
     for (name, close) in closes {
         let bytes = &vectors[name];
-        assert_eq!(hex(&codec::encode_close(&close)), hex(bytes), "{name}");
+        // What the writer has is its own; the rest is fixed.
+        let written = codec::encode_close(&close);
+        assert_eq!(codec::features_of_close(&written), Some(FEATURES), "{name}");
+        assert_eq!(codec::features_of_close(bytes), Some(Features::NONE), "{name}");
+        assert_eq!(hex(&[&written[..6], &bytes[6..10], &written[10..]].concat()), hex(bytes), "{name}");
         assert_eq!(codec::decode_from_client(bytes), Ok(FromClient::Close(close.clone())), "{name}");
         assert_eq!(codec::decode_from_server(bytes), Ok(FromServer::Close(close)), "{name}");
     }

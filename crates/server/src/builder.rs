@@ -1,5 +1,6 @@
 //! How a server is put together and opened.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,12 +8,14 @@ use redeliver_log::kv::Kv;
 use redeliver_log::kv::memory::MemoryKv;
 use redeliver_log::{Log, LogConfig, LogError};
 use redeliver_protocol::config::{Limits, ServerConfig};
+use redeliver_protocol::request::{Answer, Refusal};
 use redeliver_protocol::seq::Epoch;
 use redeliver_protocol::time::Instant;
 use uuid::Uuid;
 
-use crate::access::{Access, AnyAccess, OpenAccess};
+use crate::access::{Access, AnyAccess, Identity, OpenAccess};
 use crate::clock::wall_clock;
+use crate::requests::{self, Handler, RequestEvent};
 use crate::server::Server;
 use crate::shared::{Settings, Shared};
 
@@ -26,6 +29,7 @@ pub struct ServerBuilder {
     allowed_origins: Vec<String>,
     connections_max: Option<usize>,
     queue_bytes_max: Option<usize>,
+    handler: Option<Handler>,
 }
 
 #[derive(Default)]
@@ -116,6 +120,21 @@ impl ServerBuilder {
         self
     }
 
+    /// Answers the requests of clients ([`Client::request`]). Called in a task for each, many at once (at most 256 for each
+    /// connection), and dropped when the client's time is over or its connection ends. Without a handler clients are told
+    /// that there is none. Whether an identity may ask is for the handler to say.
+    ///
+    /// [`Client::request`]: https://docs.rs/redeliver-client/latest/redeliver_client/struct.Client.html#method.request
+    #[must_use]
+    pub fn on_request<F, A>(mut self, handler: F) -> ServerBuilder
+    where
+        F: Fn(Identity, RequestEvent) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+    {
+        self.handler = Some(requests::handler(handler));
+        self
+    }
+
     /// Opens the log and starts its writer. Must be called within a tokio runtime.
     ///
     /// # Errors
@@ -146,6 +165,7 @@ impl ServerBuilder {
                 allowed_origins: self.allowed_origins,
                 connections_max: self.connections_max.unwrap_or(CONNECTIONS_MAX),
                 queue_bytes_max: self.queue_bytes_max.unwrap_or(QUEUE_BYTES_MAX),
+                handler: self.handler,
             },
         );
         Server::start(shared, opened).map_err(|error| OpenError::NoThread(error.to_string()))

@@ -11,7 +11,8 @@ use http::{HeaderMap, Uri};
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::{Hello, ServerFrame};
-use redeliver_protocol::seq::{EmitNumber, Epoch, PublisherId, SubscriptionId};
+use redeliver_protocol::request::Question;
+use redeliver_protocol::seq::{EmitNumber, Epoch, PublisherId, RequestId, SubscriptionId};
 use redeliver_protocol::server::owners::Claim;
 use redeliver_protocol::server::{ConnectionId, Input, Output, ServerSession};
 use redeliver_protocol::time::Instant;
@@ -21,6 +22,7 @@ use crate::access::{Action, AnyAccess, ConnectRequest, Denied, Identity, Judgeme
 use crate::errands::{Errand, Errands};
 use crate::mailbox::Mailbox;
 use crate::queue::Events;
+use crate::requests::{Handling, RequestEvent, no_handler};
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
 
@@ -52,6 +54,7 @@ pub(crate) struct Desk {
     publisher: Option<(PublisherId, EmitNumber)>,
     judging: Option<(Box<Hello>, Judgement<'static>)>,
     errands: Errands,
+    handling: Handling,
     watches: u64,
     shared: Arc<Shared>,
 }
@@ -69,6 +72,7 @@ impl Desk {
             publisher: None,
             judging: None,
             errands: Errands::new(Arc::clone(shared)),
+            handling: Handling::default(),
             watches: 0,
             shared: Arc::clone(shared),
         }
@@ -115,6 +119,10 @@ impl Desk {
         let mut answered = Poll::Pending;
         if let Poll::Ready(judged) = poll_judged(&mut self.judging, cx) {
             self.admit(judged);
+            answered = Poll::Ready(());
+        }
+        while let Poll::Ready((id, result)) = self.handling.poll_next(cx) {
+            self.handle(Input::Answered { id, result });
             answered = Poll::Ready(());
         }
         if let Poll::Ready(answers) = self.errands.poll_next(cx) {
@@ -178,6 +186,8 @@ impl Desk {
                 let me = (self.connection, &self.mailbox);
                 self.shared.hub.save_cursor(&self.shared.queue, me, id, (subscriber, topic), cursor, urgent);
             }
+            Output::Asked { id, question } => self.answer(id, question),
+            Output::AskDone { ticket, result } => self.shared.asking.done(self.connection, ticket, result),
             Output::Close(close) => {
                 debug!(code = ?close.code, reason = ?close.reason, "closing");
                 return Some(close);
@@ -228,6 +238,15 @@ impl Desk {
         self.handle(Input::Authenticated(Err(Close { code: CloseCode::Unauthenticated, reason, retry })));
     }
 
+    fn answer(&mut self, id: RequestId, question: Question) {
+        let Some((handler, identity)) = self.shared.handler.as_ref().zip(self.identity.clone()) else {
+            return self.handle(Input::Answered { id, result: Err(no_handler()) });
+        };
+        let Question { name, kind, payload, timeout } = question;
+        let request = RequestEvent { connection: self.connection, name, kind, payload, timeout };
+        self.handling.begin(handler, identity, id, request);
+    }
+
     fn append(&mut self, first: EmitNumber, events: Events) {
         let events = events.into_iter().map(|event| event.and_then(|event| self.permitted(event))).collect();
         let me = (self.connection, &self.mailbox);
@@ -249,6 +268,7 @@ impl Desk {
 impl Drop for Desk {
     fn drop(&mut self) {
         self.shared.hub.leave(self.connection);
+        self.shared.asking.gone(self.connection);
         subtract(&self.shared.counters.subscriptions, self.watches);
     }
 }

@@ -188,6 +188,16 @@ impl Hub {
         members.ending = Some(close());
     }
 
+    /// Leaves word for a connection. False if it is no more.
+    pub(crate) fn tell(&self, connection: ConnectionId, input: Input) -> bool {
+        let members = self.members.lock();
+        let mailbox = members.mailboxes.get(&connection);
+        if let Some(mailbox) = mailbox {
+            mailbox.answer(input);
+        }
+        mailbox.is_some()
+    }
+
     fn displace(&self, displaced: Displaced) {
         let Displaced { connection, subscription: id, how } = displaced;
         match how {

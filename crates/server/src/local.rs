@@ -15,7 +15,7 @@ use redeliver_protocol::client::{
 };
 use redeliver_protocol::codec::{encode_client, encode_close, encode_hello, encode_server, events_head};
 use redeliver_protocol::config::ClientConfig;
-use redeliver_protocol::frame::{Ownership, ServerFrame, Window};
+use redeliver_protocol::frame::{Features, Ownership, ServerFrame, Window};
 use redeliver_protocol::history::Start;
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
@@ -107,7 +107,10 @@ impl LocalSubscription {
             auth: None,
             client_name: "in-process".to_owned(),
         };
-        let client = ClientSession::new(ClientConfig::default(), identity, Jitter::new(high ^ low), shared.clock.now());
+        let mut config = ClientConfig::default();
+        // What is not logged has no window, and would have no bound here.
+        config.features = config.features.without(Features::VOLATILE).without(Features::REQUESTS);
+        let client = ClientSession::new(config, identity, Jitter::new(high ^ low), shared.clock.now());
         let link = Link {
             shared: Arc::clone(shared),
             client,
@@ -139,7 +142,7 @@ impl LocalSubscription {
         match delivery {
             Delivery::Event { epoch, record, .. } => self.wishes.ack(Position::new(*epoch, record.seq), record.nth),
             Delivery::Gap(gap) => self.wishes.ack(gap.through, gap.nth_through),
-            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => {}
+            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => {}
         }
     }
 
@@ -341,8 +344,12 @@ impl Link {
             Output::AckConfirmed { seq, .. } => self.wishes.state.lock().confirmed = seq,
             Output::Unsubscribed { why, .. } => return Some(why),
             Output::Ended => return Some(SubscriptionEnd::ClientEnded),
-            // It never emits, and nobody looks at its state.
-            Output::EmitDone { .. } | Output::EmitsLost { .. } | Output::State(_) => {}
+            // It never emits or asks, names no feature to be asked, and nobody looks at its state.
+            Output::EmitDone { .. }
+            | Output::EmitsLost { .. }
+            | Output::State(_)
+            | Output::Asked { .. }
+            | Output::AskDone { .. } => {}
         }
         None
     }

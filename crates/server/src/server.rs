@@ -12,7 +12,9 @@ use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::name::{EventName, TopicName};
+use redeliver_protocol::request::{Answer, Question, RequestError};
 use redeliver_protocol::seq::{Position, Seq};
+use redeliver_protocol::server::ConnectionId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -116,6 +118,30 @@ impl Server {
     #[must_use]
     pub fn knows(&self, position: Position) -> bool {
         self.handle.shared.log.knows(position)
+    }
+
+    /// Asks a connected client, which answers with its `on_request`. Asked at most once: when the connection ends, the
+    /// request ends with it. `timeout` is at most an hour.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`], which says whether the client may have handled it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, nobody waits for the answer; the client may have handled the request.
+    pub async fn request(
+        &self,
+        connection: ConnectionId,
+        name: &str,
+        kind: PayloadKind,
+        payload: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Result<Answer, RequestError> {
+        let name = EventName::new(name).map_err(|error| RequestError::Invalid(error.to_string()))?;
+        let question = Question { name, kind, payload: payload.into(), timeout };
+        let shared = &self.handle.shared;
+        shared.asking.ask(&shared.hub, connection, question).await
     }
 
     /// The newest durable position.

@@ -11,6 +11,7 @@ use crate::access::AnyAccess;
 use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::queue::Queue;
+use crate::requests::{Asking, Handler};
 use crate::stats::{Counters, add};
 
 pub(crate) struct Shared {
@@ -23,6 +24,9 @@ pub(crate) struct Shared {
     pub(crate) connections_max: usize,
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
+    /// The app's handler of clients' requests.
+    pub(crate) handler: Option<Handler>,
+    pub(crate) asking: Asking,
     /// Bounds the threads that wait for the disk.
     pub(crate) cold_reads: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
@@ -65,6 +69,7 @@ pub(crate) struct Settings {
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) connections_max: usize,
     pub(crate) queue_bytes_max: usize,
+    pub(crate) handler: Option<Handler>,
 }
 
 impl Shared {
@@ -79,6 +84,8 @@ impl Shared {
             connections_max: settings.connections_max,
             clock: Clock::new(),
             counters: Counters::default(),
+            handler: settings.handler,
+            asking: Asking::default(),
             cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
             phase: watch::Sender::new(Phase::Ready),
             stopped: watch::Sender::new(false),

@@ -309,6 +309,8 @@ impl World {
                     self.record(Entry::EmitsLost { process: id, publisher, from: from.0, through: through.0 });
                 }
             }
+            // No app of the simulation asks, and none is asked.
+            Output::Asked { .. } | Output::AskDone { .. } => {}
             Output::State(state) => self.fault(format!("{id:?} is {state:?}")),
             Output::Ended => self.process_ended(id),
         }
@@ -333,7 +335,7 @@ impl World {
         let item = match &delivery {
             Delivery::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth)),
             Delivery::Gap(gap) => Some((gap.through, gap.nth_through)),
-            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => None,
+            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => None,
         };
         let hasty = self.plan.mutant == Some(Mutant::CursorBeforeHandler);
         let Some(reader) = self.running(id).and_then(|running| running.readers.get_mut(&subscription)) else { return };

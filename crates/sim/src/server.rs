@@ -305,6 +305,8 @@ impl World {
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 self.queue_work(Work::Save { connection, id, subscriber, topic, cursor, urgent });
             }
+            // No app of the simulation asks, and none is asked.
+            Output::Asked { .. } | Output::AskDone { .. } => {}
             Output::Close(close) => {
                 self.write_down(connection, codec::encode_close(&close));
                 self.end_connection(connection);

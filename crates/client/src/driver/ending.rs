@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redeliver_protocol::client::Input;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
+use redeliver_protocol::request::RequestError;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -63,7 +64,10 @@ impl<C: Connector> Driver<C> {
                 Command::Emit { answer, .. } => drop(answer.send(Err(EmitError::ClientEnded))),
                 Command::Shutdown { answer, .. } => late_answers.push(answer),
                 // Their answers are dropped, which says that the client has ended.
+                Command::Ask { answer, .. } => drop(answer.send(Err(RequestError::NotSent))),
                 Command::CancelEmit { .. }
+                | Command::EmitVolatile { .. }
+                | Command::CancelAsk { .. }
                 | Command::Subscribe { .. }
                 | Command::Unsubscribe { .. }
                 | Command::Flush { .. } => {}

@@ -12,6 +12,7 @@ use crate::acks::Ack;
 use crate::command::{Opened, Outlet};
 use crate::cursor_store::KeyClaim;
 use crate::error::NotConfirmed;
+use crate::event::volatile_bytes;
 
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -55,11 +56,19 @@ impl Subscriptions {
         }
         let is_aside = match delivery {
             Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => true,
-            Delivery::Event { .. } | Delivery::Gap(_) => false,
+            Delivery::Event { .. } | Delivery::Gap(_) | Delivery::Volatile { .. } => false,
         };
         if is_aside && entry.outlet.asides.fetch_add(1, Ordering::Relaxed) >= ASIDES_MAX {
             entry.outlet.asides.fetch_sub(1, Ordering::Relaxed);
             return;
+        }
+        if let Delivery::Volatile { name, payload, .. } = &delivery {
+            let bytes = volatile_bytes(name, payload);
+            let waiting = entry.outlet.volatile_bytes.fetch_add(bytes, Ordering::Relaxed);
+            if waiting > 0 && waiting.saturating_add(bytes) > VOLATILE_BYTES_MAX {
+                entry.outlet.volatile_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                return;
+            }
         }
         let _ = entry.outlet.deliveries.send(delivery);
     }
@@ -143,6 +152,9 @@ impl Entry {
 /// Most news of the connection that wait for a reader who takes nothing. What comes after them, it will not miss: each
 /// says less than the events around it.
 const ASIDES_MAX: usize = 64;
+
+/// Most bytes of volatile events that wait for a reader. One always fits.
+const VOLATILE_BYTES_MAX: usize = 256 * 1024;
 
 /// Most acks of one subscription that are told apart until they are confirmed.
 const UNCONFIRMED_MAX: usize = 1024;

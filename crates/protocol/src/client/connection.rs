@@ -87,6 +87,7 @@ impl ClientSession {
         self.outbox.limit(welcome.limits);
         self.tell(ConnectionState::Connected { epoch: welcome.epoch });
         self.publisher_found(welcome, emits_may_follow, now);
+        self.send_requests(now);
     }
 
     /// Something came from the server.
@@ -168,6 +169,7 @@ impl ClientSession {
         }
         self.phase = Phase::Ended;
         self.timers.clear_all();
+        self.requests_end();
         self.outbox.end(&mut self.out);
         for id in self.subscription_ids() {
             if let Some(subscription) = self.subscriptions.get_mut(&id) {
@@ -271,6 +273,7 @@ impl ClientSession {
         self.wires.clear();
         self.wire_last = 0;
         self.outbox.disconnected();
+        self.requests_gone();
         for id in self.subscription_ids() {
             self.timers.clear(Timer::Resubscribe(id));
             if let Some(subscription) = self.subscriptions.get_mut(&id) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::connection::Phase;
 use super::inbox::Misfit;
 use super::outbox::{Answered, Outbox};
+use super::requests::Requests;
 use super::subscription::{Subscription, Urgency};
 use super::{ConnectionState, EmitOutcome, EmitTicket, Input, Output, SubscribeRequest, SubscriptionEnd};
 use crate::backoff::{Backoff, Jitter};
@@ -58,6 +59,7 @@ pub struct ClientSession {
     /// The subscriptions by their numbers on the present connection, which are given upwards and never twice.
     pub(super) wires: BTreeMap<SubscriptionId, SubscriptionId>,
     pub(super) wire_last: u32,
+    pub(super) requests: Requests,
     /// Subscriptions with acks that wait for company.
     gathering: BTreeSet<SubscriptionId>,
 }
@@ -70,6 +72,7 @@ pub(super) enum Timer {
     Heartbeat,
     FlushAcks,
     RetryEmits,
+    Requests,
     Resubscribe(SubscriptionId),
 }
 
@@ -95,6 +98,7 @@ impl ClientSession {
             subscriptions: BTreeMap::new(),
             wires: BTreeMap::new(),
             wire_last: 0,
+            requests: Requests::default(),
             gathering: BTreeSet::new(),
         };
         session.dial(now);
@@ -112,6 +116,10 @@ impl ClientSession {
             Input::Ack { id, position, nth } => self.ack(id, now, |sub, out| sub.ack(position, nth, out)),
             Input::Emit { ticket, event } => self.emit(ticket, event),
             Input::CancelEmit { ticket } => self.outbox.cancel(ticket, &mut self.out),
+            Input::EmitVolatile { event } => self.emit_volatile(event),
+            Input::Ask { ticket, question } => self.ask(ticket, question, now),
+            Input::CancelAsk { ticket } => self.cancel_ask(ticket),
+            Input::Answered { key, result } => self.answered(key, result),
             Input::Shutdown => self.shut_down(),
             Input::Connected => self.connected(),
             Input::Disconnected(reason) => self.disconnected(reason, now),
@@ -237,6 +245,7 @@ impl ClientSession {
                 Timer::Reconnect => self.dial(now),
                 Timer::Heartbeat => self.heartbeat(now),
                 Timer::RetryEmits => self.outbox.resume(),
+                Timer::Requests => self.requests_due(now),
                 Timer::Resubscribe(id) => self.subscribe(id),
                 Timer::FlushAcks => {
                     for id in std::mem::take(&mut self.gathering) {
@@ -294,6 +303,14 @@ impl ClientSession {
             ServerFrame::OutOfOrder { expected } => self.out_of_order(expected, now),
             ServerFrame::Ping { token } => self.out.push_back(Output::Send(ClientFrame::Pong { token })),
             ServerFrame::Pong { .. } => {}
+            ServerFrame::Volatile(event) if self.features.has(Features::VOLATILE) => {
+                self.on_stream(event.id, now, |sub, out| {
+                    sub.volatile(event, out);
+                    Ok(())
+                });
+            }
+            ServerFrame::Request(request) if self.features.has(Features::REQUESTS) => self.asked(request, now),
+            ServerFrame::Reply(reply) if self.features.has(Features::REQUESTS) => self.replied(reply, now),
             ServerFrame::Volatile(_) | ServerFrame::Request(_) | ServerFrame::Reply(_) => {
                 self.drop_connection(CloseCode::Unexpected, "a frame came whose feature Hello did not name", now);
             }

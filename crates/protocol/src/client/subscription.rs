@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use super::acks::{Acks, UNBOUNDED};
 use super::inbox::{InHand, Inbox, Item, Misfit};
 use super::{CursorKeeper, Delivery, Output, SubscribeRequest, SubscriptionEnd};
-use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Window};
+use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Volatile, Window};
 use crate::history::{Gap, GapCause, Known, Start};
 use crate::name::TopicName;
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
@@ -210,6 +210,15 @@ impl Subscription {
 
     pub(super) fn caught_up(&mut self, seq: Seq, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
         self.arrived(out, |inbox| inbox.caught_up_arrived(seq))
+    }
+
+    /// An event that is not logged: it moves nothing.
+    pub(super) fn volatile(&mut self, event: Volatile, out: &mut VecDeque<Output>) {
+        if self.is_leaving() || !matches!(self.link, Link::Open { .. }) {
+            return;
+        }
+        let Volatile { id: _, time, name, kind, payload } = event;
+        out.push_back(Output::Deliver { id: self.id, delivery: Delivery::Volatile { time, name, kind, payload } });
     }
 
     pub(super) fn acked_by_server(&mut self, seq: Seq, out: &mut VecDeque<Output>) {

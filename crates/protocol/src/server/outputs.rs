@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Output;
-use crate::error::Close;
-use crate::frame::ServerFrame;
+use crate::config::REQUEST_BYTES_IN_FLIGHT_MAX;
+use crate::error::{Close, RefusalCode};
+use crate::frame::{Reply, ReplyOutcome, ServerFrame};
 use crate::history::{Batch, EmitFate, EmitRun};
+use crate::request::{Refusal, refused};
 use crate::seq::{EmitNumber, Position, Seq, SubscriptionId};
 
 /// The outputs of one session.
@@ -22,6 +24,8 @@ pub(super) struct Outputs {
     pong: Option<u64>,
     undrained_frames: usize,
     undrained_bytes: usize,
+    /// The bytes of answers to requests that have not left.
+    undrained_reply_bytes: usize,
     is_closed: bool,
 }
 
@@ -45,6 +49,21 @@ impl Outputs {
     pub(super) fn send(&mut self, frame: ServerFrame) {
         self.undrained_frames += 1;
         self.push(Output::Send(frame));
+    }
+
+    /// The answer to a request. One that a peer which reads nothing has no room for is left out, and that is told.
+    pub(super) fn reply(&mut self, reply: Reply) {
+        let bytes = match &reply.outcome {
+            ReplyOutcome::Answered { payload, .. } => payload.len(),
+            ReplyOutcome::Refused { .. } => 0,
+        };
+        let is_crowded = self.undrained_reply_bytes.saturating_add(bytes) > REQUEST_BYTES_IN_FLIGHT_MAX;
+        if is_crowded && self.undrained_reply_bytes > 0 && bytes > 0 {
+            let refusal = Refusal::of(RefusalCode::AnswerTooLarge);
+            return self.send(ServerFrame::Reply(refused(reply.id, refusal)));
+        }
+        self.undrained_reply_bytes += bytes;
+        self.send(ServerFrame::Reply(reply));
     }
 
     /// A batch of events for the peer.
@@ -98,7 +117,7 @@ impl Outputs {
 
     /// Everything that was given to be written has left.
     pub(super) fn drained(&mut self) {
-        (self.undrained_frames, self.undrained_bytes) = (0, 0);
+        (self.undrained_frames, self.undrained_bytes, self.undrained_reply_bytes) = (0, 0, 0);
     }
 
     /// The bytes of events that were given to be written and have not all left.
@@ -157,7 +176,6 @@ const UNDRAINED_FRAMES_MAX: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::RefusalCode;
     use crate::seq::Epoch;
 
     fn run(first: u64, count: u32, fate: EmitFate) -> EmitRun {

@@ -8,6 +8,7 @@ use super::deliveries::Deliveries;
 use super::emits::{Emits, Taken};
 use super::heartbeat::Heartbeat;
 use super::outputs::Outputs;
+use super::requests::Requests;
 use super::{Admitted, Input, Output, fault};
 use crate::codec::{self, FromClient};
 use crate::config::{Limits, ServerConfig};
@@ -16,6 +17,7 @@ use crate::event::NewEvent;
 use crate::frame::{ClientFrame, Features, Hello, ServerFrame, Welcome};
 use crate::history::PublisherState;
 use crate::name::SubscriberName;
+use crate::request::RequestError;
 use crate::seq::{EmitNumber, InstanceId, PublisherId};
 use crate::time::Instant;
 
@@ -36,7 +38,7 @@ enum Phase {
     /// Nothing is taken.
     Authenticating(Box<Guest>),
     /// The conversation.
-    Admitted { deliveries: Box<Deliveries>, emits: Option<Emits>, features: Features },
+    Admitted { deliveries: Box<Deliveries>, emits: Option<Emits>, features: Features, requests: Requests },
     /// Nothing is taken or given any more.
     Closed,
 }
@@ -89,7 +91,10 @@ impl ServerSession {
             | Input::Grew { .. }
             | Input::Read { .. }
             | Input::Appended(_)
-            | Input::CursorSaved { .. } => self.answer(input),
+            | Input::CursorSaved { .. }
+            | Input::Ask { .. }
+            | Input::CancelAsk { .. }
+            | Input::Answered { .. } => self.answer(input, now),
         };
         match result {
             Ok(()) => {
@@ -114,7 +119,7 @@ impl ServerSession {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.phase {
             Phase::AwaitingHello | Phase::Authenticating(_) => Some(self.hello_due),
-            Phase::Admitted { .. } => Some(self.heartbeat.timeout()),
+            Phase::Admitted { requests, .. } => requests.next_due().into_iter().chain([self.heartbeat.timeout()]).min(),
             Phase::Closed => None,
         }
     }
@@ -186,7 +191,8 @@ impl ServerSession {
         let deliveries = Deliveries::new(guest.instance, guest.subscriber.take(), features);
         let publisher = if guest.publisher.is_some() { admitted.publisher } else { PublisherState::New };
         let emits = guest.publisher.map(|_| Emits::new(publisher, guest.settled));
-        self.phase = Phase::Admitted { deliveries: Box::new(deliveries), emits, features };
+        self.phase =
+            Phase::Admitted { deliveries: Box::new(deliveries), emits, features, requests: Requests::default() };
         self.heartbeat = Heartbeat::new(self.config.heartbeat, now);
         self.out.send(ServerFrame::Welcome(Welcome {
             epoch: admitted.epoch,
@@ -199,7 +205,7 @@ impl ServerSession {
     }
 
     fn frame(&mut self, frame: ClientFrame) -> Result<(), Close> {
-        let Phase::Admitted { deliveries, emits, features } = &mut self.phase else { return Ok(()) };
+        let Phase::Admitted { deliveries, emits, features, requests } = &mut self.phase else { return Ok(()) };
         let out = &mut self.out;
         let features = *features;
         match frame {
@@ -213,8 +219,15 @@ impl ServerSession {
             }
             ClientFrame::SubscribeMerged(_) => agreed(features, Features::MERGED, "SubscribeMerged"),
             ClientFrame::Volatile { .. } => agreed(features, Features::VOLATILE, "Volatile"),
-            ClientFrame::Request(_) => agreed(features, Features::REQUESTS, "Request"),
-            ClientFrame::Reply(_) => agreed(features, Features::REQUESTS, "Reply"),
+            ClientFrame::Request(request) => {
+                agreed(features, Features::REQUESTS, "Request")?;
+                let bytes_max = usize::try_from(self.config.limits.event_bytes_max).unwrap_or(usize::MAX);
+                requests.asked(request, bytes_max, out)
+            }
+            ClientFrame::Reply(reply) => {
+                agreed(features, Features::REQUESTS, "Reply")?;
+                requests.replied(reply, out)
+            }
             ClientFrame::Ping { token } => {
                 out.pong(token);
                 Ok(())
@@ -225,8 +238,13 @@ impl ServerSession {
     }
 
     /// An answer of the shell's to an output.
-    fn answer(&mut self, input: Input) -> Result<(), Close> {
-        let Phase::Admitted { deliveries, emits, .. } = &mut self.phase else { return Ok(()) };
+    fn answer(&mut self, input: Input, now: Instant) -> Result<(), Close> {
+        let Phase::Admitted { deliveries, emits, features, requests } = &mut self.phase else {
+            if let Input::Ask { ticket, .. } = input {
+                self.out.push(Output::AskDone { ticket, result: Err(RequestError::NotSent) });
+            }
+            return Ok(());
+        };
         let out = &mut self.out;
         match input {
             Input::Claimed { id } => deliveries.claimed(id, out),
@@ -235,6 +253,9 @@ impl ServerSession {
             Input::Grew { id } => deliveries.grew(id),
             Input::Read { id, outcome } => return deliveries.read(id, outcome, out),
             Input::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
+            Input::Ask { ticket, question } => requests.ask(ticket, question, *features, now, out),
+            Input::CancelAsk { ticket } => requests.cancel(ticket),
+            Input::Answered { id, result } => requests.answered(id, result, out),
             Input::Appended(runs) => {
                 for run in runs.iter().filter(|run| run.count > 0) {
                     if let Some(emits) = emits {
@@ -259,7 +280,8 @@ impl ServerSession {
         match &mut self.phase {
             Phase::AwaitingHello | Phase::Authenticating(_) if now >= self.hello_due => Err(fault::hello_timeout()),
             Phase::AwaitingHello | Phase::Authenticating(_) | Phase::Closed => Ok(()),
-            Phase::Admitted { deliveries, .. } => {
+            Phase::Admitted { deliveries, requests, .. } => {
+                requests.expire(now, &mut self.out);
                 let due = self.heartbeat.due(now);
                 if due.gone {
                     return Err(fault::heartbeat_timeout());

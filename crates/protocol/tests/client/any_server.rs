@@ -76,7 +76,7 @@ fn play(script: &mut Script, step: Step, tickets: &mut u64) {
                 Delivery::Event { record, .. } => Some((record.seq.0, record.nth.0)),
                 Delivery::Subscribed { after, nth, .. } => Some((after.seq.0, nth.0)),
                 Delivery::Gap(gap) => Some((gap.through.seq.0, gap.nth_through.0)),
-                Delivery::CaughtUp { .. } => None,
+                Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => None,
             });
             let (seq, nth) = reached.unwrap_or_default();
             let records: Vec<_> = (1..=count).map(|n| (seq.saturating_add(n), nth.saturating_add(n))).collect();
@@ -98,7 +98,7 @@ fn play(script: &mut Script, step: Step, tickets: &mut u64) {
             let mut held = script.handed.iter().rev().filter_map(|(_, delivery)| match delivery {
                 Delivery::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth.0)),
                 Delivery::Gap(gap) => Some((gap.through, gap.nth_through.0)),
-                Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => None,
+                Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => None,
             });
             if let Some((position, nth)) = held.nth(back) {
                 script.ack(position, nth);
@@ -133,7 +133,7 @@ fn follows(script: &Script) {
                 assert!(record.nth > reached, "nth {} came behind {reached}", record.nth);
                 reached = record.nth;
             }
-            Delivery::CaughtUp { .. } => {}
+            Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => {}
         }
     }
 }

@@ -9,5 +9,6 @@ mod connections;
 mod cursors;
 mod emits;
 mod ends;
+mod features;
 mod script;
 mod streams;

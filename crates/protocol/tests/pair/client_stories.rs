@@ -38,7 +38,10 @@ fn gaps(pair: &mut Pair, client: Client) -> Vec<Gap> {
     let delivered = pair.real(client).delivered.iter();
     let gaps = delivered.filter_map(|(_, delivery)| match delivery {
         Delivery::Gap(gap) => Some(gap.clone()),
-        Delivery::Subscribed { .. } | Delivery::Event { .. } | Delivery::CaughtUp { .. } => None,
+        Delivery::Subscribed { .. }
+        | Delivery::Event { .. }
+        | Delivery::CaughtUp { .. }
+        | Delivery::Volatile { .. } => None,
     });
     gaps.collect()
 }
@@ -47,7 +50,11 @@ fn gaps(pair: &mut Pair, client: Client) -> Vec<Gap> {
 fn handle(pair: &mut Pair, client: Client, nth: u64) {
     let found = pair.real(client).delivered.iter().rev().find_map(|(_, delivery)| match delivery {
         Delivery::Event { epoch, record, .. } if record.nth.0 == nth => Some(Position::new(*epoch, record.seq)),
-        Delivery::Event { .. } | Delivery::Subscribed { .. } | Delivery::Gap(_) | Delivery::CaughtUp { .. } => None,
+        Delivery::Event { .. }
+        | Delivery::Subscribed { .. }
+        | Delivery::Gap(_)
+        | Delivery::CaughtUp { .. }
+        | Delivery::Volatile { .. } => None,
     });
     pair.handled(client, 1, found.expect("it was handed over"), nth);
 }

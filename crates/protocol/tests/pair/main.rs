@@ -11,6 +11,7 @@ mod world;
 
 mod client_cuts;
 mod client_stories;
+mod requests;
 mod server_cursors;
 mod server_delivery;
 mod server_emits;

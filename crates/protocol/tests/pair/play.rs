@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redeliver_protocol::client::{Delivery, Input as ToClient, Output as FromClient};
 use redeliver_protocol::codec;
+use redeliver_protocol::request::Answer;
 use redeliver_protocol::server::{ConnectionId, Input};
 use redeliver_protocol::time::Instant;
 
@@ -269,7 +270,7 @@ impl Real {
                         Some((redeliver_protocol::seq::Position::new(*epoch, record.seq), record.nth))
                     }
                     Delivery::Gap(gap) => Some((gap.through, gap.nth_through)),
-                    Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => None,
+                    Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => None,
                 };
                 self.delivered.push((id, delivery));
                 if let Some((position, nth)) = handled.filter(|_| self.acks_at_once) {
@@ -289,6 +290,11 @@ impl Real {
             }
             FromClient::EmitsLost { from, through } => self.lost.push((from, through)),
             FromClient::Ended => self.has_ended = true,
+            FromClient::Asked { key, question } => {
+                let answer = Answer { kind: question.kind, payload: question.payload };
+                self.session.handle(ToClient::Answered { key, result: Ok(answer) }, now);
+            }
+            FromClient::AskDone { ticket, result } => self.answers.push((ticket, result)),
             FromClient::State(_)
             | FromClient::Connect
             | FromClient::SendHello(_)

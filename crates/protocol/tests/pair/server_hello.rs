@@ -126,11 +126,11 @@ fn a_client_that_needs_an_unknown_feature_is_told_which() {
     let mut pair = Pair::new();
     let peer = pair.peer();
     let mut message = codec::encode_hello(&hello(1, None)).to_vec();
-    message[6] = 4;
+    message[9] = 0x80;
     pair.send_bytes(peer, message);
     let close = pair.closed(peer);
     assert_eq!(close.code, CloseCode::VersionMismatch);
-    assert!(close.reason.contains("0x4"), "{}", close.reason);
+    assert!(close.reason.contains("0x80000000"), "{}", close.reason);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use redeliver_protocol::event::{NewEvent, PayloadKind, Record};
 use redeliver_protocol::frame::{ClientFrame, Features, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Window};
 use redeliver_protocol::history::{Cursor, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::request::{Answer, RequestError, RequestTicket};
 use redeliver_protocol::seq::{EmitNumber, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::server::{ConnectionId, Input};
 use redeliver_protocol::time::Instant;
@@ -89,6 +90,8 @@ pub(crate) struct Real {
     pub(crate) sent: Vec<ClientFrame>,
     /// The Hello of each connection.
     pub(crate) hellos: Vec<Hello>,
+    /// What became of the client's requests.
+    pub(crate) answers: Vec<(RequestTicket, Result<Answer, RequestError>)>,
 }
 
 impl Pair {
@@ -149,6 +152,7 @@ impl Pair {
             has_ended: false,
             sent: Vec::new(),
             hellos: Vec::new(),
+            answers: Vec::new(),
         };
         self.ends.push(End { kind: Kind::Real(Box::new(real)), link: None });
         let client = Client(self.ends.len() - 1);
@@ -383,7 +387,9 @@ impl Pair {
         let delivered = self.real(client).delivered.iter().filter(|(of, _)| of.0 == id);
         let records = delivered.filter_map(|(_, delivery)| match delivery {
             Delivery::Event { record, redelivered, .. } => Some((record.clone(), *redelivered)),
-            Delivery::Subscribed { .. } | Delivery::Gap(_) | Delivery::CaughtUp { .. } => None,
+            Delivery::Subscribed { .. } | Delivery::Gap(_) | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => {
+                None
+            }
         });
         records.collect()
     }

@@ -157,6 +157,8 @@ impl Readers {
                     reader.gap(&mut ctx, gap);
                 }
             }
+            // It has no place that could be wrong.
+            Delivery::Volatile { .. } => {}
             Delivery::CaughtUp { seq } => {
                 reader.settle_subscribed(&mut ctx, None);
                 let owed = branch.nth_at(&reader.topic, *seq);

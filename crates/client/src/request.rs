@@ -1,0 +1,47 @@
+//! Requests: what the app asks the server's app and waits for, and the handler with which it answers the server's.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use redeliver_protocol::request::{Answer, Question, Refusal, RequestTicket};
+use tokio::sync::mpsc;
+
+use crate::command::Command;
+use crate::emit::Payload;
+
+type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
+
+/// The app's handler.
+pub(crate) type Handler = Arc<dyn Fn(Question) -> Answering + Send + Sync>;
+
+/// A handler of any shape as one.
+pub(crate) fn handler<F, A>(handler: F) -> Handler
+where
+    F: Fn(Question) -> A + Send + Sync + 'static,
+    A: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+{
+    Arc::new(move |question| Box::pin(handler(question)))
+}
+
+impl From<Payload> for Answer {
+    fn from(payload: Payload) -> Answer {
+        Answer { kind: payload.kind, payload: payload.bytes }
+    }
+}
+
+/// Lets the driver forget a request for which nobody waits any more.
+pub(crate) struct Forget {
+    pub(crate) ticket: RequestTicket,
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) is_asked: bool,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        if self.is_asked {
+            // A driver that is gone has forgotten it.
+            let _ = self.commands.send(Command::CancelAsk { ticket: self.ticket });
+        }
+    }
+}
