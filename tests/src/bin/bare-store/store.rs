@@ -183,7 +183,7 @@ impl BareStore {
     fn write(&mut self, mut batch: Batch) -> Result<()> {
         batch.put(
             b"m".to_vec(),
-            [self.head, self.folded, self.floor].iter().flat_map(|number| number.to_be_bytes()).collect(),
+            [self.head, self.folded, self.floor].iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>(),
         );
         self.kv.apply_batch(&batch)?;
         self.kv.sync()?;
