@@ -93,6 +93,10 @@ impl Topic {
         // Neither goes back, also where a commit is read again that a half-done fold has counted.
         self.last_seq = self.last_seq.max(last_seq);
         self.last_nth = self.last_nth.max(Nth(tail_ref.first_nth.0 + u64::from(tail_ref.count) - 1));
+        if self.tail.capacity() == 0 {
+            // Most of a million topics have one.
+            self.tail.reserve_exact(1);
+        }
         match self.tail.last_mut() {
             // Further events in the same commit.
             Some(last) if last.commit == tail_ref.commit => last.count += tail_ref.count,

@@ -286,6 +286,10 @@ impl Recent {
         self.order.push_back((topic, chunk.last_seq()));
         let is_small = chunk.records.len() < MERGE_BYTES_MAX / MERGE_CHUNKS && !chunk.has_except;
         tail.loose = if is_small { tail.loose.saturating_add(1) } else { 0 };
+        if tail.chunks.capacity() == 0 {
+            // Most of a million topics have one.
+            tail.chunks.reserve_exact(1);
+        }
         tail.chunks.push_back(chunk);
         self.bytes -= tail.merge();
     }

@@ -126,8 +126,9 @@ impl JournaledKv {
 
     /// Sees to it that the journal takes a record of so many bytes. Waits for settling if that falls behind.
     fn make_room(&self, writer: &mut Writer, bytes: u64) -> Result<(), KvError> {
-        let has_room = writer.journals.has_room(bytes);
-        let is_half_full = !writer.journals.has_room(bytes + writer.journals.bytes_max() / 2);
+        let most = writer.journals.bytes_max();
+        let fill = writer.journals.position().max(self.shared.tables.read().active().read().bytes()) + bytes;
+        let (has_room, is_half_full) = (fill <= most, fill > most / 2);
         if is_half_full {
             // One step at a time, so that commits become slower rather than stop.
             let steps = if has_room { writer.steps_seen + 1 } else { u64::MAX };

@@ -109,9 +109,9 @@ impl Journals {
         self.bytes_max
     }
 
-    /// Whether so many bytes have a place in the present generation.
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
-        self.position + bytes <= self.bytes_max
+    /// How many bytes of the present generation are used.
+    pub(super) fn position(&self) -> u64 {
+        self.position
     }
 
     /// Makes a record. Gives its size in bytes.

@@ -34,6 +34,11 @@ impl Table {
         }
     }
 
+    /// About what it holds in memory, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn iter(&self) -> btree_map::Iter<'_, Vec<u8>, Option<Bytes>> {
         self.entries.iter()
     }
@@ -127,44 +132,29 @@ impl<'a> Merged<'a> {
         Merged { layers, inner: inner.peekable(), from: from.to_vec(), to: to.to_vec(), direction }
     }
 
-    fn is_before(&self, one: &[u8], other: &[u8]) -> bool {
-        match self.direction {
-            Direction::Up => one < other,
-            Direction::Down => one > other,
-        }
-    }
-
-    /// The key that comes next, wherever it is.
-    fn next_key(&mut self) -> Result<Option<Vec<u8>>, KvError> {
-        let mut next = match self.inner.peek() {
-            None => None,
-            Some(Ok((key, _))) => Some(key.clone()),
-            Some(Err(error)) => return Err(error.clone()),
-        };
-        for layer in &self.layers {
+    /// The layer with the next key of all tables; of several, the newest.
+    fn next_layer(&self) -> Option<usize> {
+        let mut next: Option<(usize, &[u8])> = None;
+        for (at, layer) in self.layers.iter().enumerate() {
             if let Some((key, _)) = &layer.head
-                && next.as_ref().is_none_or(|next| self.is_before(key, next))
+                && next.is_none_or(|(_, next)| is_before(key, next, self.direction))
             {
-                next = Some(key.clone());
+                next = Some((at, key));
             }
         }
-        Ok(next)
+        next.map(|(at, _)| at)
     }
 
-    /// Takes a key out of every layer. The newest one's word counts.
-    fn take(&mut self, key: &[u8]) -> Option<Vec<u8>> {
-        let mut found = None;
-        for layer in &mut self.layers {
-            if let Some((_, value)) = layer.head.take_if(|(head, _)| head == key) {
-                layer.head = layer.table.read().next((&self.from, &self.to), Some(key), self.direction);
-                found.get_or_insert(value);
+    /// Takes a layer's next change, and out of the others what it replaces.
+    fn take(&mut self, at: usize) -> Option<Change> {
+        let taken = self.layers[at].head.take()?;
+        for (other, layer) in self.layers.iter_mut().enumerate() {
+            if other == at || layer.head.as_ref().is_some_and(|(key, _)| *key == taken.0) {
+                layer.head = layer.table.read().next((&self.from, &self.to), Some(&taken.0), self.direction);
             }
         }
-        let inner = self.inner.next_if(|entry| entry.as_ref().is_ok_and(|(head, _)| head == key));
-        match found {
-            Some(value) => value.map(Vec::from),
-            None => inner.and_then(Result::ok).map(|(_, value)| value),
-        }
+        self.inner.next_if(|entry| entry.as_ref().is_ok_and(|(key, _)| *key == taken.0));
+        Some(taken)
     }
 }
 
@@ -173,18 +163,32 @@ impl Iterator for Merged<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let key = match self.next_key() {
-                Ok(key) => key?,
-                Err(error) => {
-                    self.layers.clear();
-                    self.inner = (Box::new(std::iter::empty()) as Entries<'_>).peekable();
-                    return Some(Err(error));
-                }
+            let Some(at) = self.next_layer() else { return self.inner.next() };
+            let head = self.layers[at].head.as_ref().map(|(key, _)| &key[..]);
+            let is_inner_next = match (self.inner.peek(), head) {
+                (Some(Ok((inner, _))), Some(head)) => is_before(inner, head, self.direction),
+                (Some(Ok(_)), None) | (Some(Err(_)), _) => true,
+                (None, _) => false,
             };
-            if let Some(value) = self.take(&key) {
-                return Some(Ok((key, value)));
+            if is_inner_next {
+                let next = self.inner.next();
+                if let Some(Err(_)) = &next {
+                    // It ends after that.
+                    self.layers.clear();
+                }
+                return next;
+            }
+            if let Some((key, Some(value))) = self.take(at) {
+                return Some(Ok((key, value.into())));
             }
         }
+    }
+}
+
+fn is_before(one: &[u8], other: &[u8], direction: Direction) -> bool {
+    match direction {
+        Direction::Up => one < other,
+        Direction::Down => one > other,
     }
 }
 
@@ -193,5 +197,5 @@ fn cost(key: &[u8], value: Option<&[u8]>) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-/// What an entry costs beside its bytes, about.
-const ENTRY_OVERHEAD_BYTES: usize = 80;
+/// What an entry costs beside its bytes, about: two vectors, their places in the map, and what the allocator adds.
+const ENTRY_OVERHEAD_BYTES: usize = 160;
