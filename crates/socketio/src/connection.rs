@@ -12,7 +12,6 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, select_all};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tracing::debug;
@@ -39,7 +38,9 @@ pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
     let present = core.presence.enter();
     let deadline = Some(Instant::now() + core.config.connect_timeout);
     let limits = PacketLimits { attachment_bytes_max: core.config.payload_bytes_max, ..PacketLimits::default() };
-    let shutdown = core.shutdown.subscribe();
+    let mut watched = core.shutdown.subscribe();
+    // The sender is the gateway's: if it is gone, so is the gateway.
+    let shutdown = async move { drop(watched.wait_for(|shutdown| *shutdown).await) }.boxed();
     let is_script = is_script(&handshake);
     let sockets = BTreeMap::new();
     let decoder = Decoder::new(limits);
@@ -58,7 +59,7 @@ struct Connection {
     sockets: BTreeMap<Namespace, Place>,
     /// Until when a namespace must be joined, if none was yet.
     deadline: Option<Instant>,
-    shutdown: watch::Receiver<bool>,
+    shutdown: BoxFuture<'static, ()>,
 }
 
 /// A namespace that the connection has asked for.
@@ -98,7 +99,8 @@ impl Connection {
     }
 
     async fn step(&mut self) -> Step {
-        let is_drained = self.engine.is_drained();
+        // A little may wait: it leaves with the next write, and one that was given a row need not be asked twice.
+        let is_drained = self.engine.waiting_bytes() <= WAITING_BYTES_LOW;
         // A client is read while its events find room at the app's handlers. Writing goes on.
         let reads = !self.is_full();
         let deadline = self.deadline;
@@ -108,11 +110,21 @@ impl Connection {
                 None => std::future::pending().await,
             }
         };
+        let engine = &mut self.engine;
+        let event = async {
+            loop {
+                let event = engine.next_reading(reads).await;
+                // Where there was room anyway, nobody waits for more.
+                if !(is_drained && event == EngineEvent::Drained) {
+                    break event;
+                }
+            }
+        };
         tokio::select! {
-            event = self.engine.next_reading(reads) => Step::Engine(event),
+            event = event => Step::Engine(event),
             (namespace, wake) = next_of(&mut self.sockets, is_drained) => Step::Socket(namespace, wake),
             () = late => Step::Late,
-            _ = self.shutdown.wait_for(|shutdown| *shutdown) => Step::Shutdown,
+            () = &mut self.shutdown => Step::Shutdown,
         }
     }
 
@@ -327,5 +339,8 @@ fn is_script(handshake: &Handshake) -> bool {
         }
     }
 }
+
+/// Bytes that may wait for a client while more is read for it.
+const WAITING_BYTES_LOW: usize = 4 * 1024;
 
 const SCRIPT_AGENTS: [&str; 5] = ["Mozilla/", "node-XMLHttpRequest", "node", "Deno/", "Bun/"];

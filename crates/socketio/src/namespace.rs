@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use redeliver_server::{Receipt, Server, TopicName};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::acks::{Answer, Collectors};
 use crate::args::IntoArgs;
@@ -190,25 +189,30 @@ struct Owner {
 /// Tells an owner that another one has come.
 #[derive(Debug, Default)]
 pub(crate) struct Fence {
-    is_fenced: AtomicBool,
-    notify: Notify,
+    content: Mutex<FenceContent>,
+}
+
+#[derive(Debug, Default)]
+struct FenceContent {
+    is_fenced: bool,
+    /// Whom to tell, once it lives.
+    owner: Option<Socket>,
 }
 
 impl Fence {
-    /// Waits until another owner has come.
-    pub(crate) async fn fenced(&self) {
-        while !self.is_fenced() {
-            self.notify.notified().await;
-        }
-    }
-
-    pub(crate) fn is_fenced(&self) -> bool {
-        self.is_fenced.load(Ordering::Acquire)
+    /// The owner lives: it is told when another one comes. Returns false if that is so already.
+    pub(crate) fn guard(&self, owner: &Socket) -> bool {
+        let mut content = self.content.lock();
+        content.owner = Some(owner.clone());
+        !content.is_fenced
     }
 
     fn raise(&self) {
-        self.is_fenced.store(true, Ordering::Release);
-        self.notify.notify_one();
+        let mut content = self.content.lock();
+        content.is_fenced = true;
+        if let Some(owner) = content.owner.take() {
+            owner.fence();
+        }
     }
 }
 

@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Disconnect {
         whole: bool,
     },
+    /// A newer connection owns the session.
+    Fence,
 }
 
 pub(crate) type Done = oneshot::Sender<Result<(), RoomError>>;
@@ -411,6 +413,12 @@ impl Socket {
     pub fn disconnect(&self, whole: bool) {
         // It is gone otherwise.
         let _ = self.inner.commands.send(Command::Disconnect { whole });
+    }
+
+    /// A newer connection owns its session: it must end.
+    pub(crate) fn fence(&self) {
+        // It has ended otherwise.
+        let _ = self.inner.commands.send(Command::Fence);
     }
 
     pub(crate) async fn join_topic(

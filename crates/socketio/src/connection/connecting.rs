@@ -126,7 +126,7 @@ async fn finish(
                 return Err(ConnectError::new(NOT_NOW));
             }
         }
-        if claim.fence.is_fenced() {
+        if !claim.fence.guard(&socket) {
             return Err(ConnectError::new("a newer connection has taken the place of this one"));
         }
     }

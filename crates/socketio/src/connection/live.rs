@@ -80,7 +80,6 @@ pub(crate) enum Wake {
     JobDone,
     Saved(bool),
     AckDue,
-    Fenced,
 }
 
 /// How a socket ends.
@@ -130,13 +129,6 @@ impl Live {
         }
         let due = self.window.as_ref().and_then(AckWindow::due);
         let room = self.window.as_ref().map_or(ROW_EVENTS_MAX, |window| window.room().min(ROW_EVENTS_MAX));
-        let fence = self.saver.as_ref().map(|saver| std::sync::Arc::clone(&saver.claim.fence));
-        let fenced = async {
-            match fence {
-                Some(fence) => fence.fenced().await,
-                None => std::future::pending().await,
-            }
-        };
         let ack_due = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -145,7 +137,6 @@ impl Live {
         };
         tokio::select! {
             biased;
-            () = fenced => Wake::Fenced,
             command = self.commands.recv() => Wake::Command(command),
             stored = Saver::written(&mut self.saver) => Wake::Saved(stored),
             () = self.jobs.done() => Wake::JobDone,
@@ -170,7 +161,6 @@ impl Live {
                 }
             }
             Wake::AckDue => self.resend(engine),
-            Wake::Fenced => return Leaving::Socket(DisconnectReason::ForcedServerClose),
         }
         self.save_if_changed();
         Leaving::No
@@ -344,6 +334,7 @@ impl Live {
             }
             Command::Save { done } => self.changed(Ok(true), done),
             Command::Answer { id, args } => engine.send_shared(self.socket.core().frames.ack(id, &args)),
+            Command::Fence => return Leaving::Socket(DisconnectReason::ForcedServerClose),
             Command::Disconnect { whole } => {
                 engine.send_text(packet::encode_disconnect(&self.socket.core().name));
                 let reason = DisconnectReason::ServerNamespaceDisconnect;

@@ -5,3 +5,4 @@ mod client;
 mod connecting;
 mod recovery;
 mod rooms;
+mod stories;
