@@ -43,7 +43,7 @@ pub(super) fn svg(rows: &[Row]) -> String {
              <text class=\"value\" x=\"{5:.0}\" y=\"{0}\">{ratio:.2} · {6} {7}</text>",
             y + 14,
             escaped(workload),
-            escaped(&row.parameters),
+            escaped(&shortened(&row.parameters)),
             x_of(0.0),
             y + 3,
             x_of(0.0) + width + 5.0,
@@ -73,6 +73,14 @@ fn x_of(ratio: f64) -> f64 {
     BARS_X + ratio * RATIO_PIXELS
 }
 
+/// As much as fits before the bars.
+fn shortened(label: &str) -> String {
+    if label.chars().count() <= LABEL_CHARS {
+        return label.to_owned();
+    }
+    label.chars().take(LABEL_CHARS - 1).chain(['…']).collect()
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -85,11 +93,13 @@ text{font:12px system-ui,sans-serif;fill:#57606a}.head{font-size:15px;font-weigh
 @media(prefers-color-scheme:dark){text{fill:#9da7b3}.head{fill:#e6edf3}}\
 </style>\n";
 
-const WIDTH: usize = 1180;
+const WIDTH: usize = 1200;
 const TOP: usize = 60;
 const ROW: usize = 20;
 const BARS_X: f64 = 600.0;
 const RATIO_PIXELS: f64 = 320.0;
+
+const LABEL_CHARS: usize = 54;
 
 /// Longer bars end here; their number stands beside them.
 const RATIO_SHOWN: f64 = 1.25;

@@ -47,11 +47,11 @@ pub fn one(run: &Run, missed: u64) -> Result<Vec<Row>> {
 pub fn storm(run: &Run, readers: usize, missed: u64, of_their_own: bool) -> Result<Vec<Row>> {
     let topics = if of_their_own { readers as u64 } else { 1 };
     let measured = measure(run, Crowd { readers, missed, topics })?;
-    let which = if of_their_own { "topics of their own" } else { "one topic" };
+    let which = if of_their_own { "own topics" } else { "one topic" };
     Ok(measured
         .into_iter()
         .map(|Measured { figures, how, limit, cpu_s, rss_bytes, .. }| {
-            let parameters = format!("{readers} readers, {missed} missed events each, {which}, {how}");
+            let parameters = format!("{readers} readers × {missed} events, {which}, {how}");
             Row::new("reconnect storm", parameters, figures.median(), "s")
                 .limit_of_cost(limit)
                 .server(cpu_s, rss_bytes)
@@ -94,7 +94,7 @@ fn measure(run: &Run, crowd: Crowd) -> Result<Vec<Measured>> {
     let limit = raw.median();
     let used = server.usage()?;
     let (cpu_s, rss_bytes) = (used.cpu_s - before, used.rss_peak_bytes);
-    let running = Measured { figures, how: "server running", restarted: false, limit, cpu_s, rss_bytes };
+    let running = Measured { figures, how: "running", restarted: false, limit, cpu_s, rss_bytes };
     let (mut figures, mut cpu_s, mut rss_bytes) = (Figures::default(), 0.0, 0);
     for _ in 0..repeats.min(3) {
         server.kill();
@@ -105,7 +105,7 @@ fn measure(run: &Run, crowd: Crowd) -> Result<Vec<Measured>> {
         cpu_s += used.cpu_s - before;
         rss_bytes = used.rss_peak_bytes.max(rss_bytes);
     }
-    let how = "server restarted after kill -9";
+    let how = "after kill -9";
     Ok(vec![running, Measured { figures, how, restarted: true, limit, cpu_s, rss_bytes }])
 }
 

@@ -21,7 +21,7 @@ use crate::socketio::{Sockets, UPGRADE};
 pub fn fan_out(run: &Run, readers: usize, burst: u64) -> Result<Row> {
     let data = run.data()?;
     let ours = rounds(run, &Process::server(data.path())?, readers, burst)?;
-    let parameters = format!("{readers} Socket.IO readers, {burst} in a burst");
+    let parameters = format!("{readers} readers, {burst} in a burst");
     let row = Row::new("Socket.IO fan-out", parameters, ours.per_cpu_s, "deliveries/CPU-s")
         .server(ours.cpu_s, ours.rss_peak_bytes);
     Ok(match node()? {
@@ -48,7 +48,7 @@ pub fn recovery(run: &Run, readers: usize, missed: u64) -> Result<Row> {
     let ours = come_back(run, &server, readers, missed)?;
     let used = server.usage()?.since(before);
     drop(server);
-    let parameters = format!("{readers} Socket.IO readers, {missed} missed events each, rooms of their own");
+    let parameters = format!("{readers} readers × {missed} events, own rooms");
     let row = Row::new("Socket.IO recovery", parameters, ours, "s").server(used.cpu_s, used.rss_peak_bytes);
     Ok(match node()? {
         Some(node) => row
