@@ -62,7 +62,8 @@ impl Default for EngineConfig {
             // 1 MB at 35 KB/s.
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(20),
-            sessions_max: 10_000,
+            // As many as a server takes connections, unless it is told otherwise.
+            sessions_max: 65_536,
             admits: Arc::new(|_| false),
         }
     }
