@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::process::{PATIENCE, Running, ServerProcess, free_port};
@@ -228,6 +229,20 @@ pub fn tell(runner: Runner, story: &str, stage: &mut impl Stage) -> Result<()> {
     Ok(())
 }
 
+/// Lets this process, and what it starts from now on, have as many files open as it may: a thousand clients are more than many
+/// systems allow at first.
+///
+/// # Errors
+///
+/// If they may still be too few.
+pub fn allow_many_files() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    let enough = limit.maximum.is_none_or(|most| most >= MANY_FILES);
+    ensure!(enough, "at most {:?} files may be open here, {MANY_FILES} are needed", limit.maximum);
+    Ok(())
+}
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("interop")
 }
@@ -240,3 +255,6 @@ fn chromium() -> Option<PathBuf> {
 }
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Those of a thousand clients that upgrade, and of a server with its log.
+const MANY_FILES: u64 = 3_000;

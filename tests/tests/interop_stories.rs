@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use redeliver_tests::process::ServerProcess;
-use redeliver_tests::story::{ExampleProcess, Runner, tell};
+use redeliver_tests::story::{ExampleProcess, Runner, allow_many_files, tell};
 
 #[test]
 fn engine_io_is_spoken_as_its_protocol_says() -> Result<()> {
@@ -33,6 +33,7 @@ fn the_js_client_misses_nothing_whatever_cuts_it() -> Result<()> {
 
 #[test]
 fn a_thousand_js_clients_miss_nothing_when_the_server_is_killed() -> Result<()> {
+    allow_many_files()?;
     tell(Runner::Node, "crash.mjs", &mut ServerProcess::start()?)
 }
 
