@@ -44,6 +44,7 @@ pub(crate) struct Gather<'a> {
     bytes: usize,
     loaded_bytes: usize,
     is_done: bool,
+    is_marked: bool,
     has_except: bool,
     /// Keys whose values are not what was written.
     pub(crate) damaged: Vec<Vec<u8>>,
@@ -63,6 +64,7 @@ impl<'a> Gather<'a> {
             bytes: 0,
             loaded_bytes: 0,
             is_done: false,
+            is_marked: false,
             has_except: false,
             damaged: Vec::new(),
         }
@@ -205,13 +207,14 @@ impl<'a> Gather<'a> {
                 start = at;
                 continue;
             }
-            let has_except = peek_record_kind(&records[at..]).is_ok_and(|kind| kind.has_except);
-            let is_apart = !self.limits.is_mixed && self.count > 0 && (has_except || self.has_except);
+            let kind = peek_record_kind(&records[at..]).unwrap_or_default();
+            let is_apart = !self.limits.is_mixed && self.count > 0 && (kind.is_marked() || self.is_marked);
             if is_apart || !self.takes(seq, nth, bytes) {
                 self.is_done = true;
                 break;
             }
-            self.has_except |= has_except;
+            self.is_marked |= kind.is_marked();
+            self.has_except |= kind.has_except;
             at += bytes;
             self.count += 1;
             self.bytes += bytes;

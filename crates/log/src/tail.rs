@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use redeliver_protocol::codec::peek_record_kind;
+use redeliver_protocol::event::RecordKind;
 use redeliver_protocol::seq::{Nth, Seq};
 
 /// What a chunk costs beside its records, in bytes.
@@ -25,6 +26,8 @@ pub(crate) struct Chunk {
     first_nth: Nth,
     first_seq: Seq,
     marks: Box<[Mark]>,
+    /// Whether its one record is marked, so that it is given alone.
+    is_marked: bool,
     /// Whether its one record is not for everybody.
     has_except: bool,
 }
@@ -74,7 +77,7 @@ pub(crate) struct Limits {
     pub(crate) bytes_max: usize,
     /// The last seq that may be given: the end of an epoch is found with the first record.
     pub(crate) seq_max: Seq,
-    /// Whether records that are not for everybody may stand among others. If not, each comes alone.
+    /// Whether records that are marked may stand among others. If not, each comes alone.
     pub(crate) is_mixed: bool,
 }
 
@@ -82,33 +85,35 @@ impl Chunk {
     /// A chunk of at least one record with consecutive nths.
     pub(crate) fn new(records: Bytes, first_nth: Nth, first_seq: Seq, marks: Vec<Mark>) -> Chunk {
         debug_assert!(marks.last().is_some_and(|mark| mark.end as usize == records.len()));
-        Chunk { records, first_nth, first_seq, marks: marks.into_boxed_slice(), has_except: false }
+        Chunk { records, first_nth, first_seq, marks: marks.into_boxed_slice(), is_marked: false, has_except: false }
     }
 
-    /// The same records in as many chunks as are needed so that each that is not for everybody has one of its own.
+    /// The same records in as many chunks as are needed so that each that is marked has one of its own.
     pub(crate) fn split(self, mut each: impl FnMut(Chunk)) {
-        let has_except = |index: usize| {
-            let kind = peek_record_kind(&self.records[self.start(index)..]);
-            kind.is_ok_and(|kind| kind.has_except)
+        let is_marked = |index: &usize| {
+            let kind = peek_record_kind(&self.records[self.start(*index)..]);
+            kind.is_ok_and(RecordKind::is_marked)
         };
-        let apart: Vec<usize> = (0..self.marks.len()).filter(|index| has_except(*index)).collect();
+        let apart: Vec<usize> = (0..self.marks.len()).filter(is_marked).collect();
         if apart.is_empty() {
             return each(self);
         }
         let mut from = 0;
         for index in apart {
             if from < index {
-                each(self.part(from..index, false));
+                each(self.part(from..index));
             }
-            each(self.part(index..index + 1, true));
+            let kind = peek_record_kind(&self.records[self.start(index)..]);
+            let has_except = kind.is_ok_and(|kind| kind.has_except);
+            each(Chunk { is_marked: true, has_except, ..self.part(index..index + 1) });
             from = index + 1;
         }
         if from < self.marks.len() {
-            each(self.part(from..self.marks.len(), false));
+            each(self.part(from..self.marks.len()));
         }
     }
 
-    fn part(&self, range: std::ops::Range<usize>, has_except: bool) -> Chunk {
+    fn part(&self, range: std::ops::Range<usize>) -> Chunk {
         let (start, offset) = (self.start(range.start), self.marks[range.start].seq_offset);
         // Ends are bounded by what one commit holds.
         let start_u32 = u32::try_from(start).unwrap_or(u32::MAX);
@@ -118,7 +123,8 @@ impl Chunk {
             first_nth: Nth(self.first_nth.0 + range.start as u64),
             first_seq: self.seq(range.start),
             marks: self.marks[range].iter().map(mark).collect(),
-            has_except,
+            is_marked: false,
+            has_except: false,
         }
     }
 
@@ -196,14 +202,14 @@ impl TopicTail {
         let mut limits = limits;
         limits.seq_max = epoch_end(first_seq).map_or(limits.seq_max, |end| end.min(limits.seq_max));
         let mut parts: Vec<Bytes> = Vec::new();
-        let mut has_except = false;
+        let (mut is_marked, mut has_except) = (false, false);
         let (mut next, mut count, mut last_seq) = (first_nth, 0_u32, first_seq);
         for chunk in self.chunks.range(at..) {
             let index = if count == 0 { index } else { 0 };
             if Nth(chunk.first_nth.0 + index as u64) != next {
                 break;
             }
-            if !limits.is_mixed && count > 0 && (chunk.has_except || has_except) {
+            if !limits.is_mixed && count > 0 && (chunk.is_marked || is_marked) {
                 break;
             }
             let taken = chunk.fitting(index, &limits, count == 0);
@@ -215,6 +221,7 @@ impl TopicTail {
             last_seq = chunk.seq(index + taken - 1);
             count += events;
             next = Nth(next.0 + taken as u64);
+            is_marked |= chunk.is_marked;
             has_except |= chunk.has_except;
             limits.bytes_max = limits.bytes_max.saturating_sub(part.len());
             limits.events_max = limits.events_max.saturating_sub(events);
@@ -284,7 +291,7 @@ impl Recent {
     pub(crate) fn push(&mut self, topic: u32, tail: &mut TopicTail, chunk: Chunk) {
         self.bytes += chunk.cost();
         self.order.push_back((topic, chunk.last_seq()));
-        let is_small = chunk.records.len() < MERGE_BYTES_MAX / MERGE_CHUNKS && !chunk.has_except;
+        let is_small = chunk.records.len() < MERGE_BYTES_MAX / MERGE_CHUNKS && !chunk.is_marked;
         tail.loose = if is_small { tail.loose.saturating_add(1) } else { 0 };
         if tail.chunks.capacity() == 0 {
             // Most of a million topics have one.

@@ -97,6 +97,15 @@ fn has_duplicates(topics: &[TopicName]) -> bool {
     topics.iter().enumerate().any(|(at, topic)| topics[..at].contains(topic))
 }
 
+/// An event that is not logged, on its way to whoever is connected now: no seq, at most once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolatileEvent {
+    /// When the server took it.
+    pub time: Timestamp,
+    /// The event.
+    pub event: NewEvent,
+}
+
 /// Why no server with these limits takes an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -202,6 +211,12 @@ impl RecordKind {
         };
         let (asks, has_except) = (byte & RecordKind::ASKS != 0, byte & RecordKind::HAS_EXCEPT != 0);
         Some(RecordKind { payload, asks, has_except })
+    }
+
+    /// Whether there is more to it than the payload's kind. A log gives such a record in a batch of its own.
+    #[must_use]
+    pub fn is_marked(self) -> bool {
+        self.asks || self.has_except
     }
 
     /// As a byte.

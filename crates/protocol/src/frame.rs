@@ -19,7 +19,7 @@ use crate::time::Timestamp;
 pub const VERSION: u16 = 1;
 
 /// The features that this crate has.
-pub const FEATURES: Features = Features::REQUESTS;
+pub const FEATURES: Features = Features::VOLATILE.or(Features::EXCEPT).or(Features::REQUESTS);
 
 /// The WebSocket subprotocol that names this protocol.
 pub const SUBPROTOCOL: &str = "redeliver.v1";

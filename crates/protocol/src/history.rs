@@ -157,7 +157,8 @@ pub struct Batch {
     pub last_seq: Seq,
     /// Their wire records, one after another.
     pub records: Bytes,
-    /// Who is not to get the event: whoever follows one of these topics. There is only one event then.
+    /// Who is not to get the event: whoever follows one of these topics. There is only one event then, as there is
+    /// wherever a record's kind is marked ([`crate::event::RecordKind::is_marked`]).
     pub except: Option<Arc<[TopicName]>>,
     /// Whether nothing of the topic lay behind them when they were read. Whoever is woken for what comes later need not
     /// read once more to find the end.

@@ -41,12 +41,13 @@ mod subscription;
 pub mod watchers;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use self::session::ServerSession;
 use crate::error::{Close, RefusalCode};
-use crate::event::NewEvent;
+use crate::event::{NewEvent, VolatileEvent};
 use crate::frame::{Hello, Ownership, ServerFrame};
 use crate::history::{Cursor, EmitRun, Opened, PublisherState, ReadOutcome, Start};
 use crate::name::{SubscriberName, TopicName};
@@ -95,6 +96,13 @@ pub enum Input {
     Grew {
         /// The subscription that follows it.
         id: SubscriptionId,
+    },
+    /// An event that is not logged. It may be lost, and is if the reader does not keep up.
+    Volatile {
+        /// The subscriptions that follow one of its topics.
+        ids: Vec<SubscriptionId>,
+        /// The event.
+        event: Arc<VolatileEvent>,
     },
     /// The answer to [`Output::Read`].
     Read {
@@ -238,6 +246,9 @@ pub enum Output {
         /// consumed in its place.
         events: Vec<Result<NewEvent, RefusalCode>>,
     },
+    /// Give this event to whoever follows one of its topics now, after asking for permission for each of them. There is no
+    /// answer.
+    EmitVolatile(NewEvent),
     /// Save this durable cursor if this connection still owns it, and answer [`Input::CursorSaved`] once it is durable.
     SaveCursor {
         /// The subscription.

@@ -25,6 +25,7 @@ use crate::queue::Events;
 use crate::requests::{Handling, RequestEvent, no_handler};
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
+use crate::volatile;
 
 /// Where a session's frames go.
 pub(crate) trait Peer {
@@ -182,6 +183,11 @@ impl Desk {
                 }
             }
             Output::Append { first, events } => self.append(first, events),
+            Output::EmitVolatile(event) => {
+                if let Ok(event) = self.permitted(event) {
+                    volatile::give(&self.shared, event);
+                }
+            }
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 let me = (self.connection, &self.mailbox);
                 self.shared.hub.save_cursor(&self.shared.queue, me, id, (subscriber, topic), cursor, urgent);

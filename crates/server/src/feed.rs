@@ -1,7 +1,7 @@
 //! Merged reading within the process: one reader of several topics, for gateways. A cursor, nothing more: what it gives is
 //! always a read of the log after its place, and a slow reader costs nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redeliver_log::{LogError, MergedEvent, MergedItem, MergedReader, MergedRow};
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
-use redeliver_protocol::event::PayloadKind;
+use redeliver_protocol::event::{PayloadKind, VolatileEvent};
 use redeliver_protocol::history::Gap;
 use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_protocol::seq::{Position, Seq, SubscriptionId};
@@ -35,6 +35,7 @@ pub struct Feed {
     last_watch: u32,
     may_have_more: bool,
     reading: Option<Reading>,
+    volatile: VecDeque<Arc<VolatileEvent>>,
     ended: Option<Close>,
     shared: Arc<Shared>,
     /// Last, when nothing of the server is held any more.
@@ -57,6 +58,9 @@ pub enum FeedItem {
         /// upper bound.
         gap: Gap,
     },
+    /// An event that is not logged: it has no place in the row, and comes behind what was in the log before it was taken.
+    /// It is for the feed's holder to judge who is not to get it. A feed that does not keep up loses the oldest first.
+    Volatile(Arc<VolatileEvent>),
 }
 
 /// An event in a row.
@@ -112,6 +116,7 @@ impl Feed {
             last_watch: 0,
             may_have_more: true,
             reading: None,
+            volatile: VecDeque::new(),
             ended: None,
             shared: Arc::clone(shared),
             _presence: shared.help(),
@@ -154,8 +159,8 @@ impl Feed {
         self.reader.place()
     }
 
-    /// Whether everything that was there has been given, so that [`Feed::next`] would wait for something new. False while a
-    /// read is under way or has not begun.
+    /// Whether everything of the log that was there has been given, so that [`Feed::next`] would wait for something new. False
+    /// while a read is under way or has not begun.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         !self.may_have_more && self.reading.is_none()
@@ -182,17 +187,14 @@ impl Feed {
     /// Cancel safe: nothing is lost, and the place moves only with a row that is given.
     pub async fn next(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<FeedItem>, FeedError> {
         loop {
-            for input in self.mailbox.take() {
-                if let Input::End(close) | Input::Displaced(close) = input {
-                    self.ended = Some(close);
-                } else {
-                    self.may_have_more = true;
-                }
-            }
+            self.empty_mailbox();
             if let Some(close) = &self.ended {
                 return Err(FeedError::Ended(close.clone()));
             }
             if !self.may_have_more {
+                if !self.volatile.is_empty() {
+                    return Ok(self.volatile.drain(..).map(FeedItem::Volatile).collect());
+                }
                 self.mailbox.waiting().await;
                 continue;
             }
@@ -208,7 +210,27 @@ impl Feed {
             }
             if !row.items.is_empty() {
                 add(&self.shared.counters.deliveries, row.items.len() as u64);
-                return Ok(row.items.into_iter().map(FeedItem::from).collect());
+                let mut items: Vec<FeedItem> = row.items.into_iter().map(FeedItem::from).collect();
+                // Behind what was there before them.
+                if !row.is_cut {
+                    items.extend(self.volatile.drain(..).map(FeedItem::Volatile));
+                }
+                return Ok(items);
+            }
+        }
+    }
+
+    fn empty_mailbox(&mut self) {
+        for input in self.mailbox.take() {
+            if let Input::End(close) | Input::Displaced(close) = input {
+                self.ended = Some(close);
+            } else if let Input::Volatile { event, .. } = input {
+                if self.volatile.len() >= VOLATILE_MAX {
+                    self.volatile.pop_front();
+                }
+                self.volatile.push_back(event);
+            } else {
+                self.may_have_more = true;
             }
         }
     }
@@ -304,6 +326,9 @@ impl From<MergedItem> for FeedItem {
         }
     }
 }
+
+/// Events that are not logged which may wait behind a row that is being read.
+const VOLATILE_MAX: usize = 128;
 
 /// Reads a row where it may have to wait for the disk. Nothing if the log has failed.
 async fn read_cold(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
+use redeliver_protocol::event::VolatileEvent;
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
@@ -177,6 +178,17 @@ impl Hub {
             last = Some((connection, id));
         }
         (woken, last.filter(|_| woken == most))
+    }
+
+    /// Leaves an event that is not logged with everybody who follows one of its topics now.
+    pub(crate) fn volatile(&self, event: &Arc<VolatileEvent>) {
+        let members = self.members.lock();
+        // Each mailbox sees all its subscriptions of one event in a row, since nobody comes between them.
+        for topic in &event.event.topics {
+            for (_, id, mailbox) in members.watchers.watchers_of(topic, None) {
+                mailbox.volatile(id, event);
+            }
+        }
     }
 
     /// Sends everybody away, and whoever comes later.

@@ -63,6 +63,7 @@ mod server;
 mod shared;
 mod states;
 mod stats;
+mod volatile;
 #[doc(hidden)]
 pub mod wire;
 mod writer;
@@ -71,7 +72,7 @@ pub use redeliver_log::{Log, LogConfig, LogError, Retention, STATE_BYTES_MAX, ST
 pub use redeliver_protocol::client::{Delivery, SubscriptionEnd};
 pub use redeliver_protocol::config::{Limits, ServerConfig};
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record};
+pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, VolatileEvent};
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Gap, GapCause, Known, Start};
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};

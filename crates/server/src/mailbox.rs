@@ -1,10 +1,13 @@
 //! Where others leave word for a connection: merged wake-ups, and answers to what the session itself asked for. Never
-//! holds an event, and is bounded by the session's own subscriptions and requests.
+//! holds an event that is in the log, and is bounded by the session's own subscriptions and requests. Of events that are not
+//! logged it holds a few, and lets the oldest go first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
+use redeliver_protocol::event::VolatileEvent;
 use redeliver_protocol::seq::SubscriptionId;
 use redeliver_protocol::server::Input;
 
@@ -24,6 +27,8 @@ struct Content {
     wakes: Wakes,
     /// Answers, in order. Bounded by what the session has under way.
     answers: Vec<Input>,
+    /// Events that are not logged, oldest first, with those who follow them.
+    volatile: VecDeque<(Arc<VolatileEvent>, Vec<SubscriptionId>)>,
 }
 
 /// Subscriptions whose topic grew: a set, so that a reader who is slow to look costs nothing. Most readers have one
@@ -43,6 +48,20 @@ impl Mailbox {
     /// Leaves an answer.
     pub(crate) fn answer(&self, input: Input) {
         self.leave(|content| content.answers.push(input));
+    }
+
+    /// Leaves an event that is not logged for one of the connection's subscriptions. Those for its other ones come right
+    /// behind. If the reader is slow, the oldest is lost.
+    pub(crate) fn volatile(&self, id: SubscriptionId, event: &Arc<VolatileEvent>) {
+        self.leave(|content| match content.volatile.back_mut() {
+            Some((last, ids)) if Arc::ptr_eq(last, event) => ids.push(id),
+            Some(_) | None => {
+                if content.volatile.len() >= VOLATILE_MAX {
+                    content.volatile.pop_front();
+                }
+                content.volatile.push_back((Arc::clone(event), vec![id]));
+            }
+        });
     }
 
     /// Takes everything, answers first, in order, then the wake-ups; or has the task woken once there is something. The
@@ -92,14 +111,16 @@ impl Content {
     }
 
     fn is_empty(&self) -> bool {
-        self.answers.is_empty() && self.wakes.first.is_none()
+        self.answers.is_empty() && self.wakes.first.is_none() && self.volatile.is_empty()
     }
 
     fn take(&mut self) -> impl Iterator<Item = Input> + use<> {
         self.is_rung = false;
         let answers = std::mem::take(&mut self.answers);
         let Wakes { first, more } = std::mem::take(&mut self.wakes);
-        answers.into_iter().chain(first.into_iter().chain(more).map(|id| Input::Grew { id }))
+        let grew = first.into_iter().chain(more).map(|id| Input::Grew { id });
+        let volatile = std::mem::take(&mut self.volatile).into_iter();
+        answers.into_iter().chain(grew).chain(volatile.map(|(event, ids)| Input::Volatile { ids, event }))
     }
 }
 
@@ -113,9 +134,11 @@ impl Wakes {
     }
 }
 
+/// Events that are not logged which may wait for a slow reader. They are shared with all other readers.
+const VOLATILE_MAX: usize = 128;
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
 

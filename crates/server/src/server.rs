@@ -29,7 +29,7 @@ use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
 use crate::states::{self, StateError};
 use crate::stats::ServerStats;
-use crate::{http as http_answers, listener, writer};
+use crate::{http as http_answers, listener, volatile, writer};
 
 /// A running server. Clones are handles to the same one; when the last is dropped, its clients are sent away and its
 /// writer ends after what it has in hand. [`Server::shutdown`] does that and waits for it.
@@ -91,6 +91,16 @@ impl Server {
         let name = EventName::new(name).map_err(|error| invalid(&error))?;
         let payload = serde_json::to_vec(value).map_err(|error| invalid(&error))?;
         self.emit(NewEvent::new(topic, name, PayloadKind::Json, payload)).await
+    }
+
+    /// Gives an event to whoever follows one of its topics now, remote or in the process, without storing it: it has no seq,
+    /// arrives at most once, and is lost for whoever does not keep up. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError::Invalid`]; [`EmitError::NotApplied`] while the server is shutting down.
+    pub fn emit_volatile(&self, event: NewEvent) -> Result<(), EmitError> {
+        volatile::emit(&self.handle.shared, event)
     }
 
     /// Follows a topic from within the process, by the same rules and cursors as a client: the same two sessions talk to

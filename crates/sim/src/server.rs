@@ -301,6 +301,8 @@ impl World {
             Output::Read { id, topic, after, nth, events_max, bytes_max } => {
                 self.ask(connection, Ask::Read { id, topic, after, nth, events_max, bytes_max });
             }
+            // No client of this simulation sends any.
+            Output::EmitVolatile(_) => {}
             Output::Append { first, events } => self.queue_work(Work::Append { connection, first, events }),
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 self.queue_work(Work::Save { connection, id, subscriber, topic, cursor, urgent });

@@ -239,7 +239,8 @@ impl<'a> Drafter<'a> {
         };
         let excepts = std::mem::take(&mut tables.excepts);
         let events = tables.events.len();
-        let grown = records(tables, (first, self.time), excepts.is_empty());
+        let is_plain = !tables.events.iter().any(|event| record_kind(event.event).is_marked());
+        let grown = records(tables, (first, self.time), is_plain);
         DraftCommit { batch, events, commit, grown, excepts }
     }
 }
@@ -258,8 +259,8 @@ impl<'a> LocalTopic<'a> {
     }
 }
 
-/// The wire records of a commit, those of one topic next to each other, all in one piece of memory. `is_plain` if all are
-/// for everybody.
+/// The wire records of a commit, those of one topic next to each other, all in one piece of memory. `is_plain` if none is
+/// marked.
 fn records(tables: Tables<'_>, (first, time): (Seq, Timestamp), is_plain: bool) -> Vec<(u32, TopicName, Chunk)> {
     let mut starts = Vec::with_capacity(tables.topics.len());
     let mut total = 0;

@@ -27,6 +27,8 @@ pub(super) struct Deliveries {
     pub(super) reading: Option<Reading>,
     instance: InstanceId,
     subscriber: Option<SubscriberName>,
+    /// How many subscriptions follow each topic.
+    pub(super) topics: BTreeMap<TopicName, usize>,
     /// What Hello named.
     pub(super) features: Features,
     /// The durable topics and which subscription has them (or the next one, if that is ending).
@@ -54,6 +56,7 @@ impl Deliveries {
             reading: None,
             instance,
             subscriber,
+            topics: BTreeMap::new(),
             features,
             durable_topics: BTreeMap::new(),
             spent: BTreeSet::new(),
@@ -84,6 +87,7 @@ impl Deliveries {
             self.durable_topics.insert(request.topic.clone(), id);
         }
         let window_max = Window { events: limits.window_events_max, bytes: limits.window_bytes_max };
+        *self.topics.entry(request.topic.clone()).or_default() += 1;
         self.subscriptions.insert(id, Box::new(Subscription::new(request, window_max, stage)));
         self.start(id, out);
         Ok(())
@@ -325,6 +329,12 @@ impl Deliveries {
 
     fn remove(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let Some(gone) = self.subscriptions.remove(&id) else { return };
+        if let Some(count) = self.topics.get_mut(&gone.request.topic) {
+            *count -= 1;
+            if *count == 0 {
+                self.topics.remove(&gone.request.topic);
+            }
+        }
         if let Some(reading) = self.reading.as_mut().filter(|reading| reading.id == id) {
             reading.is_wanted = false;
         }

@@ -47,6 +47,8 @@ struct Span {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SpanKind {
     Events,
+    /// Events that the reader does not get. It may acknowledge any of them, since skips are told one by one.
+    Skip,
     Gap,
 }
 
@@ -132,6 +134,25 @@ impl Flight {
         (self.sent, self.sent_nth) = (gap.through, gap.nth_through);
     }
 
+    /// Takes note of events that are withheld and told as a skip. They follow what was sent.
+    pub(super) fn sent_skip(&mut self, batch: &Batch) {
+        let (last, last_nth) = (batch.last_position(), batch.last_nth());
+        match self.spans.back_mut() {
+            Some(span) if span.kind == SpanKind::Skip && span.last.epoch == last.epoch => {
+                (span.last, span.last_nth) = (last, last_nth);
+            }
+            Some(_) | None => self.spans.push_back(Span {
+                kind: SpanKind::Skip,
+                after_seq: self.sent.seq,
+                after_nth: self.sent_nth,
+                last,
+                last_nth,
+                bytes: 0,
+            }),
+        }
+        (self.sent, self.sent_nth) = (last, last_nth);
+    }
+
     /// Takes an ack. `passed` gets, in order, the positions that it moves the reader to: the last one of each run on the
     /// way, so that none of the epochs is missed, and the acknowledged one at the end.
     pub(super) fn ack(&mut self, seq: Seq, nth: Nth, mut passed: impl FnMut(Position, Nth)) -> AckKind {
@@ -176,7 +197,7 @@ impl Span {
     fn events(&self) -> u64 {
         match self.kind {
             SpanKind::Events => self.last_nth.since(self.after_nth),
-            SpanKind::Gap => 0,
+            SpanKind::Skip | SpanKind::Gap => 0,
         }
     }
 
@@ -193,7 +214,7 @@ impl Span {
         if seq == self.last.seq || nth == self.last_nth {
             return seq == self.last.seq && nth == self.last_nth;
         }
-        self.kind == SpanKind::Events
+        self.kind != SpanKind::Gap
             && seq > self.after_seq
             && nth > self.after_nth
             && nth < self.last_nth

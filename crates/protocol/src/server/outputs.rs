@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Output;
 use crate::config::REQUEST_BYTES_IN_FLIGHT_MAX;
 use crate::error::{Close, RefusalCode};
-use crate::frame::{Reply, ReplyOutcome, ServerFrame};
+use crate::frame::{Reply, ReplyOutcome, ServerFrame, Volatile};
 use crate::history::{Batch, EmitFate, EmitRun};
 use crate::request::{Refusal, refused};
 use crate::seq::{EmitNumber, Position, Seq, SubscriptionId};
@@ -71,6 +71,19 @@ impl Outputs {
         self.undrained_bytes += crate::codec::EVENTS_HEAD_BYTES + batch.records.len();
         let Batch { epoch, count, records, .. } = batch;
         self.push(Output::SendEvents { id, epoch, count, records });
+    }
+
+    /// A batch of events that the peer does not get.
+    pub(super) fn send_skip(&mut self, id: SubscriptionId, batch: &Batch) {
+        // There may be very many in a row: the socket's progress bounds them as it does events.
+        self.undrained_bytes += SKIP_BYTES;
+        self.send(ServerFrame::Skip { id, through: batch.last_position(), nth_through: batch.last_nth() });
+    }
+
+    /// An event that is not logged, for the peer.
+    pub(super) fn send_volatile(&mut self, event: Volatile) {
+        self.undrained_bytes += crate::codec::EVENTS_HEAD_BYTES + event.name.as_str().len() + event.payload.len();
+        self.send(ServerFrame::Volatile(event));
     }
 
     /// A confirmed ack; a later one covers it.
@@ -166,6 +179,9 @@ fn continues(run: &EmitRun, next: &EmitRun) -> bool {
     };
     numbers_follow && same_fate && run.count.checked_add(next.count).is_some()
 }
+
+/// What a skip takes in the socket's buffers, about, in bytes.
+const SKIP_BYTES: usize = 64;
 
 /// Most runs in one frame: it must stay far below the largest message.
 const RUNS_PER_FRAME_MAX: usize = 4096;

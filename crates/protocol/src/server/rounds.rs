@@ -10,8 +10,10 @@ use super::{Output, fault};
 use crate::codec;
 use crate::config::ServerConfig;
 use crate::error::Close;
-use crate::frame::{FEATURES, Features, ServerFrame};
+use crate::event::{NewEvent, RecordKind, VolatileEvent};
+use crate::frame::{Features, ServerFrame, Volatile};
 use crate::history::{Batch, Gap, ReadOutcome};
+use crate::name::TopicName;
 use crate::seq::SubscriptionId;
 
 impl Deliveries {
@@ -27,6 +29,32 @@ impl Deliveries {
     pub(super) fn look_at_all(&mut self) {
         let ids: Vec<_> = self.subscriptions.keys().copied().collect();
         ids.into_iter().for_each(|id| self.grew(id));
+    }
+
+    /// Passes an event on that is not logged, if the reader keeps up; else it is lost.
+    pub(super) fn volatile(
+        &mut self,
+        ids: &[SubscriptionId],
+        event: &VolatileEvent,
+        config: &ServerConfig,
+        out: &mut Outputs,
+    ) {
+        if !self.features.has(Features::VOLATILE) || self.is_withheld(&event.event.except) {
+            return;
+        }
+        for id in ids {
+            let keeps_up = out.undrained_bytes() < config.output_bytes_max.max(1) && !out.is_crowded();
+            let Some(subscription) = self.subscriptions.get_mut(id).filter(|found| !found.is_ending) else { continue };
+            if keeps_up && subscription.announced().is_some() {
+                let NewEvent { name, kind, payload, .. } = event.event.clone();
+                out.send_volatile(Volatile { id: *id, time: event.time, name, kind, payload });
+            }
+        }
+    }
+
+    /// Whether this connection follows one of the topics whose readers are not to get an event.
+    fn is_withheld(&self, except: &[TopicName]) -> bool {
+        except.iter().any(|topic| self.topics.contains_key(topic))
     }
 
     /// Begins the next read, if none is under way, somebody may have more and the socket keeps up.
@@ -91,6 +119,7 @@ impl Deliveries {
         events_max: u32,
         out: &mut Outputs,
     ) -> Result<(), Close> {
+        let is_withheld = batch.except.as_ref().is_some_and(|except| self.is_withheld(except));
         let Some(place) = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced()) else {
             return Ok(());
         };
@@ -103,6 +132,15 @@ impl Deliveries {
             );
             return Err(fault::internal(words));
         }
+        if is_withheld {
+            let is_end = batch.is_end;
+            place.may_have_more |= !is_end;
+            place.needs_bytes = 0;
+            place.flight.sent_skip(&batch);
+            out.send_skip(id, &batch);
+            self.tell_caught_up(id, is_end, out);
+            return Ok(());
+        }
         if !place.flight.fits(batch.records.len()) {
             place.may_have_more = true;
             place.needs_bytes = batch.records.len();
@@ -113,8 +151,9 @@ impl Deliveries {
         // A wake that came during the read has set it already: then the end has moved.
         place.may_have_more |= !batch.is_end;
         let is_end = batch.is_end;
-        // While no log marks anything, there is nothing to look for.
-        if FEATURES.has(Features::EXCEPT) && !self.features.has(Features::EXCEPT) {
+        // Records with marks come alone.
+        let is_marked = || codec::peek_record_kind(&batch.records).is_ok_and(RecordKind::is_marked);
+        if batch.count == 1 && !self.features.has(Features::EXCEPT) && is_marked() {
             batch.records = codec::without_marks(&batch.records).map_err(|error| fault::internal(error.to_string()))?;
         }
         out.send_events(id, batch);

@@ -89,6 +89,7 @@ impl ServerSession {
             | Input::TakenOver { .. }
             | Input::Opened { .. }
             | Input::Grew { .. }
+            | Input::Volatile { .. }
             | Input::Read { .. }
             | Input::Appended(_)
             | Input::CursorSaved { .. }
@@ -218,7 +219,14 @@ impl ServerSession {
                 take_emits(emits.as_mut(), first, events, &self.config.limits, out)
             }
             ClientFrame::SubscribeMerged(_) => agreed(features, Features::MERGED, "SubscribeMerged"),
-            ClientFrame::Volatile { .. } => agreed(features, Features::VOLATILE, "Volatile"),
+            ClientFrame::Volatile { event } => {
+                agreed(features, Features::VOLATILE, "Volatile")?;
+                // One that no server takes is lost, as any may be.
+                if event.check(&self.config.limits).is_ok() {
+                    out.push(Output::EmitVolatile(event));
+                }
+                Ok(())
+            }
             ClientFrame::Request(request) => {
                 agreed(features, Features::REQUESTS, "Request")?;
                 let bytes_max = usize::try_from(self.config.limits.event_bytes_max).unwrap_or(usize::MAX);
@@ -251,6 +259,7 @@ impl ServerSession {
             Input::TakenOver { id } => deliveries.taken_over(id, out),
             Input::Opened { id, result } => deliveries.opened(id, result, out),
             Input::Grew { id } => deliveries.grew(id),
+            Input::Volatile { ids, event } => deliveries.volatile(&ids, &event, &self.config, out),
             Input::Read { id, outcome } => return deliveries.read(id, outcome, out),
             Input::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
             Input::Ask { ticket, question } => requests.ask(ticket, question, *features, now, out),

@@ -1,11 +1,12 @@
 //! A log in memory for the stories: the same answers as the real one, by the plainest means. Everything in it is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use redeliver_protocol::codec::encode_record;
 use redeliver_protocol::error::RefusalCode;
-use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::event::{EmitOptions, NewEvent, RecordKind};
 use redeliver_protocol::history::{
     Batch, Cursor, EmitFate, EmitRun, Gap, GapCause, Known, Opened, PublisherState, ReadOutcome, Start,
 };
@@ -148,18 +149,28 @@ impl FakeLog {
         }
         let epoch = self.position(first).epoch;
         let (mut records, mut count, mut last_seq) = (BytesMut::new(), 0, first);
+        let mut except: Option<Arc<[TopicName]>> = None;
+        let mut is_marked = false;
         for (seq, nth, stored) in following.take(events_max as usize) {
             let mut record = BytesMut::new();
             let event = &stored.event;
-            encode_record(&mut record, (seq, nth, stored.time), event.kind, event.name.as_str(), &event.payload);
+            let has_except = !event.except.is_empty();
+            let kind = RecordKind { payload: event.kind, asks: event.options.has(EmitOptions::ASKS), has_except };
+            encode_record(&mut record, (seq, nth, stored.time), kind, event.name.as_str(), &event.payload);
+            // Marked ones come alone.
+            if count > 0 && (is_marked || kind.is_marked()) {
+                break;
+            }
+            is_marked = kind.is_marked();
             if self.position(seq).epoch != epoch || (count > 0 && records.len() + record.len() > bytes_max) {
                 break;
             }
             records.extend_from_slice(&record);
             (count, last_seq) = (count + 1, seq);
+            except = has_except.then(|| event.except.as_slice().into());
         }
         let is_end = newest == Some(last_seq);
-        ReadOutcome::Batch(Batch { epoch, count, first_nth, last_seq, records: records.freeze(), except: None, is_end })
+        ReadOutcome::Batch(Batch { epoch, count, first_nth, last_seq, records: records.freeze(), except, is_end })
     }
 
     /// Where a subscription starts.

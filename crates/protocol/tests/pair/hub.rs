@@ -8,7 +8,7 @@ use bytes::Bytes;
 use redeliver_protocol::codec;
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::event::{NewEvent, VolatileEvent};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, PublisherState};
 use redeliver_protocol::request::Answer;
@@ -220,6 +220,7 @@ impl Hub {
             Output::Open { .. } => Some(Held::Opens),
             Output::Read { .. } => Some(Held::Reads),
             Output::Append { .. } => Some(Held::Appends),
+            Output::EmitVolatile(_) => None,
             Output::SaveCursor { .. } => Some(Held::Saves),
             Output::Send(_)
             | Output::SendEvents { .. }
@@ -261,6 +262,7 @@ impl Hub {
                 self.inputs.push_back((id, Input::Read { id: subscription, outcome }));
             }
             Output::Append { first, events } => self.append_emits(id, first, events, now),
+            Output::EmitVolatile(event) => self.give_volatile(VolatileEvent { time: timestamp(now), event }),
             Output::SaveCursor { id: subscription, subscriber, topic, cursor, .. } => {
                 // The fence: whoever lost the topic saves nothing.
                 if self.owners.is_owner(id, subscription) {
@@ -274,6 +276,20 @@ impl Hub {
                 self.input(id, Input::Answered { id: request, result: Ok(answer) });
             }
             Output::Send(_) | Output::SendEvents { .. } | Output::AskDone { .. } | Output::Close(_) => {}
+        }
+    }
+
+    /// Gives an event that is not logged to whoever follows one of its topics.
+    pub(crate) fn give_volatile(&mut self, event: VolatileEvent) {
+        let event = Arc::new(event);
+        let mut reached: BTreeMap<ConnectionId, Vec<SubscriptionId>> = BTreeMap::new();
+        for topic in &event.event.topics {
+            for (connection, id, ()) in self.watchers.watchers_of(topic, None) {
+                reached.entry(connection).or_default().push(id);
+            }
+        }
+        for (connection, ids) in reached {
+            self.inputs.push_back((connection, Input::Volatile { ids, event: Arc::clone(&event) }));
         }
     }
 

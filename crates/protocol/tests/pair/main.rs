@@ -18,3 +18,4 @@ mod server_emits;
 mod server_faults;
 mod server_hello;
 mod server_owners;
+mod server_withheld;

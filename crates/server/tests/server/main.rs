@@ -13,3 +13,4 @@ mod local;
 mod peer;
 mod routes;
 mod states;
+mod volatile;
