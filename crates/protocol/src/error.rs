@@ -64,6 +64,8 @@ codes! {
         HelloTimeout = 201, "Hello or authentication took too long";
         /// The credentials are no longer valid.
         Expired = 202, "the credentials are no longer valid";
+        /// The server's app has sent the peer away.
+        Disconnected = 203, "the server has ended this connection";
         /// The same client instance has a newer connection.
         Superseded = 300, "the same client has a newer connection";
         /// The publisher has a newer connection.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::NewEvent;
-use redeliver_protocol::frame::{Hello, ServerFrame};
+use redeliver_protocol::frame::{Hello, SUBPROTOCOL, ServerFrame};
 use redeliver_protocol::request::Question;
 use redeliver_protocol::seq::{EmitNumber, Epoch, PublisherId, RequestId, SubscriptionId};
 use redeliver_protocol::server::owners::Claim;
@@ -22,6 +22,7 @@ use crate::access::{Action, AnyAccess, ConnectRequest, Denied, Identity, Judgeme
 use crate::errands::{Errand, Errands};
 use crate::mailbox::Mailbox;
 use crate::queue::Events;
+use crate::registry::Entry;
 use crate::requests::{Handling, RequestEvent, no_handler};
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
@@ -51,12 +52,14 @@ pub(crate) struct Desk {
     access: Arc<dyn AnyAccess>,
     /// Until it is judged.
     origin: Option<Box<Origin>>,
+    peer: Option<SocketAddr>,
     identity: Option<Identity>,
     publisher: Option<(PublisherId, EmitNumber)>,
     judging: Option<(Box<Hello>, Judgement<'static>)>,
     errands: Errands,
     handling: Handling,
     watches: u64,
+    entry: Option<Entry>,
     shared: Arc<Shared>,
 }
 
@@ -68,6 +71,7 @@ impl Desk {
             connection,
             mailbox,
             access,
+            peer: origin.peer,
             origin: Some(Box::new(origin)),
             identity: None,
             publisher: None,
@@ -75,6 +79,7 @@ impl Desk {
             errands: Errands::new(Arc::clone(shared)),
             handling: Handling::default(),
             watches: 0,
+            entry: None,
             shared: Arc::clone(shared),
         }
     }
@@ -168,11 +173,13 @@ impl Desk {
             }
             Output::Watch { id, topic } => {
                 self.watches += 1;
+                self.tell_watches();
                 add(&self.shared.counters.subscriptions, 1);
                 self.shared.hub.watch(self.connection, id, topic);
             }
             Output::Unwatch { id } => {
                 self.watches = self.watches.saturating_sub(1);
+                self.tell_watches();
                 subtract(&self.shared.counters.subscriptions, 1);
                 self.shared.hub.unwatch(self.connection, id);
             }
@@ -233,6 +240,8 @@ impl Desk {
         // Names of peers go through Debug: they must not forge log lines.
         Span::current().record("identity", tracing::field::debug(identity.name()));
         debug!(client = ?hello.client_name, subscriber = ?hello.subscriber, "authenticated");
+        let entry = Entry::new(&self.shared, self.connection, identity.clone(), self.peer, SUBPROTOCOL);
+        self.entry = Some(entry);
         self.identity = Some(identity);
         self.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));
         // The older connection of the publisher is fenced before its state is read, so that nothing is added behind it.
@@ -264,6 +273,12 @@ impl Desk {
     fn permitted(&self, event: NewEvent) -> Result<NewEvent, RefusalCode> {
         let allowed = event.topics.iter().all(|topic| self.may(Action::Emit { topic }));
         if allowed { Ok(event) } else { Err(RefusalCode::Forbidden) }
+    }
+
+    fn tell_watches(&self) {
+        if let Some(entry) = &self.entry {
+            entry.follows(self.watches);
+        }
     }
 
     fn may(&self, action: Action<'_>) -> bool {

@@ -191,6 +191,16 @@ impl Hub {
         }
     }
 
+    /// Sends a connection away. Says whether there is one.
+    pub(crate) fn end(&self, connection: ConnectionId, close: Close) -> bool {
+        let members = self.members.lock();
+        let mailbox = members.mailboxes.get(&connection);
+        if let Some(mailbox) = mailbox {
+            mailbox.answer(Input::End(close));
+        }
+        mailbox.is_some()
+    }
+
     /// Sends everybody away, and whoever comes later.
     pub(crate) fn end_all(&self, mut close: impl FnMut() -> Close) {
         let mut members = self.members.lock();

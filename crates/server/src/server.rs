@@ -25,6 +25,7 @@ use crate::builder::ServerBuilder;
 use crate::emit::{self, EmitError, Receipt};
 use crate::feed::Feed;
 use crate::local::{LocalSubscribe, LocalSubscription};
+use crate::registry::{self, ConnectionInfo, Registration};
 use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
 use crate::states::{self, StateError};
@@ -128,6 +129,31 @@ impl Server {
     #[must_use]
     pub fn knows(&self, position: Position) -> bool {
         self.handle.shared.log.knows(position)
+    }
+
+    /// Who is connected and authenticated now, over any protocol, in-process subscriptions included.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.handle.shared.registry.connections()
+    }
+
+    /// Sends a connection away, for this reason, which its client is told. It does not come back by itself. Says whether
+    /// there is such a connection.
+    pub fn disconnect(&self, connection: ConnectionId, reason: impl Into<String>) -> bool {
+        self.handle.shared.hub.end(connection, registry::sent_away(reason.into()))
+    }
+
+    /// Takes a gateway's client in as a connection: it counts against `connections_max`, stands among
+    /// [`Server::connections`], and is told when it is to go. Nothing if no connection is taken now. `protocol` is what the
+    /// gateway calls what it speaks.
+    #[must_use]
+    pub fn register(
+        &self,
+        identity: Identity,
+        peer: Option<SocketAddr>,
+        protocol: &'static str,
+    ) -> Option<Registration> {
+        Registration::new(&self.handle.shared, identity, peer, protocol)
     }
 
     /// Asks a connected client, which answers with its `on_request`. Asked at most once: when the connection ends, the

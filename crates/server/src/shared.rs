@@ -11,12 +11,14 @@ use crate::access::AnyAccess;
 use crate::clock::Clock;
 use crate::hub::Hub;
 use crate::queue::Queue;
+use crate::registry::Registry;
 use crate::requests::{Asking, Handler};
 use crate::stats::{Counters, add};
 
 pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) registry: Registry,
     pub(crate) queue: Queue,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) access: Arc<dyn AnyAccess>,
@@ -77,6 +79,7 @@ impl Shared {
         Shared {
             log,
             hub: Arc::default(),
+            registry: Registry::default(),
             queue: Queue::new(settings.queue_bytes_max),
             config: Arc::new(settings.config),
             access: settings.access,
