@@ -130,7 +130,8 @@ fn offer_rooms(socket: &Socket, namespace: &Namespace) {
         let all = all.clone();
         async move {
             let Ok((room, name, args)) = said(&incoming) else { return };
-            say(incoming, all.to(room).volatile(), &name, args).await;
+            let said = all.to(room).volatile().emit(&name, args);
+            answer(incoming, json!({ "ok": said.is_ok() }));
         }
     });
 }

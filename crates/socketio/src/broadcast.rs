@@ -21,12 +21,11 @@ pub struct Broadcast {
     namespace: Arc<NamespaceCore>,
     rooms: Vec<String>,
     except: Vec<String>,
-    volatile: bool,
 }
 
 impl Broadcast {
     pub(crate) fn new(namespace: Arc<NamespaceCore>) -> Broadcast {
-        Broadcast { namespace, rooms: Vec::new(), except: Vec::new(), volatile: false }
+        Broadcast { namespace, rooms: Vec::new(), except: Vec::new() }
     }
 
     /// Also to this room. Whoever is in several gets the event once.
@@ -47,10 +46,9 @@ impl Broadcast {
         self
     }
 
-    /// Only to whoever is connected and keeps up: not stored, at most once, no offset of its own.
-    pub fn volatile(mut self) -> Broadcast {
-        self.volatile = true;
-        self
+    /// Only to whoever is connected and keeps up: not stored, at most once.
+    pub fn volatile(self) -> Volatile {
+        Volatile(self)
     }
 
     /// Only to this server's sockets: these are all there are, so it changes nothing.
@@ -58,8 +56,7 @@ impl Broadcast {
         self
     }
 
-    /// Emits. Durable when this returns, unless it is volatile: then there is no receipt to wait for, and the position is
-    /// the log's head.
+    /// Emits. Durable when this returns.
     ///
     /// # Errors
     ///
@@ -70,7 +67,7 @@ impl Broadcast {
     /// Dropping the future does not take the event back: if it was polled once, it may be stored.
     pub async fn emit(&self, name: &str, args: impl IntoArgs) -> Result<Receipt, SendError> {
         let event = self.event(name, &args.into_args()?, false)?;
-        self.send(event).await
+        Ok(self.namespace.server.emit(event).await?)
     }
 
     /// Emits and waits for the answers of those that are connected now. One that is cut off meanwhile gets the event again,
@@ -91,7 +88,7 @@ impl Broadcast {
     ) -> Result<Vec<Answer>, AnswerError> {
         let event = self.event(name, &args.into_args().map_err(SendError::from)?, true)?;
         let asking = self.namespace.collectors.ask();
-        let receipt = self.send(event).await?;
+        let receipt = self.namespace.server.emit(event).await.map_err(SendError::from)?;
         let seq = receipt.position.seq;
         let receivers = self.receivers_at(seq)?;
         let (answers, missing) = self.namespace.collectors.collect(asking, seq, receivers, timeout).await;
@@ -163,13 +160,6 @@ impl Broadcast {
         Ok(event)
     }
 
-    async fn send(&self, event: NewEvent) -> Result<Receipt, SendError> {
-        if self.volatile {
-            return Ok(self.namespace.server.emit(event).await?);
-        }
-        Ok(self.namespace.server.emit(event).await?)
-    }
-
     fn topics(&self) -> Result<Vec<TopicName>, RoomError> {
         if self.rooms.is_empty() {
             return Ok(vec![self.namespace.topic.clone()]);
@@ -186,6 +176,23 @@ impl Broadcast {
         let got = |socket: &Socket| socket.was_in_any(&topics, seq) && !socket.was_in_any(&except, seq);
         let sockets = self.namespace.members.all();
         Ok(sockets.iter().filter(|socket| got(socket)).map(|socket| socket.id().to_owned()).collect())
+    }
+}
+
+/// Whom a volatile event is for. Begun by [`Broadcast::volatile`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Volatile(Broadcast);
+
+impl Volatile {
+    /// Hands an event over to those who are connected now and keep up. Nobody else gets it, also not later.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    pub fn emit(&self, name: &str, args: impl IntoArgs) -> Result<(), SendError> {
+        let event = self.0.event(name, &args.into_args()?, false)?;
+        Ok(self.0.namespace.server.emit_volatile(event)?)
     }
 }
 

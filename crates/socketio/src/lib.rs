@@ -65,7 +65,7 @@ mod socket;
 
 pub use crate::acks::Answer;
 pub use crate::args::{Args, IntoArgs};
-pub use crate::broadcast::Broadcast;
+pub use crate::broadcast::{Broadcast, Volatile};
 pub use crate::config::{Config, Recovery};
 pub use crate::error::{AnswerError, ArgsError, ConnectError, RoomError, SendError};
 pub use crate::io::{SocketIo, SocketIoBuilder};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redeliver_protocol::time::Timestamp;
-use redeliver_server::{Feed, FeedError, FeedEvent, FeedItem, Position, Seq, TopicName};
+use redeliver_server::{Feed, FeedError, FeedEvent, FeedItem, NewEvent, Position, Seq, TopicName};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -42,6 +42,9 @@ pub(crate) struct Live {
     jobs: Jobs,
     /// Up to where everything was handed to the engine.
     given: Offset,
+    /// The offset of the last event that was handed to the engine, or where it all began: unlike `given`, also in the middle
+    /// of a row.
+    told: Offset,
     /// What was given before each ping that is not answered.
     pings: VecDeque<(u64, Offset)>,
     saver: Option<Saver>,
@@ -105,7 +108,7 @@ impl Live {
             jobs.push(Job::Connection(socket.clone(), handlers));
         }
         let (asked, pings) = (Asked::default(), VecDeque::new());
-        Live { socket, commands, feed, backlog, offsets, window, asked, jobs, given, pings, saver }
+        Live { socket, commands, feed, backlog, offsets, window, asked, jobs, given, told: given, pings, saver }
     }
 
     /// What the client is told when it is connected.
@@ -245,9 +248,11 @@ impl Live {
                 FeedItem::Event(event) => self.give_event(&event, now, engine),
                 FeedItem::Gap { topic, gap } => {
                     let told = (topic.as_str(), gap.after.seq.0, gap.through.seq.0, gap.count, cause(&gap));
-                    let offset = self.offsets.then(|| Offset::new(gap.through, self.given.turn));
+                    self.told = Offset::new(gap.through, self.given.turn);
+                    let offset = self.offsets.then_some(self.told);
                     tell(&self.socket, engine, GAP, &told, offset);
                 }
+                FeedItem::Volatile(event) => self.give_volatile(&event.event, engine),
                 _ => {}
             }
         }
@@ -277,9 +282,21 @@ impl Live {
             frames.shared(event, form)
         };
         engine.send_shared(frame);
+        self.told = Offset::new(event.position, turn);
         if let Some(saver) = &mut self.saver {
             saver.has_given = true;
         }
+    }
+
+    /// By the rooms of now. With the offset of what was given before it, if it takes offsets: its own last argument may be a
+    /// string, which the client would take for one.
+    fn give_volatile(&mut self, event: &NewEvent, engine: &mut EngineConnection) {
+        if self.wanted(&event.topics, &event.except, None).is_none() {
+            return;
+        }
+        let args = Args::from_payload(event.kind, &event.payload);
+        let offset = self.offsets.then_some(self.told);
+        engine.send_shared(self.socket.core().frames.unlogged(event.name.as_str(), &args, offset));
     }
 
     /// Whether an event of these topics is this socket's, and how it comes: in an envelope that names its topic or not, in
@@ -354,6 +371,7 @@ impl Live {
             self.feed = server.feed(from);
             follow(&mut self.feed, &session);
             self.given = Offset::new(from, session.rooms.turn());
+            self.told = self.given;
             return Ok(true);
         }
         let after = history.map_or(head, |from| from.seq);

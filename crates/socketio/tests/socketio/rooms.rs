@@ -80,6 +80,25 @@ async fn everybody_is_asked_and_who_does_not_answer_is_missed() {
 }
 
 #[tokio::test]
+async fn a_volatile_event_reaches_who_is_here_and_nobody_later() {
+    let host = Host::start().await;
+    let namespace = host.io.of("/").unwrap();
+    let auth = json!({ "redeliver": {} });
+    let (mut one, mut two) = (host.connect_with(&auth).await, host.connect_with(&auth).await);
+    namespace.emit("n", 1).await.unwrap();
+    assert_eq!((one.numbers("n", 1).await, two.numbers("n", 1).await), (vec![1], vec![1]));
+    namespace.except(&*two.sid).volatile().emit("now", "or never").unwrap();
+    let offset = one.offset.clone();
+    assert_eq!(one.event().await, json!(["now", "or never"]));
+    assert_eq!(one.offset, offset, "it has the offset of what came before it");
+    namespace.emit("n", 2).await.unwrap();
+    assert_eq!(two.event().await, json!(["n", 2]));
+    let mut again = host.connect_with(&json!({ "pid": one.pid, "offset": one.offset })).await;
+    assert_eq!(again.event().await, json!(["n", 2]));
+    assert_eq!(host.server.head().seq.0, 2);
+}
+
+#[tokio::test]
 async fn native_topics_are_followed_with_history_and_emitted_to() {
     let mut config = Config::default();
     config.builtin_events = true;
