@@ -94,6 +94,8 @@ async fn finish(
     acks: bool,
 ) -> Result<Box<Live>, ConnectError> {
     let Begun { session, claim, recovered, mut feed, backlog, given } = begun;
+    let registration = core.server.register(identity.clone(), handshake.peer, PROTOCOL);
+    let registration = registration.ok_or_else(|| ConnectError::new(NOT_NOW))?;
     let before = session.clone();
     let (socket, commands) = Socket::new(Arc::clone(core), handshake, identity, session, recovered);
     let middlewares = core.middlewares.read().clone();
@@ -134,7 +136,8 @@ async fn finish(
     let window = acks.then(|| AckWindow::new(given, config.ack_window, config.ack_timeout, config.ack_resends_max));
     socket.set_connected();
     core.members.enter(&socket);
-    let parts = Parts { socket, commands, feed, backlog, offsets, window, given, claim, is_changed: false };
+    let parts =
+        Parts { socket, commands, feed, backlog, offsets, window, given, claim, is_changed: false, registration };
     Ok(Box::new(Live::new(parts)))
 }
 
@@ -276,5 +279,8 @@ impl Auth {
 fn random_id() -> String {
     Uuid::new_v4().simple().to_string()
 }
+
+/// What the server's list of connections calls this.
+const PROTOCOL: &str = "socket.io";
 
 const NOT_NOW: &str = "the server cannot take this now";

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redeliver_protocol::time::Timestamp;
-use redeliver_server::{Feed, FeedError, FeedEvent, FeedItem, NewEvent, Position, Seq, TopicName};
+use redeliver_server::{Feed, FeedError, FeedEvent, FeedItem, NewEvent, Position, Registration, Seq, TopicName};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -48,6 +48,8 @@ pub(crate) struct Live {
     /// What was given before each ping that is not answered.
     pings: VecDeque<(u64, Offset)>,
     saver: Option<Saver>,
+    /// Its place among the server's connections, which is kept until its last write.
+    registration: Registration,
 }
 
 /// What a live socket is made of.
@@ -62,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) claim: Option<Claim>,
     /// Whether the session has changed since it was stored.
     pub(crate) is_changed: bool,
+    pub(crate) registration: Registration,
 }
 
 /// Keeps the stored session: one write at a time, and only when something has changed.
@@ -83,6 +86,8 @@ pub(crate) enum Wake {
     JobDone,
     Saved(bool),
     AckDue,
+    /// The server sends it away.
+    SentAway,
 }
 
 /// How a socket ends.
@@ -98,7 +103,7 @@ pub(crate) enum Leaving {
 
 impl Live {
     pub(crate) fn new(parts: Parts) -> Live {
-        let Parts { socket, commands, feed, backlog, offsets, window, given, claim, is_changed } = parts;
+        let Parts { socket, commands, feed, backlog, offsets, window, given, claim, is_changed, registration } = parts;
         let saved = socket.session().lock().saved();
         let saver =
             claim.map(|claim| Saver { claim, writing: None, waiting: Vec::new(), is_changed, has_given: false, saved });
@@ -108,7 +113,21 @@ impl Live {
             jobs.push(Job::Connection(socket.clone(), handlers));
         }
         let (asked, pings) = (Asked::default(), VecDeque::new());
-        Live { socket, commands, feed, backlog, offsets, window, asked, jobs, given, told: given, pings, saver }
+        Live {
+            socket,
+            commands,
+            feed,
+            backlog,
+            offsets,
+            window,
+            asked,
+            jobs,
+            given,
+            told: given,
+            pings,
+            saver,
+            registration,
+        }
     }
 
     /// What the client is told when it is connected.
@@ -144,6 +163,7 @@ impl Live {
             stored = Saver::written(&mut self.saver) => Wake::Saved(stored),
             () = self.jobs.done() => Wake::JobDone,
             () = ack_due, if is_drained => Wake::AckDue,
+            _ = self.registration.ended() => Wake::SentAway,
             row = self.feed.next(room, ROW_BYTES_MAX), if is_drained && room > 0 => Wake::Row(row),
         }
     }
@@ -164,9 +184,15 @@ impl Live {
                 }
             }
             Wake::AckDue => self.resend(engine),
+            Wake::SentAway => return Leaving::Connection(self.sent_away()),
         }
         self.save_if_changed();
         Leaving::No
+    }
+
+    fn sent_away(&self) -> DisconnectReason {
+        let is_over = !self.socket.core().server.is_ready();
+        if is_over { DisconnectReason::ServerShuttingDown } else { DisconnectReason::ForcedServerClose }
     }
 
     /// The client has emitted an event.
@@ -230,14 +256,14 @@ impl Live {
         self.jobs.push(Job::Disconnect(self.socket.clone(), reason));
         debug!(sid = self.socket.id(), %reason, "a socket is disconnected");
         let presence = self.socket.core().presence.enter();
-        let Live { jobs, feed, .. } = self;
+        let Live { jobs, feed, registration, .. } = self;
         drop(feed);
         tokio::spawn(async move {
             if let Some(last) = last {
                 last.await;
             }
             jobs.finish().await;
-            drop(presence);
+            drop((presence, registration));
         });
     }
 
@@ -358,6 +384,7 @@ impl Live {
                 return if whole { Leaving::Connection(reason) } else { Leaving::Socket(reason) };
             }
         }
+        self.registration.follows(self.socket.session().lock().rooms.current().count() as u64);
         self.save_if_changed();
         Leaving::No
     }

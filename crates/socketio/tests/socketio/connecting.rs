@@ -135,6 +135,18 @@ async fn without_recovery_there_is_only_a_sid() {
 }
 
 #[tokio::test]
+async fn the_server_counts_its_clients_and_sends_them_away() {
+    let host = Host::with(Server::builder().in_memory().connections_max(1), Config::default()).await;
+    let mut client = host.connect().await;
+    let [only] = &host.server.connections()[..] else { panic!("there is one") };
+    assert_eq!((only.protocol, only.identity.name()), ("socket.io", "anonymous"));
+    let refused = host.open().await.join(&json!({})).await;
+    assert_eq!(refused, Err(json!({ "message": "the server cannot take this now" })));
+    assert!(host.server.disconnect(only.id, "enough"));
+    assert_eq!(client.packet().await, None);
+}
+
+#[tokio::test]
 async fn a_handler_that_panics_takes_nothing_with_it() {
     let host = Host::start().await;
     host.io.of("/").unwrap().on_connection(|socket| async move {
