@@ -103,6 +103,10 @@ pub(crate) struct EmitArgs {
     #[arg(long, default_value = "message")]
     pub(crate) name: EventName,
 
+    /// Keep the events from whoever follows this topic too; may be repeated
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) except: Vec<TopicName>,
+
     /// The identity to send under: the same input sent again under it stores nothing twice
     #[arg(long, value_name = "UUID")]
     pub(crate) publisher: Option<Uuid>,

@@ -170,7 +170,7 @@ fn event(line: Line, args: &EmitArgs) -> Result<NewEvent, Ended> {
         kind,
         payload: line.bytes.into(),
         options: EmitOptions::default(),
-        except: Vec::new(),
+        except: args.except.clone(),
     })
 }
 
@@ -245,6 +245,7 @@ fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, 
                     problem.hint("the input differs from what this --publisher has sent: use a new one")
                 }
                 RefusalCode::TooLarge => problem.hint("the server's operator may raise `limits.event_bytes`"),
+                RefusalCode::Unsupported => problem.hint("the server does not know --except: update it"),
                 RefusalCode::Forbidden => problem.hint("ask for a token that may emit to this topic"),
                 _ => problem,
             }

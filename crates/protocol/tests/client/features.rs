@@ -94,6 +94,22 @@ fn an_event_that_is_not_for_everybody_is_never_sent_as_one_that_is() {
 }
 
 #[test]
+fn an_emit_under_way_that_is_not_for_everybody_waits_for_a_server_that_can_carry_it() {
+    let mut script = Script::welcomed();
+    script.emit_event(1, excluding(event_for("orders", "1")));
+    let sent = script.take_sent();
+    assert!(matches!(&sent[..], [ClientFrame::EmitExcept { .. }]), "{sent:?}");
+    script.cut();
+    script.dialed();
+    script.give(Input::Connected);
+    too_old(&mut script, Features::NONE);
+    assert!(matches!(script.session.state(), ConnectionState::Waiting { .. }), "{:?}", script.session.state());
+    assert!(script.emitted.is_empty(), "its fate is open");
+    script.connect_to(welcome(reached(0)));
+    assert_eq!(script.take_sent(), sent, "the same again, under the same number");
+}
+
+#[test]
 fn a_request_is_answered_once_and_what_comes_late_is_dropped() {
     let mut script = Script::welcomed();
     ask(&mut script, 7);
