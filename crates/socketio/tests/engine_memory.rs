@@ -65,13 +65,16 @@ async fn ten_thousand_abandoned_handshakes_and_upgrades_give_their_memory_back()
     let engine = Engine::new(EngineConfig::default(), |mut connection| async move {
         while !matches!(connection.next().await, EngineEvent::Closed(_)) {}
     });
-    // The first time, the allocator gets what it then keeps.
-    abandon(&engine).await;
-    let once = resident_bytes();
-    abandon(&engine).await;
-    // A session left behind would be a kilobyte or more: 20,000 of them, 20 MB.
-    let grown = resident_bytes().saturating_sub(once);
-    assert!(grown < 5_000_000, "{grown} bytes more are held after each of 20,000 sessions has ended");
+    // A session left behind would be a kilobyte or more, and so 20 MB in each round. What the allocator keeps for next time
+    // grows in the first ones only.
+    let mut grown = Vec::new();
+    while grown.len() < ROUNDS_MAX && grown.last().is_none_or(|grown| *grown >= 5_000_000) {
+        let before = resident_bytes();
+        abandon(&engine).await;
+        grown.push(resident_bytes().saturating_sub(before));
+    }
+    let last = grown.last().copied().unwrap();
+    assert!(last < 5_000_000, "each round of 20,000 sessions leaves more behind, in bytes: {grown:?}");
 }
 
 #[cfg(target_os = "linux")]
@@ -80,3 +83,6 @@ fn resident_bytes() -> usize {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
+
+#[cfg(target_os = "linux")]
+const ROUNDS_MAX: usize = 5;

@@ -37,7 +37,7 @@ async fn a_first_message_that_is_no_hello_is_answered_with_what_is_wrong_with_it
         ("text", Message::Text("RDLH".into()), CloseCode::Malformed),
         ("another magic", patched(0, b'X'), CloseCode::Malformed),
         ("another version", patched(4, 9), CloseCode::VersionMismatch),
-        ("an unknown feature", patched(6, 1), CloseCode::VersionMismatch),
+        ("an unknown feature", patched(9, 0x80), CloseCode::VersionMismatch),
         ("a byte too much", binary(&[&whole[..], &[0]].concat()), CloseCode::Malformed),
         ("a name of exabytes", binary(&endless), CloseCode::Malformed),
         ("too many bytes", binary(&vec![0; HELLO_BYTES_MAX + 1]), CloseCode::TooLarge),

@@ -223,6 +223,13 @@ const CONTROL_BYTES_MAX: usize = 125;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketContext};
+
     use super::*;
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -343,6 +350,47 @@ mod tests {
             (&[3, 232, 0xff], 1002),
         ] {
             assert_eq!(found(&mut Incoming::new(9, 9), &frame(0x88, payload), 100), [format!("close {code}")]);
+        }
+    }
+
+    /// A message as a client may send it, and as it is found.
+    fn message() -> impl Strategy<Value = (Message, String)> {
+        let short = vec(any::<u8>(), 0..100);
+        prop_oneof![
+            short.clone().prop_map(|bytes| {
+                let found = format!("binary {}", String::from_utf8_lossy(&bytes));
+                (Message::binary(bytes), found)
+            }),
+            (101_usize..70_000).prop_map(|bytes| (Message::binary(vec![5; bytes]), format!("binary of {bytes}"))),
+            "\\PC{0,40}".prop_map(|text| (Message::text(text.clone()), format!("text {text}"))),
+            short.prop_map(|bytes| {
+                let found = format!("ping {}", String::from_utf8_lossy(&bytes));
+                (Message::Ping(bytes.into()), found)
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_tungstenite_writes_is_found_in_whatever_steps_it_comes(
+            messages in vec(message(), 0..20),
+            step in 1_usize..5000,
+        ) {
+            let (mut client, mut written) = (WebSocketContext::new(Role::Client, None), Cursor::new(Vec::new()));
+            for (message, _) in &messages {
+                client.write(&mut written, message.clone()).unwrap();
+            }
+            client.flush(&mut written).unwrap();
+            let expected: Vec<_> = messages.into_iter().map(|(_, found)| found).collect();
+            let mut incoming = Incoming::new(100_000, 100_000);
+            prop_assert_eq!(found(&mut incoming, written.get_ref(), step), expected);
+        }
+
+        #[test]
+        fn whatever_comes_it_ends_and_holds_no_more_than_came(bytes in vec(any::<u8>(), 0..2000), step in 1_usize..50) {
+            let mut incoming = Incoming::new(1000, 1000);
+            found(&mut incoming, &bytes, step);
+            prop_assert!(incoming.bytes.len() + incoming.parts.len() <= bytes.len());
         }
     }
 }
