@@ -116,7 +116,7 @@ async fn exchanges<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream,
     let (mut phase, mut stopped) = (shared.phase(), shared.stopped());
     let handshake_over = tokio::time::sleep(2 * HANDSHAKE_TIMEOUT);
     tokio::pin!(handshake_over);
-    let (mut is_timed, mut is_ready) = (true, true);
+    let (mut is_timed, mut is_ready, mut is_stopped) = (true, true, false);
     loop {
         tokio::select! {
             ended = exchanging.as_mut() => {
@@ -137,7 +137,14 @@ async fn exchanges<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream,
                     exchanging.as_mut().graceful_shutdown();
                 }
             }
-            _ = stopped.wait_for(|stopped| *stopped) => return,
+            _ = stopped.wait_for(|stopped| *stopped), if !is_stopped => {
+                if !place.is_kept() {
+                    return;
+                }
+                // An answer under way is still given: how long a shutdown waits for it is its caller's patience.
+                is_stopped = true;
+                exchanging.as_mut().graceful_shutdown();
+            }
         }
     }
 }
