@@ -295,6 +295,16 @@ impl Log {
         self.open_topic(topic, start, stored, now)
     }
 
+    /// The same for a subscription without a stored cursor, if it can be answered from memory.
+    #[must_use]
+    pub fn open_recent(&self, topic: &TopicName, start: &Start, now: Timestamp) -> Option<Opened> {
+        if !self.start_is_recent(topic, start) {
+            return None;
+        }
+        // What has left memory since is read from the store, which is no harm; an error comes again to who asks there.
+        self.open_topic(topic, start, None, now).ok()
+    }
+
     /// The next events of a topic after a seq (whose nth in the topic is `nth`), all of one epoch: as many as are at hand
     /// within both bounds, at least one. An event that some are not to get comes alone, with its list.
     ///

@@ -230,7 +230,9 @@ impl TopicTail {
                 break;
             }
         }
-        let follows = index > 0 || (at > 0 && self.chunks[at - 1].end_nth() == first_nth);
+        // Nothing comes before a topic's first event.
+        let is_first = first_nth == Nth(1);
+        let follows = is_first || index > 0 || (at > 0 && self.chunks[at - 1].end_nth() == first_nth);
         Some(Slice { first_nth, first_seq, last_seq, count, records: joined(parts), follows, has_except })
     }
 

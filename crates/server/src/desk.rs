@@ -8,17 +8,20 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
+use redeliver_log::LogError;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::{Hello, SUBPROTOCOL, ServerFrame};
+use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::request::Question;
 use redeliver_protocol::seq::{EmitNumber, Epoch, PublisherId, RequestId, SubscriptionId};
 use redeliver_protocol::server::owners::Claim;
-use redeliver_protocol::server::{ConnectionId, Input, Output, ServerSession};
+use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, ServerSession};
 use redeliver_protocol::time::Instant;
 use tracing::{Span, debug};
 
 use crate::access::{Action, AnyAccess, ConnectRequest, Denied, Identity, Judgement};
+use crate::clock::wall_clock;
 use crate::errands::{Errand, Errands};
 use crate::mailbox::Mailbox;
 use crate::queue::Events;
@@ -165,7 +168,11 @@ impl Desk {
             Output::Release { id } => self.shared.hub.release(self.connection, id),
             Output::Open { id, topic, start, subscriber } => {
                 if self.may(Action::Subscribe { topic: &topic }) {
-                    self.errands.push(Errand::Open { id, topic, start, subscriber });
+                    let recent = || self.shared.log.open_recent(&topic, &start, wall_clock());
+                    match if subscriber.is_none() { recent() } else { None } {
+                        Some(opened) => self.handle(Input::Opened { id, result: Ok(opened) }),
+                        None => self.errands.push(Errand::Open { id, topic, start, subscriber }),
+                    }
                 } else {
                     let code = RefusalCode::Forbidden;
                     self.handle(Input::Opened { id, result: Err((code, code.words().to_owned())) });
@@ -246,7 +253,20 @@ impl Desk {
         self.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));
         // The older connection of the publisher is fenced before its state is read, so that nothing is added behind it.
         self.shared.hub.enter(self.connection, hello.instance, hello.publisher);
-        self.errands.push(Errand::Admit(self.publisher));
+        match self.admitted() {
+            Ok(admitted) => self.handle(Input::Authenticated(Ok(admitted))),
+            Err(error) => self.shared.fail(&error.to_string()),
+        }
+    }
+
+    /// What the log knows of the client and of itself. All of it is in memory: a storm of reconnects needs no other thread.
+    fn admitted(&self) -> Result<Admitted, LogError> {
+        let publisher = match self.publisher {
+            Some((id, settled)) => self.shared.log.publisher(id, settled)?,
+            None => PublisherState::New,
+        };
+        let head = self.shared.log.head();
+        Ok(Admitted { epoch: head.epoch, head: head.seq, publisher })
     }
 
     fn deny(&mut self, reason: String, retry: RetryAdvice) {

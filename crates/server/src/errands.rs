@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use redeliver_log::{Log, LogError};
-use redeliver_protocol::history::{Cursor, PublisherState, Start};
+use redeliver_protocol::history::{Cursor, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq, SubscriptionId};
-use redeliver_protocol::server::{Admitted, Input};
+use redeliver_protocol::seq::{Nth, Seq, SubscriptionId};
+use redeliver_protocol::server::Input;
 
 use crate::clock::wall_clock;
 use crate::shared::Shared;
@@ -20,8 +20,6 @@ use crate::stats::add;
 /// A question to the log.
 #[derive(Debug)]
 pub(crate) enum Errand {
-    /// What is known of a connecting client's publisher.
-    Admit(Option<(PublisherId, EmitNumber)>),
     /// Where a subscription starts.
     Open { id: SubscriptionId, topic: TopicName, start: Start, subscriber: Option<SubscriberName> },
     /// The next events.
@@ -83,14 +81,6 @@ async fn run(shared: Arc<Shared>, batch: Vec<Errand>) -> Vec<Input> {
 
 fn answer(shared: &Shared, errand: Errand) -> Result<Input, LogError> {
     match errand {
-        Errand::Admit(publisher) => {
-            let publisher = match publisher {
-                Some((id, settled)) => shared.log.publisher(id, settled)?,
-                None => PublisherState::New,
-            };
-            let head = shared.log.head();
-            Ok(Input::Authenticated(Ok(Admitted { epoch: head.epoch, head: head.seq, publisher })))
-        }
         Errand::Open { id, topic, start, subscriber } => {
             let stored = match subscriber {
                 Some(subscriber) => stored_cursor(shared, subscriber, &topic)?,

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use redeliver_protocol::history::ReadOutcome;
+use redeliver_protocol::history::{ReadOutcome, Start};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Nth, Seq};
 use redeliver_protocol::time::Timestamp;
@@ -117,6 +117,26 @@ impl Log {
             }
         }
         Err(LogError::Failed("a read never found the log at rest".to_owned()))
+    }
+
+    /// Whether what follows a start is in memory.
+    pub(super) fn start_is_recent(&self, topic: &TopicName, start: &Start) -> bool {
+        let shared = self.shared.read();
+        let after = match start {
+            Start::Latest => return true,
+            Start::Earliest => shared.floor.seq,
+            Start::After(known) if shared.lineage.is_valid(known.position, shared.head) => known.position.seq,
+            Start::After(_)
+            | Start::Resume { .. }
+            | Start::AfterSeq(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | Start::Last(_) => return false,
+        };
+        let after = after.max(shared.floor.seq);
+        let Some((_, entry)) = shared.topics.find(topic.as_str()) else { return true };
+        let limits = Limits { seq_max: shared.head, ..ONE };
+        entry.last_seq <= after || entry.recent.after(after, limits, |_| None).is_some_and(|slice| slice.follows)
     }
 
     /// Gathers from the store. Also gives the keys that seemed damaged on the way: if keys moved meanwhile, they are not.

@@ -5,7 +5,7 @@ use redeliver_protocol::history::{Cursor, GapCause, Known, Start};
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
-use crate::bench::{Bench, at, event, known};
+use crate::bench::{Bench, at, event, known, topic};
 
 /// Seqs 1 to 10: odd ones are of `t`, even ones of `u`.
 fn ten() -> Bench {
@@ -59,6 +59,25 @@ fn a_valid_position_is_resumed_without_a_gap() {
         let opened = bench.open_at("t", Start::After(known(position, 5)));
         assert_eq!((opened.after, opened.gap, opened.head), (position, None, at(2, 10)), "an epoch's start is valid");
     }
+}
+
+#[test]
+fn a_start_that_is_found_in_memory_is_the_one_that_the_store_has() {
+    let starts = || {
+        let after = (0..=10).map(|seq| Start::After(known(at(1, seq), seq.div_ceil(2))));
+        let forged = Start::After(known(at(1, 99), 50));
+        [Start::Latest, Start::Earliest, forged, Start::Last(2)].into_iter().chain(after)
+    };
+    let bench = ten();
+    let mut recent = 0;
+    for (start, of) in starts().flat_map(|start| ["t", "u", "nobody"].map(|of| (start.clone(), of))) {
+        let found = bench.log.open_recent(&topic(of), &start, Timestamp(0));
+        recent += usize::from(found.is_some());
+        assert!(found.is_none_or(|found| found == bench.open_at(of, start.clone())), "{start:?} of {of}");
+    }
+    assert!(recent >= 3 * 13, "all but the last few of a topic are answered from memory: {recent}");
+    let asked = bench.log.open_recent(&topic("t"), &Start::Last(2), Timestamp(0));
+    assert_eq!(asked, None, "what needs a search is left to who may wait");
 }
 
 #[test]
