@@ -320,9 +320,7 @@ pub(crate) fn tell(
 }
 
 fn args_of(args: &crate::packet::Args) -> Args {
-    let array = args.array(0..args.len()).into_bytes();
-    let list = bytes::Bytes::from(array);
-    Args::from_packet(&list.slice(1..list.len() - 1), args.attachments().to_vec())
+    Args::from_packet(&args.list(), args.attachments().to_vec())
 }
 
 /// Whether a client's handshake looks like one of the JavaScript client's, which keeps offsets: browsers say so, and so

@@ -56,7 +56,6 @@ mod io;
 mod layer;
 mod namespace;
 mod offset;
-#[allow(dead_code, reason = "some ways to read and write packets are only used by tests")]
 mod packet;
 mod presence;
 mod recovery;

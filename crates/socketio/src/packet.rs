@@ -64,54 +64,18 @@ pub(crate) struct AckId(pub(crate) u64);
 /// The arguments of an event or an answer: JSON as the peer wrote it, and attachments beside it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Args {
-    /// The whole message; the arguments are slices of it.
+    /// The whole message.
     text: Utf8Bytes,
-    args: Vec<ArgSlice>,
+    /// Where the arguments stand in it.
+    range: Range<usize>,
     attachments: Vec<Bytes>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct ArgSlice {
-    range: Range<usize>,
-    /// The attachment that this argument stands for, if it is a placeholder and nothing else.
-    attachment: Option<usize>,
-}
-
-/// One argument.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Arg<'a> {
-    /// Valid JSON text. Within it, placeholders name attachments.
-    Json(&'a str),
-    /// Bytes alone.
-    Binary(&'a Bytes),
-}
-
 impl Args {
-    pub(crate) fn len(&self) -> usize {
-        self.args.len()
-    }
-
-    /// The argument at this place.
-    pub(crate) fn arg(&self, index: usize) -> Option<Arg<'_>> {
-        let slice = self.args.get(index)?;
-        if let Some(bytes) = slice.attachment.and_then(|number| self.attachments.get(number)) {
-            return Some(Arg::Binary(bytes));
-        }
-        self.text.get(slice.range.clone()).map(Arg::Json)
-    }
-
-    /// An argument's JSON without a copy (it keeps the whole message in memory). A binary argument's is its placeholder.
-    pub(crate) fn json(&self, index: usize) -> Option<Bytes> {
-        let slice = self.args.get(index)?;
-        Some(Bytes::from(self.text.clone()).slice(slice.range.clone()))
-    }
-
-    /// The arguments in this range as the text of a JSON array, with placeholders as they came.
-    pub(crate) fn array(&self, range: Range<usize>) -> String {
-        let slices = self.args.get(range).unwrap_or_default();
-        let (Some(first), Some(last)) = (slices.first(), slices.last()) else { return "[]".to_owned() };
-        let within = self.text.get(first.range.start..last.range.end).unwrap_or_default();
-        ["[", within, "]"].concat()
+    /// The arguments' JSON with commas between, without brackets, and placeholders as they came. No copy: it keeps the whole
+    /// message in memory.
+    pub(crate) fn list(&self) -> Bytes {
+        Bytes::from(self.text.clone()).slice(self.range.clone())
     }
 
     /// The attachments, which placeholders name by their place here.
@@ -246,11 +210,6 @@ impl Decoder {
         }
         self.pending = Some(pending);
         Ok(None)
-    }
-
-    /// Whether a packet waits for attachments.
-    pub(crate) fn is_pending(&self) -> bool {
-        self.pending.is_some()
     }
 }
 

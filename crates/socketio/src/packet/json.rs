@@ -37,19 +37,14 @@ pub(super) fn check_object(text: &str, limits: &PacketLimits) -> Result<(), Pack
     serde_json::from_str::<IgnoredAny>(text).map(drop).map_err(|_| PacketError::Payload)
 }
 
-/// Checks that each placeholder within a valid JSON value names one of so many attachments. Gives the number of the one
-/// that the value itself stands for.
+/// Checks that each placeholder within a valid JSON value names one of so many attachments.
 ///
 /// # Errors
 ///
 /// If a placeholder names another: a client that got the event would close its connection.
-pub(super) fn placeholder(text: &str, attachments: usize) -> Result<Option<usize>, PacketError> {
+pub(super) fn check_placeholders(text: &str, attachments: usize) -> Result<(), PacketError> {
     let mut json = serde_json::Deserializer::from_str(text);
-    match (Walk { attachments }).deserialize(&mut json) {
-        Ok(Walked::Placeholder(number)) => Ok(Some(number)),
-        Ok(Walked::True | Walked::Number(_) | Walked::Other) => Ok(None),
-        Err(_) => Err(PacketError::Placeholder),
-    }
+    (Walk { attachments }).deserialize(&mut json).map(drop).map_err(|_| PacketError::Placeholder)
 }
 
 /// Bounds depth and commas of the outermost array before anything is parsed. What is no JSON may pass.
@@ -88,7 +83,6 @@ struct Walk {
 
 /// What a walked value is, as far as placeholders are concerned.
 enum Walked {
-    Placeholder(usize),
     True,
     Number(usize),
     Other,
@@ -147,7 +141,7 @@ impl<'de> Visitor<'de> for Walk {
                 "num" => {
                     number = match value {
                         Walked::Number(number) => Some(number),
-                        Walked::True | Walked::Placeholder(_) | Walked::Other => None,
+                        Walked::True | Walked::Other => None,
                     }
                 }
                 _ => {}
@@ -155,7 +149,7 @@ impl<'de> Visitor<'de> for Walk {
         }
         match number {
             _ if !is_placeholder => Ok(Walked::Other),
-            Some(number) if number < self.attachments => Ok(Walked::Placeholder(number)),
+            Some(number) if number < self.attachments => Ok(Walked::Other),
             Some(_) | None => Err(A::Error::custom("no such attachment")),
         }
     }

@@ -1,12 +1,12 @@
 //! From a text message to a packet: `<type>[<attachments>-][<namespace>,][<ack id>][JSON]`. Never slices inside a
 //! character: all that is cut at is ASCII.
 
+use std::ops::Range;
+
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::json::{check_object, elements, placeholder};
-use super::{
-    AckId, ArgSlice, Args, Incoming, NAMESPACE_BYTES_MAX, Namespace, Packet, PacketError, PacketLimits, RESERVED_NAMES,
-};
+use super::json::{check_object, check_placeholders, elements};
+use super::{AckId, Args, Incoming, NAMESPACE_BYTES_MAX, Namespace, Packet, PacketError, PacketLimits, RESERVED_NAMES};
 
 /// All of a packet before its JSON.
 pub(super) struct Head {
@@ -88,21 +88,18 @@ impl Head {
             (Kind::Disconnect, None) if json.is_empty() => Packet::Disconnect,
             (Kind::Connect | Kind::Disconnect, _) => return Err(PacketError::Payload),
             (Kind::Event, id) => {
-                let mut args = arguments(&text, self.json_at, self.attachments, limits)?;
-                if args.is_empty() {
-                    return Err(PacketError::EventName);
-                }
-                let name = args.remove(0);
-                let name = text.get(name.range).unwrap_or_default();
+                let elements = arguments(&text, self.json_at, self.attachments, limits)?;
+                let Some((name, args)) = elements.split_first() else { return Err(PacketError::EventName) };
+                let name = text.get(name.clone()).unwrap_or_default();
                 let name: String = serde_json::from_str(name).map_err(|_| PacketError::EventName)?;
                 if RESERVED_NAMES.contains(&&*name) {
                     return Err(PacketError::EventName);
                 }
-                Packet::Event { id, name, args: Args { text, args, attachments: Vec::new() } }
+                Packet::Event { id, name, args: Args { range: whole(args), text, attachments: Vec::new() } }
             }
             (Kind::Ack, Some(id)) => {
                 let args = arguments(&text, self.json_at, self.attachments, limits)?;
-                Packet::Ack { id, args: Args { text, args, attachments: Vec::new() } }
+                Packet::Ack { id, args: Args { range: whole(&args), text, attachments: Vec::new() } }
             }
             (Kind::Ack, None) => return Err(PacketError::AckId),
         };
@@ -110,22 +107,31 @@ impl Head {
     }
 }
 
+/// Where each element of the array stands.
 fn arguments(
     text: &str,
     json_at: usize,
     attachments: usize,
     limits: &PacketLimits,
-) -> Result<Vec<ArgSlice>, PacketError> {
+) -> Result<Vec<Range<usize>>, PacketError> {
     let json = text.get(json_at..).unwrap_or_default();
-    let slice = |range: std::ops::Range<usize>| {
-        let attachment = match attachments {
-            // Without attachments, what looks like a placeholder is data.
-            0 => None,
-            count => placeholder(json.get(range.clone()).unwrap_or_default(), count)?,
-        };
-        Ok(ArgSlice { range: json_at + range.start..json_at + range.end, attachment })
-    };
-    elements(json, limits)?.into_iter().map(slice).collect()
+    let elements = elements(json, limits)?;
+    // Without attachments, what looks like a placeholder is data.
+    if attachments > 0 {
+        for range in &elements {
+            check_placeholders(json.get(range.clone()).unwrap_or_default(), attachments)?;
+        }
+    }
+    Ok(elements.into_iter().map(|range| json_at + range.start..json_at + range.end).collect())
+}
+
+/// From the first to the last.
+fn whole(ranges: &[Range<usize>]) -> Range<usize> {
+    match ranges {
+        [first, .., last] => first.start..last.end,
+        [only] => only.clone(),
+        [] => 0..0,
+    }
 }
 
 fn split_digits(text: &str) -> (&str, &str) {

@@ -58,20 +58,6 @@ impl PacketWriter {
         self
     }
 
-    /// Adds the elements of a JSON array as arguments.
-    pub(crate) fn args_of(&mut self, array: &str) -> &mut PacketWriter {
-        let within = array.trim().strip_prefix('[').and_then(|array| array.strip_suffix(']')).unwrap_or_default();
-        match within.trim() {
-            "" => self,
-            elements => self.arg(elements),
-        }
-    }
-
-    /// Adds an argument that is an attachment and nothing else.
-    pub(crate) fn attachment(&mut self, number: usize) -> &mut PacketWriter {
-        self.arg(&format!(r#"{{"_placeholder":true,"num":{number}}}"#))
-    }
-
     /// The message. Its attachments follow as binary messages.
     pub(crate) fn finish(mut self) -> Bytes {
         self.out.put_u8(b']');
