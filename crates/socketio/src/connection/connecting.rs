@@ -224,11 +224,10 @@ async fn resume(
     let from = if first < place.seq { core.server.position_at(first) } else { place };
     let mut feed = core.server.feed(from);
     live::follow(&mut feed, &session);
-    let backlog = if from.seq < core.server.head().seq || from.epoch != core.server.head().epoch {
-        first_row(&mut feed).await?
-    } else {
-        None
-    };
+    // Where its topics have nothing after its place, that is known from memory.
+    let reached = feed.refresh();
+    let has_missed_nothing = reached.seq > from.seq || reached == core.server.head();
+    let backlog = if has_missed_nothing { None } else { first_row(&mut feed).await? };
     let has_gap = backlog.iter().flatten().any(|item| matches!(item, FeedItem::Gap { .. }));
     if has_gap {
         return Ok(None);

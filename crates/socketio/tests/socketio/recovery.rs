@@ -144,6 +144,27 @@ async fn a_server_that_starts_again_knows_its_clients() {
 }
 
 #[tokio::test]
+async fn who_missed_nothing_costs_no_read_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Host::with(Server::builder().data_dir(folder.path()), always());
+    let host = open().await;
+    let mut client = host.connect().await;
+    emit(&host, 0..2).await;
+    assert_eq!(client.numbers("n", 2).await, [0, 1]);
+    assert!(host.io.shutdown(std::time::Duration::from_secs(10)).await);
+    assert!(host.server.shutdown(std::time::Duration::from_secs(10)).await);
+    drop(host);
+    let host = open().await;
+    host.io.to("elsewhere").unwrap().emit("n", 2).await.unwrap();
+    let before = host.server.stats().cold_reads;
+    let mut back = again(&host, &client).await;
+    assert!(host.io.of("/").unwrap().socket(&back.sid).unwrap().recovered());
+    emit(&host, 3..4).await;
+    assert_eq!(back.numbers("n", 1).await, [3]);
+    assert_eq!(host.server.stats().cold_reads, before);
+}
+
+#[tokio::test]
 async fn a_pid_that_nobody_knows_begins_anew() {
     let host = Host::with(memory(), always()).await;
     let client = host.connect_with(&json!({ "pid": "f".repeat(32), "offset": "x" })).await;
