@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use anyhow::Result;
 use redeliver_tests::process::{Finished, Running, ServerProcess, redeliver, run};
@@ -37,6 +39,29 @@ fn a_server_ends_cleanly_while_clients_are_connected() -> Result<()> {
     server.restart()?;
     server.run(&["emit", "t", "two"])?.succeeded()?;
     assert_eq!(listener.next_line()?, "two");
+    Ok(())
+}
+
+#[test]
+fn the_gateway_is_where_and_how_the_configuration_file_says() -> Result<()> {
+    let dir = TempDir::new()?;
+    let config = dir.path().join("config.toml");
+    let keys =
+        "path = \"/rt\"\nrecovery = \"off\"\nping_interval = \"7s\"\nping_timeout = \"9s\"\npayload_bytes = \"1 KiB\"";
+    fs::write(&config, format!("[socketio]\n{keys}\n"))?;
+    let server = ServerProcess::start_with(&["--config", config.to_str().unwrap()])?;
+    let ask = |request: &str, body: &str| http(&server, request, body);
+    assert_eq!(ask("GET /socket.io/?EIO=4&transport=polling", "")?.0, 404);
+    let (status, opening) = ask("GET /rt/?EIO=4&transport=polling", "")?;
+    let opening: serde_json::Value = serde_json::from_str(opening.strip_prefix('0').unwrap())?;
+    assert_eq!((status, &opening["pingInterval"], &opening["pingTimeout"]), (200, &7000.into(), &9000.into()));
+    assert_eq!(opening["maxPayload"], 1024);
+    let session = format!("/rt/?EIO=4&transport=polling&sid={}", opening["sid"].as_str().unwrap());
+    assert_eq!(ask(&format!("POST {session}"), "40")?, (200, "ok".to_owned()));
+    let connected = ask(&format!("GET {session}"), "")?.1;
+    let connected: serde_json::Value = serde_json::from_str(connected.strip_prefix("40").unwrap())?;
+    assert_eq!(connected.as_object().unwrap().keys().collect::<Vec<_>>(), ["sid"], "no pid: there is no recovery");
+    assert_eq!(ask(&format!("POST {session}"), &"4".repeat(1025))?.0, 413);
     Ok(())
 }
 
@@ -203,4 +228,15 @@ fn refused(finished: &Finished, words: &[&str]) {
         assert!(finished.stderr.contains(words), "`{words}` is not in {finished:?}");
     }
     assert!(!finished.stdout.contains("listening"), "{finished:?}");
+}
+
+/// The status and the body of an answer.
+fn http(server: &ServerProcess, request: &str, body: &str) -> Result<(u16, String)> {
+    let mut wire = TcpStream::connect(server.url().strip_prefix("ws://").unwrap())?;
+    let length = body.len();
+    write!(wire, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")?;
+    let mut answer = String::new();
+    wire.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    Ok((head.split(' ').nth(1).unwrap().parse()?, body.to_owned()))
 }

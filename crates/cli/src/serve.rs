@@ -69,6 +69,10 @@ fn gateway(section: &SocketIoSection, server: &Server, is_off: bool) -> Result<O
     if is_off || section.enabled == Some(false) {
         return Ok(None);
     }
+    Ok(Some(SocketIo::builder(server.clone()).config(gateway_config(section)?).build()))
+}
+
+fn gateway_config(section: &SocketIoSection) -> Result<redeliver_socketio::Config, Problem> {
     let mut config = redeliver_socketio::Config::default();
     config.builtin_events = true;
     if let Some(path) = &section.path {
@@ -93,7 +97,7 @@ fn gateway(section: &SocketIoSection, server: &Server, is_off: bool) -> Result<O
     if let Some(ByteCount(bytes)) = section.payload_bytes {
         config.payload_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
     }
-    Ok(Some(SocketIo::builder(server.clone()).config(config).build()))
+    Ok(config)
 }
 
 fn configured(file: &ConfigFile, data: &Path) -> Result<ServerBuilder> {
@@ -235,3 +239,33 @@ const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 // The protocol's own bounds.
 const EVENT_BYTES_MOST: u32 = 768 * 1024;
 const EVENT_TOPICS_MOST: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use redeliver_socketio::Recovery;
+
+    use super::*;
+
+    fn section(keys: &str) -> SocketIoSection {
+        toml::from_str(keys).unwrap()
+    }
+
+    #[test]
+    fn each_key_of_the_gateways_section_sets_what_it_says() {
+        let keys = "path = \"/rt\"\nrecovery = \"off\"\nping_interval = \"1s\"\nping_timeout = \"2s\"\nconnect_timeout = \"3s\"\n\
+                    session_idle = \"4d\"\nack_timeout = \"5s\"\npayload_bytes = \"6 KiB\"";
+        let config = gateway_config(&section(keys)).unwrap();
+        assert_eq!((config.path.as_str(), config.recovery), ("/rt", Recovery::Off));
+        assert_eq!((config.ping_interval, config.ping_timeout), (Duration::from_secs(1), Duration::from_secs(2)));
+        assert_eq!((config.connect_timeout, config.ack_timeout), (Duration::from_secs(3), Duration::from_secs(5)));
+        assert_eq!((config.session_idle_max, config.payload_bytes_max), (Duration::from_secs(4 * 86_400), 6 * 1024));
+    }
+
+    #[test]
+    fn a_span_of_nothing_is_refused_by_its_name() {
+        for name in ["ping_interval", "ping_timeout", "connect_timeout", "session_idle", "ack_timeout"] {
+            let problem = gateway_config(&section(&format!("{name} = \"0s\""))).unwrap_err().to_string();
+            assert!(problem.contains(&format!("socketio.{name}")), "{problem}");
+        }
+    }
+}
