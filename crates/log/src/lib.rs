@@ -85,7 +85,6 @@ mod lineage;
 mod log;
 mod merged;
 mod publishers;
-mod shelf;
 mod state;
 mod store;
 mod tail;

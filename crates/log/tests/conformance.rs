@@ -21,8 +21,6 @@ mod merged;
 mod model;
 #[path = "conformance/publishers.rs"]
 mod publishers;
-#[path = "conformance/sharing.rs"]
-mod sharing;
 #[path = "conformance/states.rs"]
 mod states;
 #[path = "conformance/subscriptions.rs"]

@@ -168,9 +168,8 @@ impl Log {
                 shared.topics.name(id, &name);
                 let topic = shared.topics.at(id);
                 let count = u32::try_from(chunk.count()).unwrap_or(u32::MAX);
-                let tail_ref = TailRef { commit: commit.first, first_nth: chunk.first_nth(), count };
-                let before = topic.grow(tail_ref, chunk.last_seq());
-                shared.recent.push(id, &mut topic.recent, chunk, before);
+                topic.grow(TailRef { commit: commit.first, first_nth: chunk.first_nth(), count }, chunk.last_seq());
+                shared.recent.push(id, &mut topic.recent, chunk);
                 if names.last() != Some(&name) {
                     names.push(name);
                 }

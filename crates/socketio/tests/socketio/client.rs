@@ -51,7 +51,7 @@ impl Host {
         let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", self.address);
         let (wire, _) = tokio_tungstenite::connect_async(url).await.unwrap();
         let (skipped, attachments) = (VecDeque::new(), Vec::new());
-        let mut client = Client { wire, skipped, sid: String::new(), pid: None, offset: None, attachments };
+        let mut client = Client { wire, skipped, sid: String::new(), pid: None, offset: None, pings: 0, attachments };
         assert!(client.text().await.unwrap().starts_with('0'));
         client
     }
@@ -64,6 +64,8 @@ pub(crate) struct Client {
     pub(crate) sid: String,
     pub(crate) pid: Option<String>,
     pub(crate) offset: Option<String>,
+    /// How many were answered.
+    pub(crate) pings: usize,
     /// Of the packet that was read last.
     pub(crate) attachments: Vec<Bytes>,
 }
@@ -138,7 +140,10 @@ impl Client {
         loop {
             let text = self.text().await?;
             match text.split_at(1) {
-                ("2", _) => self.send("3").await,
+                ("2", _) => {
+                    self.pings += 1;
+                    self.send("3").await;
+                }
                 ("4", packet) => {
                     let packet = packet.to_owned();
                     self.attachments.clear();

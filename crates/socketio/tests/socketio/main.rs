@@ -3,6 +3,8 @@
 
 mod client;
 mod connecting;
+mod idle;
+mod layer;
 mod recovery;
 mod rooms;
 mod stories;
