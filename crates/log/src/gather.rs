@@ -17,7 +17,7 @@ use crate::layout::scan::Reader;
 use crate::layout::{Damaged, key};
 use crate::lineage::Lineage;
 use crate::state::Run;
-use crate::tail::{Limits, Slice, joined};
+use crate::tail::{Chunk, Limits, Mark, joined};
 
 /// So many bytes are read from the store for one batch before it is given as it is.
 const LOADED_BYTES_MAX: usize = 1024 * 1024;
@@ -28,6 +28,8 @@ pub(crate) struct Whereabouts {
     pub(crate) topic: u32,
     pub(crate) runs: Arc<Vec<Run>>,
     pub(crate) commits: Vec<TailRef>,
+    /// From which of its events on they are in memory, so that their commits need not be looked at.
+    pub(crate) recent_from: Option<Nth>,
 }
 
 /// Records that are gathered: consecutive ones of one epoch, from the first one after a seq (and time) on.
@@ -38,12 +40,13 @@ pub(crate) struct Gather<'a> {
     limits: Limits,
     lineage: &'a Lineage,
     first: Option<(Seq, Nth)>,
-    last_seq: Seq,
-    count: u32,
+    marks: Vec<Mark>,
     parts: Vec<Bytes>,
     bytes: usize,
     loaded_bytes: usize,
     is_done: bool,
+    /// Whether it has come to where the rest is in memory.
+    reached_recent: bool,
     is_marked: bool,
     has_except: bool,
     /// Keys whose values are not what was written.
@@ -58,12 +61,12 @@ impl<'a> Gather<'a> {
             limits,
             lineage,
             first: None,
-            last_seq: after,
-            count: 0,
+            marks: Vec::new(),
             parts: Vec::new(),
             bytes: 0,
             loaded_bytes: 0,
             is_done: false,
+            reached_recent: false,
             is_marked: false,
             has_except: false,
             damaged: Vec::new(),
@@ -85,27 +88,38 @@ impl<'a> Gather<'a> {
             if self.is_done {
                 return Ok(());
             }
+            if places.recent_from.is_some_and(|recent| tail_ref.first_nth >= recent) {
+                (self.is_done, self.reached_recent) = (true, true);
+                return Ok(());
+            }
             self.commit(kv, places.topic, tail_ref.commit)?;
         }
         Ok(())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.marks.is_empty()
+    }
+
+    /// Whether the next event is in memory.
+    pub(crate) fn reached_recent(&self) -> bool {
+        self.reached_recent
+    }
+
+    /// Whether all that was gathered is for everybody who asks for it, so that others may be given it too.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.is_marked
     }
 
     /// What was gathered.
-    pub(crate) fn finish(self) -> Option<Slice> {
+    pub(crate) fn finish(self) -> Option<Chunk> {
         let (first_seq, first_nth) = self.first?;
-        Some(Slice {
-            first_nth,
-            first_seq,
-            last_seq: self.last_seq,
-            count: self.count,
-            records: joined(self.parts),
-            follows: true,
-            has_except: self.has_except,
-        })
+        let mut records = joined(self.parts);
+        if records.len() < self.loaded_bytes / 2 {
+            // Others may keep it: it must not hold a value that it is a small part of.
+            records = Bytes::copy_from_slice(&records);
+        }
+        Some(Chunk::new(records, first_nth, first_seq, self.marks).with_except(self.has_except))
     }
 
     /// The topic's own values in a run. Says whether there are any.
@@ -202,13 +216,13 @@ impl<'a> Gather<'a> {
                 self.damaged.push(key.to_vec());
                 break;
             };
-            if self.count == 0 && (seq <= self.after || time < self.not_before) {
+            if self.is_empty() && (seq <= self.after || time < self.not_before) {
                 at += bytes;
                 start = at;
                 continue;
             }
             let kind = peek_record_kind(&records[at..]).unwrap_or_default();
-            let is_apart = !self.limits.is_mixed && self.count > 0 && (kind.is_marked() || self.is_marked);
+            let is_apart = !self.limits.is_mixed && !self.is_empty() && (kind.is_marked() || self.is_marked);
             if is_apart || !self.takes(seq, nth, bytes) {
                 self.is_done = true;
                 break;
@@ -216,31 +230,36 @@ impl<'a> Gather<'a> {
             self.is_marked |= kind.is_marked();
             self.has_except |= kind.has_except;
             at += bytes;
-            self.count += 1;
-            self.bytes += bytes;
-            self.last_seq = seq;
         }
         if at > start {
             self.parts.push(records.slice(start..at));
         }
-        self.is_done |= self.count > 0 && self.loaded_bytes >= LOADED_BYTES_MAX;
-        self.is_done |= self.count >= self.limits.events_max.max(1);
+        self.is_done |= !self.is_empty() && self.loaded_bytes >= LOADED_BYTES_MAX;
+        self.is_done |= self.marks.len() as u64 >= u64::from(self.limits.events_max.max(1));
     }
 
+    /// Takes a record, if it is the next one and within the limits.
     fn takes(&mut self, seq: Seq, nth: Nth, bytes: usize) -> bool {
-        let Some((_, first_nth)) = self.first else {
+        let (first_seq, first_nth) = *self.first.get_or_insert((seq, nth));
+        if self.is_empty() {
             if seq > self.limits.seq_max {
+                self.first = None;
                 return false;
             }
             let end = self.lineage.end(seq).unwrap_or(self.limits.seq_max);
             self.limits.seq_max = self.limits.seq_max.min(end);
-            self.first = Some((seq, nth));
-            return true;
-        };
-        nth.0 == first_nth.0 + u64::from(self.count)
-            && seq <= self.limits.seq_max
-            && self.count < self.limits.events_max
-            && self.bytes + bytes <= self.limits.bytes_max
+        } else if nth.0 != first_nth.0 + self.marks.len() as u64
+            || seq > self.limits.seq_max
+            || self.marks.len() as u64 >= u64::from(self.limits.events_max)
+            || self.bytes + bytes > self.limits.bytes_max
+        {
+            return false;
+        }
+        let (offset, end) = (seq.0.checked_sub(first_seq.0).map(u32::try_from), u32::try_from(self.bytes + bytes));
+        let (Some(Ok(seq_offset)), Ok(end)) = (offset, end) else { return false };
+        self.bytes += bytes;
+        self.marks.push(Mark { seq_offset, end });
+        true
     }
 }
 

@@ -88,8 +88,9 @@ impl Topics {
 }
 
 impl Topic {
-    /// Takes note of events in an unfolded commit.
-    pub(crate) fn grow(&mut self, tail_ref: TailRef, last_seq: Seq) {
+    /// Takes note of events in an unfolded commit. Gives the seq of the event before them, if that is known.
+    pub(crate) fn grow(&mut self, tail_ref: TailRef, last_seq: Seq) -> Option<Seq> {
+        let before = (self.last_nth.next() == tail_ref.first_nth).then_some(self.last_seq);
         // Neither goes back, also where a commit is read again that a half-done fold has counted.
         self.last_seq = self.last_seq.max(last_seq);
         self.last_nth = self.last_nth.max(Nth(tail_ref.first_nth.0 + u64::from(tail_ref.count) - 1));
@@ -102,6 +103,7 @@ impl Topic {
             Some(last) if last.commit == tail_ref.commit => last.count += tail_ref.count,
             Some(_) | None => self.tail.push(tail_ref),
         }
+        before
     }
 
     /// Forgets unfolded commits up to a seq: they have been folded.

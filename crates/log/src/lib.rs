@@ -85,6 +85,7 @@ mod lineage;
 mod log;
 mod merged;
 mod publishers;
+mod shelf;
 mod state;
 mod store;
 mod tail;

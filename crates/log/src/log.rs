@@ -36,18 +36,24 @@ use crate::kv::Kv;
 use crate::layout::value::CursorEntry;
 use crate::layout::{key, piece};
 use crate::publishers::Publishers;
+use crate::shelf::Shelf;
 use crate::state::Shared;
 use crate::store::Store;
 use crate::tail::Limits;
 
 /// One log. Readers share it; one writer at a time calls [`Log::stage`], [`Log::publish`] and [`Log::tend`].
 ///
-/// Locks are taken in the order `work`, `publishers`, `shared`, and never across a sync by what readers need.
+/// Locks are taken in the order `reading`, `work`, `publishers`, `shared`, `shelf`, and never across a sync by what readers
+/// need.
 #[derive(Debug)]
 pub struct Log {
     config: LogConfig,
     store: Store,
     shared: RwLock<Shared>,
+    /// What was read from the store a moment ago.
+    shelf: Mutex<Shelf>,
+    /// Held by who reads from the store, by the place: others who come to the same place wait, and share what was found.
+    reading: [Mutex<()>; read::READING_PLACES],
     publishers: Mutex<Publishers>,
     work: Mutex<Work>,
     damaged_reads: AtomicU64,
@@ -200,10 +206,13 @@ impl Log {
             swept: clock.now(),
         };
         let fold_point = recovered.shared.fold_point;
+        let shelf = Mutex::new(Shelf::new(config.shelf_bytes_max, monotonic));
         let log = Log {
             config,
             store,
             shared: RwLock::new(recovered.shared),
+            shelf,
+            reading: [const { Mutex::new(()) }; read::READING_PLACES],
             publishers: Mutex::new(recovered.publishers),
             work: Mutex::new(work),
             damaged_reads: AtomicU64::new(0),

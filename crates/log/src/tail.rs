@@ -28,7 +28,7 @@ pub(crate) struct Chunk {
     marks: Box<[Mark]>,
     /// Whether its one record is marked, so that it is given alone.
     is_marked: bool,
-    /// Whether its one record is not for everybody.
+    /// Whether one of its records is not for everybody.
     has_except: bool,
 }
 
@@ -45,6 +45,8 @@ pub(crate) struct TopicTail {
     chunks: VecDeque<Chunk>,
     /// How many small chunks stand in a row at the end.
     loose: u8,
+    /// How far the topic's event before the first chunk lies below it, in seqs. Zero: that is not known.
+    before: u32,
 }
 
 /// The account of all topics' chunks.
@@ -86,6 +88,11 @@ impl Chunk {
     pub(crate) fn new(records: Bytes, first_nth: Nth, first_seq: Seq, marks: Vec<Mark>) -> Chunk {
         debug_assert!(marks.last().is_some_and(|mark| mark.end as usize == records.len()));
         Chunk { records, first_nth, first_seq, marks: marks.into_boxed_slice(), is_marked: false, has_except: false }
+    }
+
+    /// The same, with a word on whether one of its records is not for everybody.
+    pub(crate) fn with_except(self, has_except: bool) -> Chunk {
+        Chunk { has_except, ..self }
     }
 
     /// The same records in as many chunks as are needed so that each that is marked has one of its own.
@@ -179,7 +186,26 @@ impl Chunk {
         low
     }
 
-    fn cost(&self) -> usize {
+    /// What stands in it after a seq, as far as the limits go.
+    pub(crate) fn after(&self, after: Seq, limits: &Limits) -> Option<Slice> {
+        if self.last_seq() <= after {
+            return None;
+        }
+        let index = self.index_after(after);
+        let taken = self.fitting(index, limits, true);
+        let last = index + taken.checked_sub(1)?;
+        Some(Slice {
+            first_nth: Nth(self.first_nth.0 + index as u64),
+            first_seq: self.seq(index),
+            last_seq: self.seq(last),
+            count: u32::try_from(taken).unwrap_or(u32::MAX),
+            records: self.records.slice(self.start(index)..self.marks[last].end as usize),
+            follows: index > 0,
+            has_except: self.has_except,
+        })
+    }
+
+    pub(crate) fn cost(&self) -> usize {
         self.records.len() + self.marks.len() * size_of::<Mark>() + CHUNK_OVERHEAD_BYTES
     }
 }
@@ -230,10 +256,24 @@ impl TopicTail {
                 break;
             }
         }
-        // Nothing comes before a topic's first event.
-        let is_first = first_nth == Nth(1);
-        let follows = is_first || index > 0 || (at > 0 && self.chunks[at - 1].end_nth() == first_nth);
+        let follows = index > 0
+            || match at.checked_sub(1) {
+                Some(before) => self.chunks[before].end_nth() == first_nth,
+                None => self.is_next(after),
+            };
         Some(Slice { first_nth, first_seq, last_seq, count, records: joined(parts), follows, has_except })
+    }
+
+    /// Whether nothing of the topic lies between a seq below the first chunk and that chunk.
+    fn is_next(&self, after: Seq) -> bool {
+        let Some(first) = self.chunks.front() else { return false };
+        // Nothing comes before a topic's first event.
+        first.first_nth == Nth(1) || (self.before > 0 && first.first_seq.0 - after.0 <= u64::from(self.before))
+    }
+
+    /// The nth of the first event in memory.
+    pub(crate) fn first_nth(&self) -> Option<Nth> {
+        self.chunks.front().map(|chunk| chunk.first_nth)
     }
 
     /// The seq of the event with this nth.
@@ -289,8 +329,12 @@ impl Recent {
         self.bytes
     }
 
-    /// Adds a chunk to its topic. Chunks of a topic come in the order of their seqs.
-    pub(crate) fn push(&mut self, topic: u32, tail: &mut TopicTail, chunk: Chunk) {
+    /// Adds a chunk to its topic. Chunks of a topic come in the order of their seqs. `before` is the seq of the topic's
+    /// event before it, if that is known.
+    pub(crate) fn push(&mut self, topic: u32, tail: &mut TopicTail, chunk: Chunk, before: Option<Seq>) {
+        if tail.chunks.is_empty() {
+            tail.before = distance(before, chunk.first_seq);
+        }
         self.bytes += chunk.cost();
         self.order.push_back((topic, chunk.last_seq()));
         let is_small = chunk.records.len() < MERGE_BYTES_MAX / MERGE_CHUNKS && !chunk.is_marked;
@@ -316,12 +360,19 @@ impl Recent {
         while tail.chunks.front().is_some_and(|chunk| chunk.last_seq() <= through) {
             let Some(chunk) = tail.chunks.pop_front() else { break };
             self.bytes -= chunk.cost();
+            let next = tail.chunks.front().filter(|next| next.first_nth == chunk.end_nth());
+            tail.before = next.map_or(0, |next| distance(Some(chunk.last_seq()), next.first_seq));
         }
         if tail.chunks.is_empty() {
             *tail = TopicTail::default();
         }
         tail.loose = tail.loose.min(u8::try_from(tail.chunks.len()).unwrap_or(u8::MAX));
     }
+}
+
+/// How far a seq lies below the one that follows it; zero if that is not known or too far.
+fn distance(before: Option<Seq>, seq: Seq) -> u32 {
+    before.and_then(|before| seq.0.checked_sub(before.0)).and_then(|far| u32::try_from(far).ok()).unwrap_or(0)
 }
 
 /// Parts as one piece of memory, without a copy if there is only one.
@@ -360,7 +411,7 @@ mod tests {
     fn filled(recent: &mut Recent, chunks: &[(u64, &[u64])]) -> TopicTail {
         let mut tail = TopicTail::default();
         for (nth, seqs) in chunks {
-            recent.push(0, &mut tail, chunk(*nth, seqs));
+            recent.push(0, &mut tail, chunk(*nth, seqs), None);
         }
         tail
     }
@@ -404,11 +455,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_of_the_event_before_the_first_chunk_tells_whether_that_follows() {
+        let mut recent = Recent::new(usize::MAX);
+        let mut tail = TopicTail::default();
+        for (before, nth, seqs) in [(Some(Seq(7)), 5, &[10, 11][..]), (Some(Seq(11)), 7, &[20]), (None, 9, &[30])] {
+            recent.push(0, &mut tail, chunk(nth, seqs), before);
+        }
+        let follows = |tail: &TopicTail, after| tail.after(Seq(after), ALL, |_| None).unwrap().follows;
+        assert_eq!([6, 7, 9, 10].map(|after| follows(&tail, after)), [false, true, true, true]);
+        recent.drop_through(&mut tail, Seq(11));
+        assert_eq!([10, 11, 19].map(|after| follows(&tail, after)), [false, true, true]);
+        recent.drop_through(&mut tail, Seq(20));
+        assert!(!follows(&tail, 29), "between the two is a hole");
+    }
+
+    #[test]
     fn many_small_chunks_become_one_and_stay_readable() {
         let mut recent = Recent::new(usize::MAX);
         let mut tail = TopicTail::default();
         for i in 0..100_u64 {
-            recent.push(0, &mut tail, chunk(i + 1, &[10 * (i + 1)]));
+            recent.push(0, &mut tail, chunk(i + 1, &[10 * (i + 1)]), None);
         }
         assert!(tail.chunks.len() < 12, "{}", tail.chunks.len());
         let slice = tail.after(Seq(555), ALL, |_| None).unwrap();
@@ -423,7 +489,7 @@ mod tests {
         let mut tails = [TopicTail::default(), TopicTail::default()];
         for seq in 1..=200_u64 {
             let topic = usize::from(seq % 3 == 0);
-            recent.push(small(topic as u64), &mut tails[topic], chunk(seq, &[seq]));
+            recent.push(small(topic as u64), &mut tails[topic], chunk(seq, &[seq]), None);
             while let Some((topic, through)) = recent.overdue() {
                 recent.drop_through(&mut tails[topic as usize], through);
             }

@@ -21,6 +21,8 @@ mod merged;
 mod model;
 #[path = "conformance/publishers.rs"]
 mod publishers;
+#[path = "conformance/sharing.rs"]
+mod sharing;
 #[path = "conformance/states.rs"]
 mod states;
 #[path = "conformance/subscriptions.rs"]

@@ -335,10 +335,10 @@ impl<'a> Recovery<'a> {
             tail_commit.record_bytes += grown.records.len();
             let topic = shared.topics.at(entry.id);
             let tail_ref = TailRef { commit: commit.first, first_nth: entry.first_nth, count: entry.count };
-            topic.grow(tail_ref, last_seq);
+            let before = topic.grow(tail_ref, last_seq);
             let Shared { topics, recent, .. } = &mut *shared;
             let tail = &mut topics.at(entry.id).recent;
-            grown.chunk().split(|chunk| recent.push(entry.id, tail, chunk));
+            grown.chunk().split(|chunk| recent.push(entry.id, tail, chunk, before));
         }
         shared.evict();
         for (publisher, mut emits) in commit.publishers.iter().zip(emits) {

@@ -1,8 +1,10 @@
 //! Reading: what follows a place in a topic, from memory if it is there, else from the store. Never beyond the published
 //! head, and never silent about what is missing.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
 
+use parking_lot::MutexGuard;
 use redeliver_protocol::history::{ReadOutcome, Start};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Nth, Seq};
@@ -14,7 +16,7 @@ use crate::error::LogError;
 use crate::gather::{Gather, Whereabouts};
 use crate::index::Topic;
 use crate::state::{Place, Shared};
-use crate::tail::{Limits, Slice};
+use crate::tail::{Chunk, Limits, Slice};
 
 /// So many unfolded commits are looked through between two looks at the published state.
 const COMMITS_MAX: usize = 256;
@@ -29,6 +31,18 @@ pub(super) struct First {
     pub(super) nth: Nth,
 }
 
+/// What was found in the store.
+struct Gathered {
+    topic: u32,
+    chunk: Option<Chunk>,
+    /// The nth of the first event in memory, if nothing more lies before it.
+    reached_recent: Option<Nth>,
+    /// Whether all of it is for everybody.
+    is_plain: bool,
+    /// Keys that seemed damaged on the way: if keys moved meanwhile, they are not.
+    damaged: Vec<Vec<u8>>,
+}
+
 impl Log {
     pub(super) fn read_topic(
         &self,
@@ -36,29 +50,40 @@ impl Log {
         (after, nth): (Seq, Nth),
         limits: Limits,
     ) -> Result<ReadOutcome, LogError> {
+        if let Some(outcome) = self.read_topic_in_memory(topic, (after, nth), limits) {
+            return Ok(outcome);
+        }
+        let _alone = self.alone_at(topic, after);
         for _ in 0..TRIES_MAX {
             let (place, whereabouts, generation) = {
                 let shared = self.shared.read();
                 let limits = Limits { seq_max: shared.head, ..limits };
                 let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Ok(ReadOutcome::End) };
                 let place = place(&shared, entry, after, nth);
-                let outcome = from_memory(&place, entry, limits);
-                if let Some(outcome) = outcome.and_then(|outcome| excepted(&shared, outcome, limits)) {
+                if let Some(outcome) = self.at_hand(&shared, (id, entry), &place, limits) {
                     return Ok(outcome);
                 }
                 let start = after.max(shared.floor.seq);
                 (place, whereabouts(&shared, id, entry, start), shared.generation)
             };
             let start = after.max(place.floor.seq);
-            let limits = Limits { seq_max: place.last_seq, ..limits };
-            let (found, damaged) = self.gather(&place, whereabouts, start, Timestamp::default(), limits)?;
+            let gathered =
+                self.gather(&place, whereabouts, start, Timestamp::default(), limits.ahead(place.last_seq))?;
+            let is_clean = gathered.damaged.is_empty();
+            if is_clean {
+                self.keep(&gathered, start, generation);
+            }
+            let Some(found) = self.found(&gathered, start, Limits { seq_max: place.last_seq, ..limits }, generation)
+            else {
+                continue;
+            };
             let mut outcome = place.answer(found);
             if !limits.is_mixed {
                 outcome = self.with_except(outcome, &place)?;
             }
-            let is_clean = damaged.is_empty() && matches!(outcome, ReadOutcome::Batch(_));
+            let is_clean = is_clean && matches!(outcome, ReadOutcome::Batch(_));
             if is_clean || self.shared.read().generation == generation {
-                self.note_damage(damaged);
+                self.note_damage(gathered.damaged);
                 return Ok(outcome);
             }
         }
@@ -74,34 +99,41 @@ impl Log {
     ) -> Option<ReadOutcome> {
         let shared = self.shared.read();
         let limits = Limits { seq_max: shared.head, ..limits };
-        let Some((_, entry)) = shared.topics.find(topic.as_str()) else { return Some(ReadOutcome::End) };
-        let outcome = from_memory(&place(&shared, entry, after, nth), entry, limits)?;
-        excepted(&shared, outcome, limits)
+        let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Some(ReadOutcome::End) };
+        self.at_hand(&shared, (id, entry), &place(&shared, entry, after, nth), limits)
     }
 
-    /// The first event of a topic after a seq, which is not below the floor, and no earlier than a time.
+    /// The first event of a topic after a seq, which is not below the floor, and no earlier than a time. If it must be read
+    /// from the store, `ahead` says whether what follows it will be read next.
     pub(super) fn first_after(
         &self,
         topic: &TopicName,
         after: Seq,
         not_before: Timestamp,
+        ahead: bool,
     ) -> Result<Option<First>, LogError> {
+        let is_timed = not_before > Timestamp::default();
+        if !is_timed && let Some(first) = self.first_in_memory(topic, after) {
+            return Ok(first);
+        }
+        let _alone = self.alone_at(topic, after);
         for _ in 0..TRIES_MAX {
+            if !is_timed && let Some(first) = self.first_in_memory(topic, after) {
+                return Ok(first);
+            }
             let (place, whereabouts, generation) = {
                 let shared = self.shared.read();
                 let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Ok(None) };
                 if entry.last_seq <= after {
                     return Ok(None);
                 }
-                let limits = Limits { seq_max: shared.head, ..ONE };
-                let slice = entry.recent.after(after, limits, |_| None);
-                if let Some(slice) = slice.filter(|slice| slice.follows && not_before == Timestamp::default()) {
-                    return Ok(Some(First { seq: slice.first_seq, nth: slice.first_nth }));
-                }
                 let place = place(&shared, entry, after, Nth::ZERO);
                 // Commits that are too old need not be looked at.
                 let recent = shared.tail.partition_point(|commit| commit.time < not_before);
                 let mut whereabouts = whereabouts(&shared, id, entry, after);
+                if is_timed {
+                    whereabouts.recent_from = None;
+                }
                 if let Some(commit) = recent.checked_sub(1).and_then(|at| shared.tail.get(at)) {
                     let start = after.max(commit.last);
                     whereabouts.commits = entry.commits_after(start).iter().take(COMMITS_MAX).copied().collect();
@@ -109,14 +141,81 @@ impl Log {
                 (place, whereabouts, shared.generation)
             };
             let limits = Limits { seq_max: place.last_seq, ..ONE };
-            let (found, damaged) = self.gather(&place, whereabouts, after, not_before, limits)?;
-            let is_clean = damaged.is_empty() && found.is_some();
-            if is_clean || self.shared.read().generation == generation {
-                self.note_damage(damaged);
+            let ahead = if ahead { PLAIN.ahead(place.last_seq) } else { limits };
+            let gathered = self.gather(&place, whereabouts, after, not_before, ahead)?;
+            let is_clean = gathered.damaged.is_empty();
+            if is_clean && !is_timed {
+                self.keep(&gathered, after, generation);
+            }
+            let Some(found) = self.found(&gathered, after, limits, generation) else { continue };
+            if (is_clean && found.is_some()) || self.shared.read().generation == generation {
+                self.note_damage(gathered.damaged);
                 return Ok(found.map(|slice| First { seq: slice.first_seq, nth: slice.first_nth }));
             }
         }
         Err(LogError::Failed("a read never found the log at rest".to_owned()))
+    }
+
+    /// The same if memory can tell.
+    #[allow(clippy::option_option, reason = "that there is none is not that it is not known")]
+    fn first_in_memory(&self, topic: &TopicName, after: Seq) -> Option<Option<First>> {
+        let shared = self.shared.read();
+        let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Some(None) };
+        if entry.last_seq <= after {
+            return Some(None);
+        }
+        let limits = Limits { seq_max: shared.head, ..ONE };
+        let recent = entry.recent.after(after, limits, |_| None).filter(|slice| slice.follows);
+        let slice = recent.or_else(|| self.shelf.lock().after(id, after, &limits))?;
+        Some(Some(First { seq: slice.first_seq, nth: slice.first_nth }))
+    }
+
+    /// What memory has for a reader.
+    fn at_hand(
+        &self,
+        shared: &Shared,
+        (id, entry): (u32, &Topic),
+        place: &Place,
+        limits: Limits,
+    ) -> Option<ReadOutcome> {
+        let outcome = from_memory(place, entry, limits);
+        if let Some(outcome) = outcome.and_then(|outcome| excepted(shared, outcome, limits)) {
+            return Some(outcome);
+        }
+        let slice = self.shelf.lock().after(id, place.after.max(place.floor.seq), &limits)?;
+        (slice.first_nth == place.nth.next()).then(|| place.answer(Some(slice)))
+    }
+
+    /// Waits for whoever reads at the same place from the store, whose finds others share.
+    fn alone_at(&self, topic: &TopicName, after: Seq) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        (topic, after).hash(&mut hasher);
+        let at = usize::try_from(hasher.finish() % READING_PLACES as u64).unwrap_or_default();
+        self.reading[at].lock()
+    }
+
+    /// Keeps what was found after a seq for others, unless keys have moved since.
+    fn keep(&self, gathered: &Gathered, after: Seq, generation: u64) {
+        let Some(chunk) = gathered.chunk.as_ref().filter(|_| gathered.is_plain) else { return };
+        let shared = self.shared.read();
+        if shared.generation == generation {
+            self.shelf.lock().put(gathered.topic, after, chunk.clone());
+        }
+    }
+
+    /// What of the finds goes to who asked. None at all: the log has moved, and it is to be looked for again.
+    #[allow(clippy::option_option, reason = "that nothing was found is not that it is not known")]
+    fn found(&self, gathered: &Gathered, after: Seq, limits: Limits, generation: u64) -> Option<Option<Slice>> {
+        if let Some(chunk) = &gathered.chunk {
+            return Some(chunk.after(after, &limits));
+        }
+        let Some(recent_from) = gathered.reached_recent else { return Some(None) };
+        let shared = self.shared.read();
+        let entry = shared.topics.topic(gathered.topic)?;
+        if shared.generation != generation || entry.recent.first_nth() != Some(recent_from) {
+            return None;
+        }
+        Some(entry.recent.after(after, limits, |seq| shared.lineage.end(seq)))
     }
 
     /// Whether what follows a start is in memory.
@@ -134,12 +233,14 @@ impl Log {
             | Start::Last(_) => return false,
         };
         let after = after.max(shared.floor.seq);
-        let Some((_, entry)) = shared.topics.find(topic.as_str()) else { return true };
+        let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return true };
         let limits = Limits { seq_max: shared.head, ..ONE };
-        entry.last_seq <= after || entry.recent.after(after, limits, |_| None).is_some_and(|slice| slice.follows)
+        entry.last_seq <= after
+            || entry.recent.after(after, limits, |_| None).is_some_and(|slice| slice.follows)
+            || self.shelf.lock().after(id, after, &limits).is_some()
     }
 
-    /// Gathers from the store. Also gives the keys that seemed damaged on the way: if keys moved meanwhile, they are not.
+    /// Gathers from the store.
     fn gather(
         &self,
         place: &Place,
@@ -147,11 +248,11 @@ impl Log {
         start: Seq,
         not_before: Timestamp,
         limits: Limits,
-    ) -> Result<(Option<Slice>, Vec<Vec<u8>>), LogError> {
+    ) -> Result<Gathered, LogError> {
         let mut gather = Gather::new(start, not_before, limits, &place.lineage);
         gather.run(self.store.kv(), &whereabouts)?;
         // Only damage and times make one look farther than the first few commits.
-        while gather.is_empty() && whereabouts.commits.len() == COMMITS_MAX {
+        while gather.is_empty() && !gather.reached_recent() && whereabouts.commits.len() == COMMITS_MAX {
             let Some(last) = whereabouts.commits.last().copied() else { break };
             whereabouts.runs = std::sync::Arc::default();
             whereabouts.commits = {
@@ -162,8 +263,13 @@ impl Log {
             };
             gather.run(self.store.kv(), &whereabouts)?;
         }
-        let damaged = std::mem::take(&mut gather.damaged);
-        Ok((gather.finish(), damaged))
+        Ok(Gathered {
+            topic: whereabouts.topic,
+            damaged: std::mem::take(&mut gather.damaged),
+            reached_recent: whereabouts.recent_from.filter(|_| gather.reached_recent()),
+            is_plain: gather.is_plain(),
+            chunk: gather.finish(),
+        })
     }
 
     /// The seq of the event with this nth, if it is in memory.
@@ -185,6 +291,14 @@ impl Log {
 /// Damaged keys that are remembered, so that each is told once.
 const DAMAGED_KEYS_MAX: usize = 10_000;
 
+/// Places at which the store is read at the same time, at most.
+pub(super) const READING_PLACES: usize = 64;
+
+/// So much is read from the store at least where more than one event is wanted.
+const AHEAD_EVENTS: u32 = 2048;
+const AHEAD_BYTES: usize = 128 * 1024;
+
+const PLAIN: Limits = Limits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX), is_mixed: false };
 const ONE: Limits = Limits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX), is_mixed: true };
 
 /// An outcome from memory with the list of who is not to get it, if that is there as well.
@@ -203,10 +317,18 @@ pub(super) fn place(shared: &Shared, topic: &Topic, after: Seq, nth: Nth) -> Pla
     }
 }
 
+impl Limits {
+    /// What is read from the store for a reader who wants so much: what comes next will be wanted soon, also by others.
+    fn ahead(self, seq_max: Seq) -> Limits {
+        let Limits { events_max, bytes_max, is_mixed, .. } = self;
+        Limits { events_max: events_max.max(AHEAD_EVENTS), bytes_max: bytes_max.max(AHEAD_BYTES), seq_max, is_mixed }
+    }
+}
+
 fn whereabouts(shared: &Shared, id: u32, topic: &Topic, start: Seq) -> Whereabouts {
     let runs = if start < shared.fold_point { std::sync::Arc::clone(&shared.runs) } else { std::sync::Arc::default() };
     let commits = topic.commits_after(start).iter().take(COMMITS_MAX).copied().collect();
-    Whereabouts { topic: id, runs, commits }
+    Whereabouts { topic: id, runs, commits, recent_from: topic.recent.first_nth() }
 }
 
 pub(super) fn from_memory(place: &Place, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {

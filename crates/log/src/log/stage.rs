@@ -168,8 +168,9 @@ impl Log {
                 shared.topics.name(id, &name);
                 let topic = shared.topics.at(id);
                 let count = u32::try_from(chunk.count()).unwrap_or(u32::MAX);
-                topic.grow(TailRef { commit: commit.first, first_nth: chunk.first_nth(), count }, chunk.last_seq());
-                shared.recent.push(id, &mut topic.recent, chunk);
+                let tail_ref = TailRef { commit: commit.first, first_nth: chunk.first_nth(), count };
+                let before = topic.grow(tail_ref, chunk.last_seq());
+                shared.recent.push(id, &mut topic.recent, chunk, before);
                 if names.last() != Some(&name) {
                     names.push(name);
                 }

@@ -124,7 +124,7 @@ impl Moment<'_> {
     /// From the first retained event after a seq, without a gap.
     fn at(&self, seq: Seq) -> Result<Opened, LogError> {
         let seq = seq.max(self.floor.seq);
-        let nth = self.nth_at(seq)?;
+        let (nth, _) = self.next_at(seq, true)?;
         Ok(self.opened(self.position(seq), nth, None))
     }
 
@@ -147,7 +147,7 @@ impl Moment<'_> {
     /// topic's at the first place from which everything is still there.
     fn after_valid(&self, position: Position, known_nth: Option<Nth>) -> Result<Opened, LogError> {
         let seq = position.seq.max(self.floor.seq);
-        let (nth, next) = self.next_at(seq)?;
+        let (nth, next) = self.next_at(seq, true)?;
         let is_trimmed = position.seq < self.floor.seq;
         let count = nth.since(known_nth.unwrap_or(Nth::ZERO));
         let next_or_head = next.map_or(self.head.seq, |next| Seq(next.0 - 1));
@@ -177,7 +177,7 @@ impl Moment<'_> {
     fn after_epoch_change(&self, position: Position, common: Option<Position>) -> Result<Opened, LogError> {
         let common_seq = common.map_or(Seq::ZERO, |common| common.seq);
         let seq = common_seq.max(self.floor.seq);
-        let nth = self.nth_at(seq)?;
+        let (nth, _) = self.next_at(seq, true)?;
         let through = common.filter(|common| common.seq == seq).unwrap_or_else(|| self.position(seq));
         // From a common place on that is retained, nothing is missing. Below, the reader may have had some of it.
         let count = if common_seq == seq { 0 } else { nth.0 };
@@ -193,7 +193,7 @@ impl Moment<'_> {
     }
 
     fn since(&self, time: Timestamp) -> Result<Opened, LogError> {
-        match self.log.first_after(self.topic, self.floor.seq, time)? {
+        match self.log.first_after(self.topic, self.floor.seq, time, false)? {
             Some(first) if first.seq <= self.head.seq => {
                 let after = Seq(first.seq.0 - 1);
                 Ok(self.opened(self.position(after), Nth(first.nth.0 - 1), None))
@@ -240,12 +240,13 @@ impl Moment<'_> {
     }
 
     fn nth_at(&self, seq: Seq) -> Result<Nth, LogError> {
-        self.next_at(seq).map(|(nth, _)| nth)
+        self.next_at(seq, false).map(|(nth, _)| nth)
     }
 
-    /// The nth of the topic's last event at or before a retained seq, and the seq of the first one after it.
-    fn next_at(&self, seq: Seq) -> Result<(Nth, Option<Seq>), LogError> {
-        let next = self.log.first_after(self.topic, seq, Timestamp::default())?;
+    /// The nth of the topic's last event at or before a retained seq, and the seq of the first one after it. `ahead` says
+    /// whether the subscription begins there, so that this one will be read next.
+    fn next_at(&self, seq: Seq, ahead: bool) -> Result<(Nth, Option<Seq>), LogError> {
+        let next = self.log.first_after(self.topic, seq, Timestamp::default(), ahead)?;
         Ok(match next {
             Some(next) if next.seq <= self.head.seq => (Nth(next.nth.0 - 1), Some(next.seq)),
             Some(_) | None => (self.last_nth, None),

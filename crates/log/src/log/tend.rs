@@ -7,6 +7,7 @@ use crate::error::LogError;
 
 impl Log {
     pub(super) fn tend_step(&self, now: Timestamp, monotonic: Instant) -> Result<Tended, LogError> {
+        self.shelf.lock().tick(monotonic);
         let mut guard = self.work.lock();
         let work = &mut *guard;
         work.clock.tick(now, monotonic);
