@@ -284,16 +284,36 @@ pub(crate) fn commit_records(value: &[u8], topic: u32) -> Result<Bytes, Damaged>
 
 /// Where a topic's records lie in a group's value: `count:u16 | count × { topic:u32 | bytes:u32 } | records`.
 fn group_member(value: &[u8], topic: u32) -> Result<Option<(usize, usize)>, Damaged> {
-    let mut reader = Reader::new(value);
-    let count = reader.u16()?;
-    let mut start = 2 + usize::from(count) * 8;
-    for _ in 0..count {
-        let (member, bytes) = (reader.u32()?, reader.u32()? as usize);
-        let end = start.checked_add(bytes).filter(|end| *end <= value.len()).ok_or(Damaged)?;
+    for member in group_members(value) {
+        let (member, start, end) = member?;
         if member == topic {
             return Ok(Some((start, end)));
         }
-        start = end;
     }
     Ok(None)
+}
+
+/// The topics of a group's value, each with where its records lie. Ends after an error.
+pub(crate) fn group_members(value: &[u8]) -> impl Iterator<Item = Result<(u32, usize, usize), Damaged>> {
+    let mut reader = Reader::new(value);
+    let mut left = reader.u16();
+    let mut start = 2 + left.map_or(0, |count| usize::from(count) * 8);
+    std::iter::from_fn(move || {
+        let count = match left {
+            Ok(0) => return None,
+            Ok(count) => count,
+            Err(Damaged) => {
+                left = Ok(0);
+                return Some(Err(Damaged));
+            }
+        };
+        let mut next = || {
+            let (member, bytes) = (reader.u32()?, reader.u32()? as usize);
+            let end = start.checked_add(bytes).filter(|end| *end <= value.len()).ok_or(Damaged)?;
+            Ok((member, std::mem::replace(&mut start, end), end))
+        };
+        let next = next();
+        left = Ok(if next.is_ok() { count - 1 } else { 0 });
+        Some(next)
+    })
 }

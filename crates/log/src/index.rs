@@ -1,17 +1,22 @@
 //! What is known of each topic in memory: its id, its newest event, and where its unfolded events lie. Lean, because
-//! there may be millions: about 150 bytes for a topic at rest, and its name.
+//! there may be millions: about 70 bytes for a topic at rest, and its name.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
+use hashbrown::HashTable;
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Nth, Seq};
+use smallvec::SmallVec;
 
 use crate::tail::TopicTail;
 
 /// All topics, by id and by name. Holds published events only.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
-    ids: HashMap<TopicName, u32>,
+    /// The ids of those that have a name, by its hash. The names themselves stand with the topics alone.
+    ids: HashTable<u32>,
+    /// Peers choose names: where they fall must not be for them to know.
+    hasher: RandomState,
     topics: Vec<Topic>,
 }
 
@@ -24,8 +29,8 @@ pub(crate) struct Topic {
     pub(crate) last_nth: Nth,
     /// Whether it has a key of its own, so that commits need not name it any more.
     pub(crate) has_key: bool,
-    /// Its unfolded events, oldest first.
-    pub(crate) tail: Vec<TailRef>,
+    /// Its unfolded events, oldest first. Most topics have none, and most of the others one.
+    tail: Option<Box<SmallVec<[TailRef; 1]>>>,
     /// Its newest events in memory.
     pub(crate) recent: TopicTail,
 }
@@ -56,7 +61,8 @@ impl Topics {
     }
 
     pub(crate) fn id(&self, name: &str) -> Option<u32> {
-        self.ids.get(name).copied()
+        let is_it = |id: &u32| self.topics.get(*id as usize).is_some_and(|topic| topic.is_called(name));
+        self.ids.find(self.hasher.hash_one(name), is_it).copied()
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<(u32, &Topic)> {
@@ -80,9 +86,19 @@ impl Topics {
     /// Names a topic.
     pub(crate) fn name(&mut self, id: u32, name: &TopicName) {
         let topic = self.at(id);
-        if topic.name.is_none() {
-            topic.name = Some(name.clone());
-            self.ids.insert(name.clone(), id);
+        if topic.name.is_some() {
+            return;
+        }
+        topic.name = Some(name.clone());
+        let Topics { ids, hasher, topics } = self;
+        let hash_of = |id: &u32| topics.get(*id as usize).map_or(0, |topic| topic.hash(hasher));
+        let hash = hasher.hash_one(name.as_str());
+        // Of two topics of one name, which only damage can make, the newer counts.
+        match ids.find_mut(hash, |id| topics.get(*id as usize).is_some_and(|topic| topic.is_called(name.as_str()))) {
+            Some(known) => *known = id,
+            None => {
+                ids.insert_unique(hash, id, hash_of);
+            }
         }
     }
 }
@@ -94,31 +110,38 @@ impl Topic {
         // Neither goes back, also where a commit is read again that a half-done fold has counted.
         self.last_seq = self.last_seq.max(last_seq);
         self.last_nth = self.last_nth.max(Nth(tail_ref.first_nth.0 + u64::from(tail_ref.count) - 1));
-        if self.tail.capacity() == 0 {
-            // Most of a million topics have one.
-            self.tail.reserve_exact(1);
-        }
-        match self.tail.last_mut() {
+        let tail = self.tail.get_or_insert_default();
+        match tail.last_mut() {
             // Further events in the same commit.
             Some(last) if last.commit == tail_ref.commit => last.count += tail_ref.count,
-            Some(_) | None => self.tail.push(tail_ref),
+            Some(_) | None => tail.push(tail_ref),
         }
         before
     }
 
     /// Forgets unfolded commits up to a seq: they have been folded.
     pub(crate) fn folded_through(&mut self, through: Seq) {
-        let gone = self.tail.partition_point(|tail_ref| tail_ref.commit <= through);
-        self.tail.drain(..gone);
-        if self.tail.is_empty() {
-            self.tail = Vec::new();
+        let Some(tail) = &mut self.tail else { return };
+        let gone = tail.partition_point(|tail_ref| tail_ref.commit <= through);
+        tail.drain(..gone);
+        if tail.is_empty() {
+            self.tail = None;
         }
     }
 
     /// The unfolded commits in which an event above `after` may be, oldest first.
     pub(crate) fn commits_after(&self, after: Seq) -> &[TailRef] {
+        let Some(tail) = &self.tail else { return &[] };
         // The commit that begins at or below `after` may still end above it.
-        let at = self.tail.partition_point(|tail_ref| tail_ref.commit <= after).saturating_sub(1);
-        &self.tail[at..]
+        let at = tail.partition_point(|tail_ref| tail_ref.commit <= after).saturating_sub(1);
+        &tail[at..]
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        self.name.as_ref().is_some_and(|own| own.as_str() == name)
+    }
+
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        self.name.as_ref().map_or(0, |name| hasher.hash_one(name.as_str()))
     }
 }

@@ -8,8 +8,10 @@ pub(crate) mod piece;
 pub(crate) mod scan;
 pub(crate) mod value;
 
-/// The newest format that this version reads and writes.
-pub(crate) const FORMAT: u32 = 1;
+/// The format that this version writes. It reads all up to this one; opening a log makes it one of this format.
+///
+/// 1: each topic has a key of its own (`n`) with its name and its last event. 2: the roster (`d`, `h`) instead.
+pub(crate) const FORMAT: u32 = 2;
 
 /// A value is not what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@
 //! requests ────────────────────────────▶ l ───────────────────────────▶ index, recent records ──▶ read_recent
 //!                                        │                                                          │
 //!                      tend: fold        ▼         tend: trim                                       ▼
-//!                                     t g q p n r ─────────────▶ gone                              read
+//!                                     t g q p d h r───────────▶ gone                              read
 //! ```
 //!
 //! New events lie in the *tail*, in commits, indexed in memory, the newest of them also as wire records in memory. When the
@@ -43,7 +43,8 @@
 //! | `g` run, first topic, piece | folded: a directory, and the wire records of small topics of a run |
 //! | `q` publisher, first_number | folded: number, seq and content hash of emits |
 //! | `r` run, piece | a run's manifest: what it spans, and every `t`, `g` and `q` that it wrote |
-//! | `n` topic | a topic's name, its last seq and nth as of its last fold |
+//! | `d` first topic | names of topics, written with the fold that first saw them |
+//! | `h` fold, part | topics' last seqs and nths: of those that a fold saw, or now and then of all |
 //! | `p` publisher | its last number, and when it emitted it, as of its last fold |
 //! | `c` subscriber, topic | a durable cursor, and when it was saved |
 //! | `x` seq, piece | who is not to get an event |
@@ -62,7 +63,7 @@
 //!   and publishes; `log/states` keeps what gateways save; `log/read`, `log/merged` and `log/subscribe` answer
 //!   readers; `log/tend` picks the next step of `log/folding` and
 //!   `log/trimming`; `log/open` recovers.
-//! - `layout`, `commit`, `fold/manifest`: the only places that know bytes on the medium.
+//! - `layout`, `commit`, `fold/manifest`, `roster`: the only places that know bytes on the medium.
 //! - `state`, `index`, `tail`, `publishers`, `lineage`, `floor`: what is held in memory; pure. So is `merged`: topics as one
 //!   row.
 //! - `excepts`: who is not to get which event. `gather`, `fold`: from the store to records, and from commits to runs.
@@ -85,6 +86,7 @@ mod lineage;
 mod log;
 mod merged;
 mod publishers;
+mod roster;
 mod shelf;
 mod state;
 mod store;

@@ -77,6 +77,8 @@ struct Work {
     trim: Option<trimming::Trim>,
     /// The floor as it is in the store.
     saved_floor: Seq,
+    /// How the topics' heads lie in the store.
+    heads: open::Heads,
     /// No event up to this seq has an except list any more.
     excepts_trimmed: Seq,
     sweep: Option<trimming::Sweep>,
@@ -201,6 +203,7 @@ impl Log {
             may_have_older_commits: false,
             trim: None,
             saved_floor: recovered.saved_floor,
+            heads: recovered.heads,
             excepts_trimmed: Seq::ZERO,
             sweep: None,
             swept: clock.now(),

@@ -9,9 +9,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use redeliver_protocol::codec::peek_record_kind;
 use redeliver_protocol::event::RecordKind;
 use redeliver_protocol::seq::{Nth, Seq};
+use smallvec::SmallVec;
 
-/// What a chunk costs beside its records, in bytes.
-const CHUNK_OVERHEAD_BYTES: usize = 160;
+/// What a chunk costs beside its records where it is the only one of its topic, in bytes.
+const CHUNK_OVERHEAD_BYTES: usize = 224;
 
 /// So many small chunks of a topic in a row become one.
 const MERGE_CHUNKS: usize = 16;
@@ -25,7 +26,7 @@ pub(crate) struct Chunk {
     records: Bytes,
     first_nth: Nth,
     first_seq: Seq,
-    marks: Box<[Mark]>,
+    marks: Marks,
     /// Whether its one record is marked, so that it is given alone.
     is_marked: bool,
     /// Whether one of its records is not for everybody.
@@ -39,9 +40,16 @@ pub(crate) struct Mark {
     pub(crate) end: u32,
 }
 
+/// The marks of a chunk. Where there are many chunks, they have one record each.
+pub(crate) type Marks = SmallVec<[Mark; 2]>;
+
+/// The newest records of one topic. Most topics have none here, so nothing is what it takes then.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TopicTail(Option<Box<Chunks>>);
+
 /// The chunks of one topic, oldest first.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TopicTail {
+struct Chunks {
     chunks: VecDeque<Chunk>,
     /// How many small chunks stand in a row at the end.
     loose: u8,
@@ -85,9 +93,11 @@ pub(crate) struct Limits {
 
 impl Chunk {
     /// A chunk of at least one record with consecutive nths.
-    pub(crate) fn new(records: Bytes, first_nth: Nth, first_seq: Seq, marks: Vec<Mark>) -> Chunk {
+    pub(crate) fn new(records: Bytes, first_nth: Nth, first_seq: Seq, marks: impl Into<Marks>) -> Chunk {
+        let mut marks = marks.into();
         debug_assert!(marks.last().is_some_and(|mark| mark.end as usize == records.len()));
-        Chunk { records, first_nth, first_seq, marks: marks.into_boxed_slice(), is_marked: false, has_except: false }
+        marks.shrink_to_fit();
+        Chunk { records, first_nth, first_seq, marks, is_marked: false, has_except: false }
     }
 
     /// The same, with a word on whether one of its records is not for everybody.
@@ -218,6 +228,22 @@ impl TopicTail {
         limits: Limits,
         epoch_end: impl FnOnce(Seq) -> Option<Seq>,
     ) -> Option<Slice> {
+        self.0.as_ref()?.after(after, limits, epoch_end)
+    }
+
+    /// The nth of the first event in memory.
+    pub(crate) fn first_nth(&self) -> Option<Nth> {
+        self.0.as_ref()?.chunks.front().map(|chunk| chunk.first_nth)
+    }
+
+    /// The seq of the event with this nth.
+    pub(crate) fn seq_of(&self, nth: Nth) -> Option<Seq> {
+        self.0.as_ref()?.seq_of(nth)
+    }
+}
+
+impl Chunks {
+    fn after(&self, after: Seq, limits: Limits, epoch_end: impl FnOnce(Seq) -> Option<Seq>) -> Option<Slice> {
         let at = self.chunks.partition_point(|chunk| chunk.last_seq() <= after);
         let first = self.chunks.get(at)?;
         let index = first.index_after(after);
@@ -271,13 +297,7 @@ impl TopicTail {
         first.first_nth == Nth(1) || (self.before > 0 && first.first_seq.0 - after.0 <= u64::from(self.before))
     }
 
-    /// The nth of the first event in memory.
-    pub(crate) fn first_nth(&self) -> Option<Nth> {
-        self.chunks.front().map(|chunk| chunk.first_nth)
-    }
-
-    /// The seq of the event with this nth.
-    pub(crate) fn seq_of(&self, nth: Nth) -> Option<Seq> {
+    fn seq_of(&self, nth: Nth) -> Option<Seq> {
         let at = self.chunks.partition_point(|chunk| chunk.end_nth() <= nth);
         let chunk = self.chunks.get(at)?;
         let index = usize::try_from(nth.0.checked_sub(chunk.first_nth.0)?).ok()?;
@@ -302,7 +322,7 @@ impl TopicTail {
             before += chunk.cost();
         }
         let mut records = BytesMut::with_capacity(bytes);
-        let mut marks = Vec::with_capacity(usize::try_from(next.0 - first_nth.0).unwrap_or(0));
+        let mut marks = Marks::with_capacity(usize::try_from(next.0 - first_nth.0).unwrap_or(0));
         for chunk in self.chunks.range(at..) {
             for index in 0..chunk.marks.len() {
                 let end = records.len() + chunk.marks[index].end as usize;
@@ -332,6 +352,7 @@ impl Recent {
     /// Adds a chunk to its topic. Chunks of a topic come in the order of their seqs. `before` is the seq of the topic's
     /// event before it, if that is known.
     pub(crate) fn push(&mut self, topic: u32, tail: &mut TopicTail, chunk: Chunk, before: Option<Seq>) {
+        let tail = tail.0.get_or_insert_default();
         if tail.chunks.is_empty() {
             tail.before = distance(before, chunk.first_seq);
         }
@@ -356,17 +377,18 @@ impl Recent {
     }
 
     /// Drops a topic's chunks up to a seq that [`Recent::overdue`] gave.
-    pub(crate) fn drop_through(&mut self, tail: &mut TopicTail, through: Seq) {
+    pub(crate) fn drop_through(&mut self, topic: &mut TopicTail, through: Seq) {
+        let Some(tail) = &mut topic.0 else { return };
         while tail.chunks.front().is_some_and(|chunk| chunk.last_seq() <= through) {
             let Some(chunk) = tail.chunks.pop_front() else { break };
             self.bytes -= chunk.cost();
             let next = tail.chunks.front().filter(|next| next.first_nth == chunk.end_nth());
             tail.before = next.map_or(0, |next| distance(Some(chunk.last_seq()), next.first_seq));
         }
-        if tail.chunks.is_empty() {
-            *tail = TopicTail::default();
-        }
         tail.loose = tail.loose.min(u8::try_from(tail.chunks.len()).unwrap_or(u8::MAX));
+        if tail.chunks.is_empty() {
+            topic.0 = None;
+        }
     }
 }
 
@@ -404,8 +426,12 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(i, seq)| Mark { seq_offset: small(seq - seqs[0]), end: small(i as u64 + 1) })
-            .collect();
+            .collect::<Marks>();
         Chunk::new(records.into(), Nth(first_nth), Seq(seqs[0]), marks)
+    }
+
+    fn chunks(tail: &TopicTail) -> impl Iterator<Item = &Chunk> {
+        tail.0.iter().flat_map(|tail| &tail.chunks)
     }
 
     fn filled(recent: &mut Recent, chunks: &[(u64, &[u64])]) -> TopicTail {
@@ -476,11 +502,11 @@ mod tests {
         for i in 0..100_u64 {
             recent.push(0, &mut tail, chunk(i + 1, &[10 * (i + 1)]), None);
         }
-        assert!(tail.chunks.len() < 12, "{}", tail.chunks.len());
+        assert!(chunks(&tail).count() < 12, "{}", chunks(&tail).count());
         let slice = tail.after(Seq(555), ALL, |_| None).unwrap();
         assert_eq!((slice.first_nth, slice.first_seq, slice.count), (Nth(56), Seq(560), 45));
         assert_eq!(tail.seq_of(Nth(77)), Some(Seq(770)));
-        assert_eq!(recent.bytes, tail.chunks.iter().map(Chunk::cost).sum::<usize>());
+        assert_eq!(recent.bytes, chunks(&tail).map(Chunk::cost).sum::<usize>());
     }
 
     #[test]
@@ -495,7 +521,7 @@ mod tests {
             }
             assert!(recent.bytes <= recent.bytes_max);
         }
-        let cost: usize = tails.iter().flat_map(|tail| &tail.chunks).map(Chunk::cost).sum();
+        let cost: usize = tails.iter().flat_map(chunks).map(Chunk::cost).sum();
         assert_eq!(recent.bytes, cost);
         assert!(tails[0].after(Seq(199), ALL, |_| None).is_some());
         assert!(tails[0].after(Seq(0), ALL, |_| None).unwrap().first_seq > Seq(150));

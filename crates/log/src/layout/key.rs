@@ -14,7 +14,11 @@ pub(crate) const TOPIC_RECORDS: u8 = b't';
 pub(crate) const GROUP_RECORDS: u8 = b'g';
 /// Manifest of a run: `r | run_first_seq`, in pieces.
 pub(crate) const RUN: u8 = b'r';
-/// A topic's name, and how far it was folded: `n | topic`.
+/// Names of topics: `d | first_topic`.
+pub(crate) const NAMES: u8 = b'd';
+/// Last events of topics: `h | last seq of the fold | part`.
+pub(crate) const HEADS: u8 = b'h';
+/// In format 1, a topic's name, and how far it was folded: `n | topic`.
 pub(crate) const TOPIC: u8 = b'n';
 /// A publisher: `p | publisher`.
 pub(crate) const PUBLISHER: u8 = b'p';
@@ -47,6 +51,8 @@ pub(crate) enum Meta {
     Floor = 4,
     /// The paced clock of retention.
     Clock = 5,
+    /// The last fold that wrote the heads of all topics.
+    AllHeads = 6,
 }
 
 pub(crate) fn meta(which: Meta) -> Vec<u8> {
@@ -73,8 +79,14 @@ pub(crate) fn run(first: Seq) -> Vec<u8> {
     with_u64(RUN, first.0)
 }
 
-pub(crate) fn topic(id: u32) -> Vec<u8> {
-    with_u32(TOPIC, id)
+pub(crate) fn names(first_topic: u32) -> Vec<u8> {
+    with_u32(NAMES, first_topic)
+}
+
+pub(crate) fn heads(fold: Seq, part: u32) -> Vec<u8> {
+    let mut key = with_u64(HEADS, fold.0);
+    key.extend_from_slice(&part.to_be_bytes());
+    key
 }
 
 pub(crate) fn publisher(id: PublisherId) -> Vec<u8> {
@@ -137,14 +149,14 @@ pub(crate) fn above_pieces(prefix: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The number behind the prefix byte of a [`commit`], [`run`] or [`group_records`] key.
+/// The number behind the prefix byte of a [`commit`], [`run`], [`group_records`] or [`heads`] key.
 pub(crate) fn read_u64(key: &[u8]) -> Result<u64, Damaged> {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(key.get(1..9).ok_or(Damaged)?);
     Ok(u64::from_be_bytes(bytes))
 }
 
-/// The number behind the prefix byte of a [`topic`] or [`epoch`] key.
+/// The number behind the prefix byte of an [`epoch`], a [`topic_records`] or a format 1 topic key.
 pub(crate) fn read_u32(key: &[u8]) -> Result<u32, Damaged> {
     let mut bytes = [0; 4];
     bytes.copy_from_slice(key.get(1..5).ok_or(Damaged)?);

@@ -1,4 +1,4 @@
-//! The small values: what stands under `m`, `e`, `n`, `p`, `c`, and the entries of `q`.
+//! The small values: what stands under `m`, `e`, `p`, `c`, (of format 1) `n`, and the entries of `q`.
 
 use bytes::BufMut;
 use redeliver_protocol::config::EARLIER_EPOCHS_MAX;
@@ -7,7 +7,7 @@ use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::Damaged;
-use super::scan::{Reader, put_name};
+use super::scan::Reader;
 
 /// `m | format`: which format, and when the log was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +148,7 @@ impl EpochStart {
     }
 }
 
-/// `n | topic`: its name, and its last event as of the last fold.
+/// `n | topic` of format 1: its name, and its last event as of the last fold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TopicEntry<'a> {
     pub(crate) name: &'a str,
@@ -157,14 +157,6 @@ pub(crate) struct TopicEntry<'a> {
 }
 
 impl<'a> TopicEntry<'a> {
-    pub(crate) fn encode(self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(17 + self.name.len());
-        out.put_u64_le(self.last_seq.0);
-        out.put_u64_le(self.last_nth.0);
-        put_name(&mut out, self.name);
-        out
-    }
-
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<TopicEntry<'a>, Damaged> {
         let mut reader = Reader::new(bytes);
         let (last_seq, last_nth) = (Seq(reader.u64()?), Nth(reader.u64()?));

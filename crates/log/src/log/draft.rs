@@ -22,7 +22,7 @@ use crate::kv::Batch;
 use crate::layout::{key, piece};
 use crate::publishers::{Draft, Publishers, refusal_code};
 use crate::state::TailCommit;
-use crate::tail::{Chunk, Mark};
+use crate::tail::{Chunk, Mark, Marks};
 
 /// A commit that is ready to be applied, and what is to be published once it is durable.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ struct LocalTopic<'a> {
     first_nth: Nth,
     first_seq: Seq,
     record_bytes: usize,
-    marks: Vec<Mark>,
+    marks: Marks,
 }
 
 /// The tables of one commit, while it grows.
@@ -188,7 +188,7 @@ impl<'a> Drafter<'a> {
             first_nth: last_nth.unwrap_or(Nth::ZERO).next(),
             first_seq: self.next,
             record_bytes: 0,
-            marks: Vec::new(),
+            marks: Marks::new(),
         });
         index
     }

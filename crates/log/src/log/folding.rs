@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use redeliver_protocol::seq::{PublisherId, Seq};
 
+use super::open::{Heads, Taken};
 use super::{Log, Tended, Work};
 use crate::error::LogError;
-use crate::fold::{FoldEntry, RunContent};
+use crate::fold::{FoldEntry, RunContent, TopicContent};
+use crate::index::Topic;
 use crate::kv::{Batch, Direction};
 use crate::layout::key::{self, Meta};
 use crate::layout::piece::{self, Found};
-use crate::layout::value::{self, Plan, TopicEntry};
+use crate::layout::value::{self, Plan};
+use crate::roster::{Head, encode_heads, encode_names};
 use crate::state::{Run, TailCommit};
 
 /// A fold that is under way.
@@ -21,7 +24,17 @@ pub(super) enum Fold {
     /// The commits are being read.
     Reading { plan: Plan, left: VecDeque<TailCommit>, content: Box<RunContent> },
     /// What they became is being written.
-    Writing { plan: Plan, left: VecDeque<FoldEntry>, run: Run, topics: Vec<u32>, publishers: BTreeSet<PublisherId> },
+    Writing { left: VecDeque<FoldEntry>, folded: Box<Folded> },
+}
+
+/// What a fold comes to, once it is written.
+#[derive(Debug)]
+pub(super) struct Folded {
+    plan: Plan,
+    run: Run,
+    topics: Vec<u32>,
+    publishers: BTreeSet<PublisherId>,
+    heads: Heads,
 }
 
 impl Log {
@@ -69,7 +82,7 @@ impl Log {
                 let mut bytes = 0;
                 while bytes < READ_BYTES {
                     let Some(commit) = left.pop_front() else {
-                        work.fold = Some(self.writing(plan, *content));
+                        work.fold = Some(self.writing(work, plan, *content));
                         return Ok(Tended::More);
                     };
                     bytes += commit.value_bytes.max(1);
@@ -77,7 +90,7 @@ impl Log {
                 }
                 work.fold = Some(Fold::Reading { plan, left, content });
             }
-            Fold::Writing { plan, mut left, run, topics, publishers } => {
+            Fold::Writing { mut left, folded } => {
                 let mut batch = Batch::default();
                 let mut count = 0;
                 for entry in &left {
@@ -93,17 +106,17 @@ impl Log {
                 }
                 let is_last = count == left.len();
                 if is_last {
-                    self.put_fold_point(work, plan, &mut batch);
+                    self.put_fold_point(work, &folded, &mut batch);
                 }
                 if let Err(error) = self.store.write(&batch) {
-                    work.fold = Some(Fold::Writing { plan, left, run, topics, publishers });
+                    work.fold = Some(Fold::Writing { left, folded });
                     return Err(error);
                 }
                 if is_last {
-                    self.pass_fold_point(work, plan, run, &topics, &publishers);
+                    self.pass_fold_point(work, *folded);
                 } else {
                     left.drain(..count);
-                    work.fold = Some(Fold::Writing { plan, left, run, topics, publishers });
+                    work.fold = Some(Fold::Writing { left, folded });
                 }
             }
         }
@@ -163,40 +176,72 @@ impl Log {
         Ok(())
     }
 
-    fn writing(&self, plan: Plan, mut content: RunContent) -> Fold {
+    fn writing(&self, work: &Work, plan: Plan, mut content: RunContent) -> Fold {
         let mut left: VecDeque<FoldEntry> = content.entries().into();
-        let shared = self.shared.read();
-        for (id, topic) in &content.topics {
-            let Some(name) = shared.topics.topic(*id).and_then(|topic| topic.name.as_ref()) else { continue };
-            let entry = TopicEntry { name: name.as_str(), last_seq: topic.last_seq, last_nth: topic.last_nth };
-            left.push_back(FoldEntry { prefix: key::topic(*id), value: entry.encode().into(), in_pieces: false });
-        }
-        Fold::Writing {
+        let heads = self.put_roster(work, plan, &content, &mut left);
+        let folded = Folded {
             plan,
-            left,
             run: content.run(),
             topics: content.topics.keys().copied().collect(),
             publishers: content.publishers.keys().copied().collect(),
-        }
+            heads,
+        };
+        Fold::Writing { left, folded: Box::new(folded) }
     }
 
-    fn put_fold_point(&self, work: &Work, plan: Plan, batch: &mut Batch) {
-        piece::put_small(batch, key::meta(Meta::FoldPoint), &value::encode_seq(plan.last));
+    /// The names of the topics that have none in the store, and the heads of the fold's topics; of all of them once the
+    /// others are as much.
+    fn put_roster(&self, work: &Work, plan: Plan, content: &RunContent, left: &mut VecDeque<FoldEntry>) -> Heads {
+        let shared = self.shared.read();
+        let nameless = content.topics.keys().filter_map(|id| {
+            let topic = shared.topics.topic(*id).filter(|topic| !topic.has_key)?;
+            Some((*id, topic.name.as_ref()?.as_str()))
+        });
+        for (first, value) in encode_names(nameless) {
+            left.push_back(FoldEntry { prefix: key::names(first), value: value.into(), in_pieces: false });
+        }
+        let Heads { all_taken, later_taken, .. } = work.heads;
+        let is_all = later_taken.bytes >= all_taken.bytes.max(self.config.fold_bytes / HEADS_SHARE)
+            || later_taken.values >= HEADS_VALUES_MIN + all_taken.values;
+        let heads: Vec<Head> = if is_all {
+            // Some are ahead of the fold; what they say is durable all the same.
+            let all = (0..shared.topics.next_id()).filter_map(|id| Some((id, shared.topics.topic(id)?)));
+            let head = |(id, topic): (u32, &Topic)| Head { id, last_seq: topic.last_seq, last_nth: topic.last_nth };
+            all.filter(|(_, topic)| topic.last_seq > Seq::ZERO).map(head).collect()
+        } else {
+            let head = |(id, topic): (&u32, &TopicContent)| Head {
+                id: *id,
+                last_seq: topic.last_seq,
+                last_nth: topic.last_nth,
+            };
+            content.topics.iter().map(head).collect()
+        };
+        let mut taken = Taken::default();
+        for (part, value) in (0_u32..).zip(encode_heads(shared.topics.next_id(), &heads)) {
+            taken.add(value.len());
+            left.push_back(FoldEntry { prefix: key::heads(plan.last, part), value: value.into(), in_pieces: false });
+        }
+        if is_all {
+            return Heads { all: plan.last, all_taken: taken, later_taken: Taken::default(), has_earlier: true };
+        }
+        let later_taken = Taken { values: later_taken.values + taken.values, bytes: later_taken.bytes + taken.bytes };
+        Heads { later_taken, ..work.heads }
+    }
+
+    fn put_fold_point(&self, work: &Work, folded: &Folded, batch: &mut Batch) {
+        piece::put_small(batch, key::meta(Meta::FoldPoint), &value::encode_seq(folded.plan.last));
+        if folded.heads.all != work.heads.all {
+            piece::put_small(batch, key::meta(Meta::AllHeads), &value::encode_seq(folded.heads.all));
+        }
         batch.delete(key::meta(Meta::Plan));
         self.put_floor(work, batch);
     }
 
     /// Makes readers look at the run instead of its commits.
-    fn pass_fold_point(
-        &self,
-        work: &mut Work,
-        plan: Plan,
-        run: Run,
-        topics: &[u32],
-        publishers: &BTreeSet<PublisherId>,
-    ) {
+    fn pass_fold_point(&self, work: &mut Work, folded: Folded) {
+        let Folded { plan, run, topics, publishers, heads } = folded;
         let mut all = self.publishers.lock();
-        for id in publishers {
+        for id in &publishers {
             all.folded_through(*id, plan.last);
         }
         drop(all);
@@ -208,20 +253,33 @@ impl Log {
         if !plan.is_trimmed {
             Arc::make_mut(&mut shared.runs).push(run);
         }
-        for id in topics {
+        for id in &topics {
             let topic = shared.topics.at(*id);
             topic.folded_through(plan.last);
             topic.has_key |= topic.name.is_some();
         }
-        let folded = shared.tail.partition_point(|commit| commit.last <= plan.last);
-        for commit in shared.tail.drain(..folded) {
+        let gone = shared.tail.partition_point(|commit| commit.last <= plan.last);
+        for commit in shared.tail.drain(..gone) {
             shared.tail_bytes -= commit.value_bytes.min(shared.tail_bytes);
             work.folded_commits.push_back((commit.first, piece::count(commit.value_bytes)));
         }
         shared.recount();
         drop(guard);
         work.fold = None;
+        work.heads = heads;
         work.folded_through = plan.last;
+    }
+
+    /// Deletes some of the heads that a later fold has written again.
+    pub(super) fn delete_earlier_heads(&self, work: &mut Work) -> Result<Tended, LogError> {
+        let (from, to) = (key::heads(Seq::ZERO, 0), key::heads(work.heads.all, 0));
+        let mut batch = Batch::default();
+        for entry in self.store.kv().range(&from, &to, Direction::Up).take(DELETED_KEYS_MAX) {
+            batch.delete(entry?.0);
+        }
+        self.store.write(&batch)?;
+        work.heads.has_earlier = batch.entries().len() == DELETED_KEYS_MAX;
+        Ok(Tended::More)
     }
 }
 
@@ -233,6 +291,13 @@ pub(super) const WRITE_BYTES: usize = 512 * 1024;
 
 /// So many keys, about, are deleted in one step.
 pub(super) const DELETED_KEYS_MAX: usize = 1024;
+
+/// Heads are written anew once those of the folds since are so small a share of what is folded at once, or as much as all
+/// of them: an open reads at most about twice what it must.
+const HEADS_SHARE: usize = 8;
+
+/// The same for many folds of few topics.
+const HEADS_VALUES_MIN: usize = 128;
 
 /// Commits below the floor are cleared away when they are this share of what is folded at once.
 const TRIMMED_SHARE: usize = 8;

@@ -1,8 +1,12 @@
 //! Opening: what the store holds becomes what is known in memory. Reads the small keys and the unfolded tail alone, so
 //! that it does not grow with the history. Begins the new epoch durably before anything else may be written.
 
+mod topics;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+pub(super) use self::topics::{Heads, Taken};
 
 use bytes::Bytes;
 use redeliver_protocol::codec::{encode_record, record_bytes};
@@ -19,13 +23,13 @@ use crate::index::{TailRef, Topics};
 use crate::kv::{Batch, Direction, Entries, Entry, Kv};
 use crate::layout::key::{self, Meta};
 use crate::layout::piece::{self, Found, Pieces};
-use crate::layout::value::{self, Emit, EpochStart, Floor, Format, Plan, PublisherEntry, TopicEntry};
+use crate::layout::value::{self, Emit, EpochStart, Floor, Format, Plan, PublisherEntry};
 use crate::layout::{Damaged, FORMAT};
 use crate::lineage::{EPOCHS_MAX, Lineage};
 use crate::publishers::{Publishers, refusal};
 use crate::state::{Run, Shared, TailCommit};
 use crate::store::Store;
-use crate::tail::{Chunk, Mark, Recent};
+use crate::tail::{Chunk, Mark, Marks, Recent};
 
 /// What an open found.
 #[derive(Debug)]
@@ -38,12 +42,14 @@ pub(super) struct Recovered {
     pub(super) plan: Option<Plan>,
     /// The floor as it is in the store.
     pub(super) saved_floor: Seq,
+    /// How the topics' heads lie in the store.
+    pub(super) heads: Heads,
 }
 
 /// Reads the store, and begins an epoch in it.
 pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Timestamp) -> Result<Recovered, LogError> {
     let kv = store.kv();
-    let is_new = check_format(kv)?;
+    let format = check_format(kv, now)?;
     let mut recovery = Recovery { kv, batch: Batch::default(), clock: None, publishers: Publishers::default() };
     let mut lineage = Lineage::default();
     let (next_index, last_start) = recovery.epochs(&mut lineage)?;
@@ -60,11 +66,12 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     let fold_point = recovery.fold_point(plan)?;
     let plan = plan.filter(|plan| plan.last > fold_point);
     let runs = recovery.runs(fold_point)?;
+    let (topics, heads) = recovery.topics()?;
     let mut shared = Shared {
         head: fold_point.max(floor.seq).max(last_start),
         last_time: runs.last().map_or(Timestamp::default(), |run| run.last_time),
         lineage: Arc::default(),
-        topics: recovery.topics()?,
+        topics,
         recent: Recent::new(config.recent_bytes_max),
         excepts: Excepts::new(Seq::ZERO),
         tail: VecDeque::new(),
@@ -78,8 +85,7 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     recovery.publishers()?;
     recovery.tail(&mut shared)?;
     shared.excepts = Excepts::new(shared.head);
-    if is_new {
-        let format = Format { version: FORMAT, created: now };
+    if let Some(format) = format {
         piece::put_small(&mut recovery.batch, key::meta(Meta::Format), &format.encode());
     }
     let start = EpochStart { epoch, start: shared.head };
@@ -90,19 +96,21 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     shared.floor = floor;
     shared.recount();
     shared.retain(&config.retention);
-    Ok(Recovered { shared, publishers: recovery.publishers, clock: recovery.clock, plan, saved_floor: floor.seq })
+    let Recovery { publishers, clock, .. } = recovery;
+    Ok(Recovered { shared, publishers, clock, plan, saved_floor: floor.seq, heads })
 }
 
-/// Whether this is a new log; an error if it is one of a later version.
-fn check_format(kv: &dyn Kv) -> Result<bool, LogError> {
+/// What is to be written about the log's format, if it is new or of an earlier one; an error if it is of a later one.
+fn check_format(kv: &dyn Kv, now: Timestamp) -> Result<Option<Format>, LogError> {
+    let new = Format { version: FORMAT, created: now };
     let key = key::meta(Meta::Format);
-    let Some(sealed) = kv.get(&key)? else { return Ok(true) };
+    let Some(sealed) = kv.get(&key)? else { return Ok(Some(new)) };
     match piece::open_small(&key, &sealed).and_then(Format::decode) {
         Ok(format) if format.version > FORMAT => Err(LogError::NewerFormat { found: format.version, known: FORMAT }),
-        Ok(_) => Ok(false),
+        Ok(format) => Ok((format.version < FORMAT).then_some(Format { version: FORMAT, ..format })),
         Err(Damaged) => {
             tracing::error!("the log's format key is damaged: taken for format {FORMAT}");
-            Ok(true)
+            Ok(Some(new))
         }
     }
 }
@@ -195,24 +203,6 @@ impl<'a> Recovery<'a> {
             }
         }
         Ok(runs)
-    }
-
-    fn topics(&self) -> Result<Topics, LogError> {
-        let mut topics = Topics::default();
-        for entry in self.all(key::TOPIC) {
-            let entry = entry?;
-            let Ok(id) = key::read_u32(&entry.0) else { continue };
-            // The id is taken, whatever its value says.
-            topics.at(id);
-            let Some(bytes) = small(&entry, |bytes| Ok(bytes.to_vec())) else { continue };
-            let Ok(saved) = TopicEntry::decode(&bytes) else { continue };
-            if let Ok(name) = TopicName::new(saved.name) {
-                topics.name(id, &name);
-            }
-            let topic = topics.at(id);
-            (topic.last_seq, topic.last_nth, topic.has_key) = (saved.last_seq, saved.last_nth, true);
-        }
-        Ok(topics)
     }
 
     fn publishers(&mut self) -> Result<(), LogError> {
@@ -380,7 +370,7 @@ impl Grown {
             seq_offset: u32::try_from(seq.0 - first_seq.0).unwrap_or(u32::MAX),
             end: u32::try_from(*end).unwrap_or(u32::MAX),
         };
-        let marks = self.seqs.iter().map(mark).collect();
+        let marks: Marks = self.seqs.iter().map(mark).collect();
         Chunk::new(Bytes::from(self.records), self.first_nth, first_seq, marks)
     }
 }
@@ -400,7 +390,7 @@ fn topic_name_bytes(shared: &Shared, commit: &Commit<'_>, index: usize) -> usize
 }
 
 /// A small value, or nothing if it is damaged, which is told.
-fn small<T>((key, sealed): &Entry, decode: impl FnOnce(&[u8]) -> Result<T, Damaged>) -> Option<T> {
+fn small<'e, T>((key, sealed): &'e Entry, decode: impl FnOnce(&'e [u8]) -> Result<T, Damaged>) -> Option<T> {
     let decoded = piece::open_small(key, sealed).and_then(decode);
     if decoded.is_err() {
         tracing::error!(key = %key::in_words(key), "a value in the log is damaged");

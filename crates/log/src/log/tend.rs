@@ -32,6 +32,9 @@ impl Log {
         if work.may_have_older_commits || !work.folded_commits.is_empty() {
             return self.delete_folded(work);
         }
+        if work.heads.has_earlier && work.fold.is_none() {
+            return self.delete_earlier_heads(work);
+        }
         if let Some(fold) = work.fold.take() {
             return self.fold_step(work, fold);
         }

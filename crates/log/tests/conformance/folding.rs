@@ -67,6 +67,29 @@ fn a_fold_that_was_cut_in_the_middle_of_a_batch_is_done_again() {
 }
 
 #[test]
+fn heads_that_later_folds_have_written_again_are_deleted_and_no_count_is_lost() {
+    let mut bench = Bench::with(small(0));
+    for round in 0..2_000_u64 {
+        bench.say(&format!("topic {}", round % 50), "said");
+        bench.tend_all();
+        if round % 333 == 0 {
+            bench = bench.reopen();
+        }
+    }
+    let heads = |bench: &Bench| {
+        let image = bench.kv.durable();
+        image.entries().filter(|(key, _)| key[0] == b'h').map(|(_, value)| value.len()).sum::<usize>()
+    };
+    let folds = bench.kv.durable().entries().filter(|(key, _)| key[0] == b'r').count();
+    assert!(folds > 20, "{folds}");
+    assert!(heads(&bench) < 2_000, "of {folds} folds with up to 50 topics each: {}", heads(&bench));
+    bench = bench.reopen();
+    for topic in 0..50 {
+        assert_eq!(bench.last_nth(&format!("topic {topic}")), 40);
+    }
+}
+
+#[test]
 fn commits_between_the_steps_of_a_fold_are_not_lost() {
     for bench in Bench::each(&small(500)) {
         let mut expected = 0;
