@@ -29,6 +29,7 @@ use crate::error::LogError;
 use crate::kv::journaled::{JournalConfig, JournaledKv};
 use crate::kv::sled::{SledConfig, SledKv};
 use crate::kv::{Kv, KvError};
+use crate::layout::key;
 use crate::log::Log;
 
 /// Opens the log in a data directory, which is created if it is not there, and durably begins `epoch`. The directory stays
@@ -114,7 +115,8 @@ impl DataDir {
     /// [`LogError::StorageFull`] if there is no room for it, [`LogError::Unusable`].
     pub fn open_journal(&self, store: SledKv) -> Result<JournaledKv, LogError> {
         let path = self.path.join(STORE_NAME);
-        let kv = JournaledKv::open(Arc::new(store), &path, &JournalConfig::default());
+        let config = JournalConfig { settled_last: Some(key::COMMIT), ..JournalConfig::default() };
+        let kv = JournaledKv::open(Arc::new(store), &path, &config);
         kv.map_err(|error| self.not_opened(error))
     }
 

@@ -275,7 +275,7 @@ impl Log {
     #[must_use]
     pub fn steps_due(&self) -> u32 {
         let (tail_bytes, most) = (self.shared.read().tail_bytes, self.config.tail_bytes_max);
-        if tail_bytes < (2 * self.config.fold_bytes).min(most / 2) {
+        if tail_bytes < self.config.fold_bytes.min(most / 2) {
             0
         } else if tail_bytes < most / 2 {
             1

@@ -32,6 +32,7 @@ impl Subject {
         let mut config = JournalConfig::default();
         // The least: a few batches to a generation.
         config.bytes_max = 0;
+        config.settled_last = Some(b'k');
         let kv = JournaledKv::open(Arc::clone(&inner) as Arc<dyn Kv>, dir.path(), &config)?;
         Ok(Subject { kv, inner, dir })
     }
@@ -202,6 +203,53 @@ fn while_the_inner_store_is_full_batches_are_refused_in_the_end_and_nothing_is_l
     subject.kv.settle().unwrap();
     subject.write(&[(7, None), (8, Some(1))], &mut model);
     assert_eq!(subject.content(), model);
+}
+
+/// Writes all 256 keys until the first generation is frozen over an inner store that has no room for it.
+fn frozen(model: &mut Model) -> Subject {
+    let subject = Subject::new();
+    subject.inner.set_faults(Faults { capacity_bytes: Some(1_000), ..Faults::default() });
+    let mut key = 0_u8;
+    while journals(subject.dir.path()).len() < 2 {
+        subject.write(&[(key, Some(6_000))], model);
+        key = key.wrapping_add(1);
+    }
+    assert_eq!(model.len(), 256);
+    subject
+}
+
+#[test]
+fn what_the_next_generation_has_deleted_never_reaches_the_inner_store() {
+    let mut model = Model::new();
+    let subject = frozen(&mut model);
+    for key in 0..200 {
+        subject.write(&[(key, None)], &mut model);
+    }
+    // Room for what is left, not for what was there.
+    subject.inner.set_faults(Faults { capacity_bytes: Some(500_000), ..Faults::default() });
+    subject.kv.settle().unwrap();
+    assert_eq!(subject.content(), model);
+    let (inner, dir) = subject.cut();
+    assert_eq!(Subject::open(inner, dir).unwrap().content(), model);
+}
+
+#[test]
+fn a_delete_that_is_not_durable_keeps_nothing_from_being_settled() {
+    let mut model = Model::new();
+    let subject = frozen(&mut model);
+    let before: Vec<_> =
+        journals(subject.dir.path()).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    subject.kv.apply_batch(&batch(&[(1, None), (2, Some(5)), (3, None)], &mut model.clone())).unwrap();
+    subject.inner.set_faults(Faults::default());
+    while subject.inner.get(b"\xff\xffsettled").unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    // The power goes before its sync.
+    let (inner, dir) = subject.cut();
+    for (path, bytes) in before {
+        fs::write(dir.path().join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    assert_eq!(Subject::open(inner, dir).unwrap().content(), model);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //!
 //! Batches since the last *generation* began are in its journal (docs/storage.md) and in a table in memory, which readers
 //! ask before the inner store. Once either is large enough the table is frozen, a new generation begins, and the frozen one
-//! is settled in small batches, each with its sync. Its journal is used again only after the last of them. So
+//! is settled in small batches, each with its sync. Its journal is used again only after the last of them. What the
+//! generation after it has durably deleted by then need not be settled any more. So
 //! whatever is cut, the inner store and the journals that it has not settled are the store, and an open reads them in again.
 
 mod journal;
@@ -30,11 +31,14 @@ pub struct JournalConfig {
     /// Size of one generation's journal and about that of its table in memory, in bytes. There are at most two tables and
     /// three journals. The more, the more of what is soon deleted never reaches the inner store.
     pub bytes_max: u64,
+    /// The first byte of keys that are deleted soon after they are put. They are settled last, so that most of them never
+    /// reach the inner store.
+    pub settled_last: Option<u8>,
 }
 
 impl Default for JournalConfig {
     fn default() -> JournalConfig {
-        JournalConfig { bytes_max: JOURNAL_BYTES }
+        JournalConfig { bytes_max: JOURNAL_BYTES, settled_last: None }
     }
 }
 
@@ -54,6 +58,7 @@ struct Shared {
     /// Told whenever `progress` changed.
     changed: Condvar,
     failed: OnceLock<String>,
+    settled_last: Option<u8>,
 }
 
 struct Writer {
@@ -82,6 +87,7 @@ impl JournaledKv {
             progress: Mutex::new(Progress::new(settled)),
             changed: Condvar::new(),
             failed: OnceLock::new(),
+            settled_last: config.settled_last,
         });
         if found.newest > settled {
             shared.freeze(Arc::new(RwLock::new(table)), found.newest);
@@ -223,6 +229,7 @@ impl Kv for JournaledKv {
             return Err(self.shared.fail(format!("syncing the journal: {error}")));
         }
         writer.is_synced = true;
+        self.shared.tables.read().active().write().synced();
         Ok(())
     }
 

@@ -1,15 +1,16 @@
 //! Settling: a frozen table goes to the inner store in small batches, each with its sync. Never lets go of a table, or of
-//! its journal, before the last of them.
+//! its journal, before the last of them, and passes over nothing but what the journal after it has durably deleted.
 
+use std::collections::btree_map;
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::RwLockReadGuard;
 
 use super::Shared;
-use super::table::{SharedTable, Table};
+use super::table::SharedTable;
 use crate::kv::{Batch, Kv, KvError};
 
 /// Where settling stands.
@@ -144,10 +145,10 @@ impl Shared {
     /// Says whether it came to the end. It does not if the store is closed meanwhile.
     fn settle_steps(&self, frozen: &Frozen) -> Result<bool, KvError> {
         let table = frozen.table.read();
-        // What is deleted makes room.
-        for deletes in [true, false] {
-            let mut steps = Steps::new(&table, deletes);
-            while let Some(batch) = steps.next_batch() {
+        // What is deleted makes room; what will be is left to the end.
+        for kind in [Kind::Deletes, Kind::Puts, Kind::LatePuts] {
+            let mut steps = Steps { entries: table.iter().peekable(), kind, late: self.settled_last };
+            while let Some(batch) = self.next_batch(&mut steps)? {
                 self.write(&batch)?;
                 let mut progress = self.progress.lock();
                 progress.steps += 1;
@@ -163,39 +164,62 @@ impl Shared {
         Ok(true)
     }
 
+    /// The next batch of a kind. Leaves out deletes of what is not there, and what the generation after it has deleted.
+    fn next_batch(&self, steps: &mut Steps<'_>) -> Result<Option<Batch>, KvError> {
+        let newer = self.tables.read().active();
+        let mut batch = Batch::default();
+        while let Some((key, value)) = steps.peek() {
+            let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+            let entries_max = if steps.kind == Kind::Deletes { STEP_DELETES_MAX } else { STEP_PUTS_MAX };
+            if batch.bytes() + bytes > STEP_BYTES_MAX || batch.entries().len() >= entries_max {
+                break;
+            }
+            match value {
+                None if self.inner.get(key)?.is_some() => batch.delete(key.clone()),
+                Some(value) if !newer.read().has_deleted(key) => batch.put_shared(key.clone(), value.clone()),
+                None | Some(_) => {}
+            }
+            steps.entries.next();
+        }
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+
     fn write(&self, batch: &Batch) -> Result<(), KvError> {
         self.inner.apply_batch(batch)?;
         self.inner.sync()
     }
 }
 
-/// A table's puts or deletes, in batches that the inner store takes.
+/// A table's changes of one kind.
 struct Steps<'a> {
-    entries: std::iter::Peekable<std::collections::btree_map::Iter<'a, Vec<u8>, Option<Bytes>>>,
-    deletes: bool,
+    entries: Peekable<btree_map::Iter<'a, Vec<u8>, Option<Bytes>>>,
+    kind: Kind,
+    late: Option<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Deletes,
+    Puts,
+    /// Of keys that are settled last.
+    LatePuts,
 }
 
 impl<'a> Steps<'a> {
-    fn new(table: &'a RwLockReadGuard<'_, Table>, deletes: bool) -> Steps<'a> {
-        Steps { entries: table.iter().peekable(), deletes }
-    }
-
-    fn next_batch(&mut self) -> Option<Batch> {
-        let mut batch = Batch::default();
-        while let Some((key, value)) = self.entries.peek() {
-            let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
-            let entries_max = if self.deletes { STEP_DELETES_MAX } else { STEP_PUTS_MAX };
-            if batch.bytes() + bytes > STEP_BYTES_MAX || batch.entries().len() >= entries_max {
-                break;
-            }
-            match (value, self.deletes) {
-                (None, true) => batch.delete((*key).clone()),
-                (Some(value), false) => batch.put_shared((*key).clone(), value.clone()),
-                (None, false) | (Some(_), true) => {}
+    /// The next change of this kind.
+    fn peek(&mut self) -> Option<(&'a Vec<u8>, &'a Option<Bytes>)> {
+        loop {
+            let (key, value) = *self.entries.peek()?;
+            let kind = match value {
+                None => Kind::Deletes,
+                Some(_) if self.late.is_some() && key.first().copied() == self.late => Kind::LatePuts,
+                Some(_) => Kind::Puts,
+            };
+            if kind == self.kind {
+                return Some((key, value));
             }
             self.entries.next();
         }
-        (!batch.is_empty()).then_some(batch)
     }
 }
 

@@ -16,12 +16,15 @@ use crate::kv::{Batch, Change, Direction, Entries, Entry, KvError};
 pub(super) struct Table {
     entries: BTreeMap<Vec<u8>, Option<Bytes>>,
     bytes: u64,
+    /// Whether the last batch deletes something, and is not synced yet.
+    has_unsynced_deletes: bool,
 }
 
 impl Table {
     pub(super) fn apply(&mut self, batch: Batch) {
         for (key, value) in batch.into_entries() {
             self.bytes += cost(&key, value.as_deref());
+            self.has_unsynced_deletes |= value.is_none();
             match self.entries.entry(key) {
                 btree_map::Entry::Vacant(entry) => {
                     entry.insert(value);
@@ -32,6 +35,16 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// What was applied is durable.
+    pub(super) fn synced(&mut self) {
+        self.has_unsynced_deletes = false;
+    }
+
+    /// Whether a key is durably deleted. Rather not, as long as there is a delete that is not durable.
+    pub(super) fn has_deleted(&self, key: &[u8]) -> bool {
+        !self.has_unsynced_deletes && matches!(self.entries.get(key), Some(None))
     }
 
     /// About what it holds in memory, in bytes.
