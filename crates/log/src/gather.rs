@@ -114,7 +114,8 @@ impl<'a> Gather<'a> {
     /// What was gathered.
     pub(crate) fn finish(self) -> Option<Chunk> {
         let (first_seq, first_nth) = self.first?;
-        let mut records = joined(self.parts);
+        let (first_part, parts) = self.parts.split_first()?;
+        let mut records = joined(first_part.clone(), parts);
         if records.len() < self.loaded_bytes / 2 {
             // Others may keep it: it must not hold a value that it is a small part of.
             records = Bytes::copy_from_slice(&records);

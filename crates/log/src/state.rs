@@ -88,19 +88,28 @@ impl Shared {
     }
 }
 
-/// A reader's place, with what is needed to answer it.
+/// A reader's place, with what is needed to answer it. Who answers at once only borrows the lineage: a count that all
+/// readers move is not for free.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Place<L = Arc<Lineage>> {
     pub(crate) after: Seq,
     pub(crate) nth: Nth,
     pub(crate) floor: Floor,
-    pub(crate) lineage: Arc<Lineage>,
+    pub(crate) lineage: L,
     /// The topic's newest event when the place was looked at.
     pub(crate) last_seq: Seq,
     pub(crate) last_nth: Nth,
 }
 
-impl Place {
+impl Place<&Lineage> {
+    /// The same, to be answered later.
+    pub(crate) fn kept(&self, lineage: &Arc<Lineage>) -> Place {
+        let Place { after, nth, floor, last_seq, last_nth, .. } = *self;
+        Place { after, nth, floor, lineage: Arc::clone(lineage), last_seq, last_nth }
+    }
+}
+
+impl<L: std::ops::Deref<Target = Lineage>> Place<L> {
     /// The answer, given the topic's first retained records after this place, if there are any. Only nths decide whether
     /// something is missing: whatever the reason, it shows.
     pub(crate) fn answer(&self, found: Option<Slice>) -> ReadOutcome {

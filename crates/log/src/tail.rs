@@ -253,7 +253,8 @@ impl Chunks {
         }
         let mut limits = limits;
         limits.seq_max = epoch_end(first_seq).map_or(limits.seq_max, |end| end.min(limits.seq_max));
-        let mut parts: Vec<Bytes> = Vec::new();
+        // Most batches are of one chunk, and are not to take an allocation.
+        let (mut first_part, mut parts) = (Bytes::new(), Vec::new());
         let (mut is_marked, mut has_except) = (false, false);
         let (mut next, mut count, mut last_seq) = (first_nth, 0_u32, first_seq);
         for chunk in self.chunks.range(at..) {
@@ -269,15 +270,20 @@ impl Chunks {
                 break;
             }
             let part = chunk.records.slice(chunk.start(index)..chunk.marks[index + taken - 1].end as usize);
+            let part_bytes = part.len();
+            if count == 0 {
+                first_part = part;
+            } else {
+                parts.push(part);
+            }
             let events = u32::try_from(taken).unwrap_or(u32::MAX);
             last_seq = chunk.seq(index + taken - 1);
             count += events;
             next = Nth(next.0 + taken as u64);
             is_marked |= chunk.is_marked;
             has_except |= chunk.has_except;
-            limits.bytes_max = limits.bytes_max.saturating_sub(part.len());
+            limits.bytes_max = limits.bytes_max.saturating_sub(part_bytes);
             limits.events_max = limits.events_max.saturating_sub(events);
-            parts.push(part);
             if index + taken < chunk.marks.len() || limits.events_max == 0 {
                 break;
             }
@@ -287,7 +293,8 @@ impl Chunks {
                 Some(before) => self.chunks[before].end_nth() == first_nth,
                 None => self.is_next(after),
             };
-        Some(Slice { first_nth, first_seq, last_seq, count, records: joined(parts), follows, has_except })
+        let records = joined(first_part, &parts);
+        Some(Slice { first_nth, first_seq, last_seq, count, records, follows, has_except })
     }
 
     /// Whether nothing of the topic lies between a seq below the first chunk and that chunk.
@@ -398,12 +405,13 @@ fn distance(before: Option<Seq>, seq: Seq) -> u32 {
 }
 
 /// Parts as one piece of memory, without a copy if there is only one.
-pub(crate) fn joined(mut parts: Vec<Bytes>) -> Bytes {
-    if parts.len() == 1 {
-        return parts.pop().unwrap_or_default();
+pub(crate) fn joined(first: Bytes, more: &[Bytes]) -> Bytes {
+    if more.is_empty() {
+        return first;
     }
-    let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
-    for part in &parts {
+    let mut whole = BytesMut::with_capacity(first.len() + more.iter().map(Bytes::len).sum::<usize>());
+    whole.put_slice(&first);
+    for part in more {
         whole.put_slice(part);
     }
     whole.freeze()

@@ -45,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     pub(crate) fn new(desk: Desk, io: S, early: &[u8], shared: &Shared, presence: Presence) -> Serving<S> {
         let mut wire = Wire::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX);
         wire.put_back(early);
-        let alarm = Alarm { sleep: Box::pin(sleep_until(Instant::now())), sleeper: None };
+        let alarm = Alarm::new(Instant::now());
         let connection =
             Connection { desk, wire, alarm, clock: shared.clock, write_timeout: shared.config.write_timeout };
         Serving { connection: Some(connection), finishing: None, _presence: presence }
@@ -87,9 +87,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Poll::Ready(Some(close));
             }
             if let Poll::Ready(event) = self.wire.poll(cx, self.desk.wants_message()) {
-                match translate(event) {
-                    Some(input) => self.desk.handle(input),
-                    None => return Poll::Ready(None),
+                match event {
+                    WireEvent::Drained => self.desk.handle_in_turn(Input::Drained),
+                    event @ (WireEvent::Message(_) | WireEvent::Text(_) | WireEvent::Broken(..) | WireEvent::Ended) => {
+                        match translate(event) {
+                            Some(input) => self.desk.handle(input),
+                            None => return Poll::Ready(None),
+                        }
+                    }
                 }
                 continue;
             }
@@ -100,7 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let stuck_at = self.wire.waiting_since().map(|since| since + self.write_timeout);
             let tick_at = self.desk.poll_timeout().map(|due| self.clock.at(due));
             let due = stuck_at.into_iter().chain(tick_at).min();
-            if self.alarm.poll(cx, due).is_pending() {
+            if self.alarm.poll(cx, due, self.clock.at(self.desk.now())).is_pending() {
                 return Poll::Pending;
             }
             let now = Instant::now();
@@ -117,30 +122,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 /// it goes off.
 struct Alarm {
     sleep: Pin<Box<Sleep>>,
+    /// The timer's deadline: looked at more often than the timer itself.
+    deadline: Instant,
     /// The task that is woken at the timer's deadline, while that lies ahead.
     sleeper: Option<Waker>,
 }
 
 impl Alarm {
-    /// Ready when `due` has come; nothing is never due.
-    fn poll(&mut self, cx: &mut Context<'_>, due: Option<Instant>) -> Poll<()> {
+    fn new(deadline: Instant) -> Alarm {
+        Alarm { sleep: Box::pin(sleep_until(deadline)), deadline, sleeper: None }
+    }
+
+    /// Ready when `due` has come; nothing is never due. `now` is when this turn began, or any moment in it.
+    fn poll(&mut self, cx: &mut Context<'_>, due: Option<Instant>, now: Instant) -> Poll<()> {
         let Some(due) = due else { return Poll::Pending };
         let is_set = self.sleeper.as_ref().is_some_and(|sleeper| sleeper.will_wake(cx.waker()));
-        if !is_set || due < self.sleep.deadline() {
-            self.sleep.as_mut().reset(due);
+        if !is_set || due < self.deadline {
+            self.reset(due);
             self.sleeper = Some(cx.waker().clone());
-        } else if !self.sleep.is_elapsed() {
+        } else if now + TIMER_STEP < self.deadline || !self.sleep.is_elapsed() {
+            // It cannot have gone off before this turn, or it has not: whatever comes later wakes the task.
             return Poll::Pending;
         }
         loop {
             // Without the budget of a turn, which would let a poll pass without setting the timer.
             ready!(pin!(unconstrained(self.sleep.as_mut())).poll(cx));
-            if due <= self.sleep.deadline() {
+            if due <= self.deadline {
                 self.sleeper = None;
                 return Poll::Ready(());
             }
-            self.sleep.as_mut().reset(due);
+            self.reset(due);
         }
+    }
+
+    fn reset(&mut self, deadline: Instant) {
+        self.sleep.as_mut().reset(deadline);
+        self.deadline = deadline;
     }
 }
 
@@ -165,6 +182,9 @@ fn translate(event: WireEvent) -> Option<Input> {
     }
 }
 
+/// More than a timer may go off too early, and than clocks differ.
+const TIMER_STEP: Duration = Duration::from_millis(5);
+
 /// How long an ended connection may take to write its close and be read by the peer.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -175,19 +195,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_alarm_follows_its_deadline_in_both_directions() {
         let begun = Instant::now();
-        let mut alarm = Alarm { sleep: Box::pin(sleep_until(begun)), sleeper: None };
+        let mut alarm = Alarm::new(begun);
         let at = |seconds| Some(begun + Duration::from_secs(seconds));
         std::future::poll_fn(|cx| {
-            assert!(alarm.poll(cx, None).is_pending());
-            assert!(alarm.poll(cx, at(100)).is_pending());
-            assert!(alarm.poll(cx, at(10)).is_pending(), "it comes nearer");
-            assert!(alarm.poll(cx, at(20)).is_pending(), "it goes away");
+            assert!(alarm.poll(cx, None, Instant::now()).is_pending());
+            assert!(alarm.poll(cx, at(100), Instant::now()).is_pending());
+            assert!(alarm.poll(cx, at(10), Instant::now()).is_pending(), "it comes nearer");
+            assert!(alarm.poll(cx, at(20), Instant::now()).is_pending(), "it goes away");
             Poll::Ready(())
         })
         .await;
-        std::future::poll_fn(|cx| alarm.poll(cx, at(20))).await;
+        std::future::poll_fn(|cx| alarm.poll(cx, at(20), Instant::now())).await;
         assert_eq!(Some(Instant::now()), at(20), "neither at its first deadline nor never");
-        std::future::poll_fn(|cx| alarm.poll(cx, at(50))).await;
+        std::future::poll_fn(|cx| alarm.poll(cx, at(50), Instant::now())).await;
         assert_eq!(Some(Instant::now()), at(50));
     }
 }

@@ -63,14 +63,17 @@ pub(crate) struct Desk {
     handling: Handling,
     watches: u64,
     entry: Option<Entry>,
+    /// When this turn began: one look at the clock is enough for what is done at once.
+    now: Instant,
     shared: Arc<Shared>,
 }
 
 impl Desk {
     pub(crate) fn new(shared: &Arc<Shared>, access: Arc<dyn AnyAccess>, origin: Origin) -> Desk {
         let (connection, mailbox) = shared.hub.join();
+        let now = shared.clock.now();
         Desk {
-            session: ServerSession::new(Arc::clone(&shared.config), shared.clock.now()),
+            session: ServerSession::new(Arc::clone(&shared.config), now),
             connection,
             mailbox,
             access,
@@ -83,6 +86,7 @@ impl Desk {
             handling: Handling::default(),
             watches: 0,
             entry: None,
+            now,
             shared: Arc::clone(shared),
         }
     }
@@ -93,7 +97,18 @@ impl Desk {
 
     /// Tells the session what happened.
     pub(crate) fn handle(&mut self, input: Input) {
-        self.session.handle(input, self.shared.clock.now());
+        self.now = self.shared.clock.now();
+        self.handle_in_turn(input);
+    }
+
+    /// The same for what comes of what the session itself did in this turn, which needs no other look at the clock.
+    pub(crate) fn handle_in_turn(&mut self, input: Input) {
+        self.session.handle(input, self.now);
+    }
+
+    /// When this turn began, or a later moment in it.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     pub(crate) fn wants_message(&self) -> bool {
@@ -115,10 +130,11 @@ impl Desk {
     }
 
     /// Tells the session what others have left for it, and whether there was anything. The task is woken for what comes
-    /// later.
+    /// later. A turn begins with it.
     pub(crate) fn empty_mailbox(&mut self, cx: &Context<'_>) -> bool {
-        let Poll::Ready(inputs) = self.mailbox.poll_take(cx) else { return false };
-        inputs.for_each(|input| self.handle(input));
+        self.now = self.shared.clock.now();
+        let Poll::Ready(letters) = self.mailbox.poll_take(cx) else { return false };
+        letters.open(|input| self.handle_in_turn(input));
         true
     }
 
@@ -170,7 +186,7 @@ impl Desk {
                 if self.may(Action::Subscribe { topic: &topic }) {
                     let recent = || self.shared.log.open_recent(&topic, &start, wall_clock());
                     match if subscriber.is_none() { recent() } else { None } {
-                        Some(opened) => self.handle(Input::Opened { id, result: Ok(opened) }),
+                        Some(opened) => self.handle_in_turn(Input::Opened { id, result: Ok(opened) }),
                         None => self.errands.push(Errand::Open { id, topic, start, subscriber }),
                     }
                 } else {
@@ -192,7 +208,7 @@ impl Desk {
             }
             Output::Read { id, topic, after, nth, events_max, bytes_max } => {
                 match self.shared.log.read_recent(&topic, after, nth, events_max, bytes_max) {
-                    Some(outcome) => self.handle(Input::Read { id, outcome }),
+                    Some(outcome) => self.handle_in_turn(Input::Read { id, outcome }),
                     None => self.errands.push(Errand::Read { id, topic, after, nth, events_max, bytes_max }),
                 }
             }

@@ -221,7 +221,7 @@ impl Feed {
     }
 
     fn empty_mailbox(&mut self) {
-        for input in self.mailbox.take() {
+        self.mailbox.take().open(|input| {
             if let Input::End(close) | Input::Displaced(close) = input {
                 self.ended = Some(close);
             } else if let Input::Volatile { event, .. } = input {
@@ -232,7 +232,7 @@ impl Feed {
             } else {
                 self.may_have_more = true;
             }
-        }
+        });
     }
 
     /// The next row from memory, if it is all there.

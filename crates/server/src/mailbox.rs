@@ -39,6 +39,15 @@ struct Wakes {
     more: BTreeSet<SubscriptionId>,
 }
 
+/// What was taken out of a mailbox.
+#[derive(Debug)]
+#[must_use = "it is in no mailbox any more"]
+pub(crate) struct Letters {
+    answers: Vec<Input>,
+    wakes: Wakes,
+    volatile: VecDeque<(Arc<VolatileEvent>, Vec<SubscriptionId>)>,
+}
+
 impl Mailbox {
     /// Says that a subscription's topic grew.
     pub(crate) fn grew(&self, id: SubscriptionId) {
@@ -66,14 +75,14 @@ impl Mailbox {
 
     /// Takes everything, answers first, in order, then the wake-ups; or has the task woken once there is something. The
     /// task is woken for all that comes later, also if it does not ask again before that.
-    pub(crate) fn poll_take(&self, cx: &Context<'_>) -> Poll<impl Iterator<Item = Input> + use<>> {
+    pub(crate) fn poll_take(&self, cx: &Context<'_>) -> Poll<Letters> {
         let mut content = self.content.lock();
         content.register(cx);
         if content.is_empty() { Poll::Pending } else { Poll::Ready(content.take()) }
     }
 
     /// Takes everything that is there now.
-    pub(crate) fn take(&self) -> impl Iterator<Item = Input> + use<> {
+    pub(crate) fn take(&self) -> Letters {
         self.content.lock().take()
     }
 
@@ -92,11 +101,33 @@ impl Mailbox {
     fn leave(&self, word: impl FnOnce(&mut Content)) {
         let mut content = self.content.lock();
         word(&mut content);
-        let reader = if content.is_rung { None } else { content.reader.clone() };
-        content.is_rung |= reader.is_some();
-        drop(content);
-        if let Some(reader) = reader {
-            reader.wake();
+        if content.is_rung {
+            return;
+        }
+        // Under the lock: a runtime's task is only put into a queue by that, and a copy of its waker would cost as much.
+        if let Some(reader) = &content.reader {
+            reader.wake_by_ref();
+            content.is_rung = true;
+        }
+    }
+}
+
+impl Letters {
+    /// Gives them one by one: answers first, in order, then the wake-ups.
+    pub(crate) fn open(self, mut each: impl FnMut(Input)) {
+        // Most often there is one wake-up and nothing else.
+        let Letters { answers, wakes: Wakes { first, more }, volatile } = self;
+        if !answers.is_empty() {
+            answers.into_iter().for_each(&mut each);
+        }
+        if let Some(id) = first {
+            each(Input::Grew { id });
+        }
+        if !more.is_empty() {
+            more.into_iter().for_each(|id| each(Input::Grew { id }));
+        }
+        if !volatile.is_empty() {
+            volatile.into_iter().for_each(|(event, ids)| each(Input::Volatile { ids, event }));
         }
     }
 }
@@ -114,13 +145,10 @@ impl Content {
         self.answers.is_empty() && self.wakes.first.is_none() && self.volatile.is_empty()
     }
 
-    fn take(&mut self) -> impl Iterator<Item = Input> + use<> {
+    fn take(&mut self) -> Letters {
         self.is_rung = false;
-        let answers = std::mem::take(&mut self.answers);
-        let Wakes { first, more } = std::mem::take(&mut self.wakes);
-        let grew = first.into_iter().chain(more).map(|id| Input::Grew { id });
-        let volatile = std::mem::take(&mut self.volatile).into_iter();
-        answers.into_iter().chain(grew).chain(volatile.map(|(event, ids)| Input::Volatile { ids, event }))
+        let Content { answers, wakes, volatile, .. } = self;
+        Letters { answers: std::mem::take(answers), wakes: std::mem::take(wakes), volatile: std::mem::take(volatile) }
     }
 }
 
@@ -155,7 +183,11 @@ mod tests {
 
     fn taken(mailbox: &Mailbox, waker: &Waker) -> Vec<Input> {
         match mailbox.poll_take(&Context::from_waker(waker)) {
-            Poll::Ready(inputs) => inputs.collect(),
+            Poll::Ready(letters) => {
+                let mut inputs = Vec::new();
+                letters.open(|input| inputs.push(input));
+                inputs
+            }
             Poll::Pending => Vec::new(),
         }
     }

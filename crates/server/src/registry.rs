@@ -133,11 +133,11 @@ impl Registration {
                 return close.clone();
             }
             self.mailbox.waiting().await;
-            for input in self.mailbox.take() {
+            self.mailbox.take().open(|input| {
                 if let Input::End(close) | Input::Displaced(close) = input {
                     self.ended.get_or_insert(close);
                 }
-            }
+            });
         }
     }
 }

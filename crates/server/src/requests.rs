@@ -57,6 +57,12 @@ where
 /// The handler at work for one connection. Dropped, it is stopped wherever it is. Bounded by the session.
 #[derive(Debug, Default)]
 pub(crate) struct Handling {
+    /// Made by the first request: most readers never ask.
+    tasks: Option<Box<Tasks>>,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
     running: JoinSet<Result<Answer, Refusal>>,
     ids: HashMap<Id, RequestId>,
 }
@@ -71,18 +77,20 @@ impl Handling {
             let late = || Err(Refusal::declined("the app took too long to answer"));
             tokio::time::timeout(timeout, answering).await.unwrap_or_else(|_| late())
         };
-        let task = self.running.spawn(answering);
-        self.ids.insert(task.id(), id);
+        let tasks = self.tasks.get_or_insert_default();
+        let task = tasks.running.spawn(answering);
+        tasks.ids.insert(task.id(), id);
     }
 
     /// The next answer. Nothing while nothing is asked.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(RequestId, Result<Answer, Refusal>)> {
-        while let Some(joined) = std::task::ready!(self.running.poll_join_next_with_id(cx)) {
+        let Some(Tasks { running, ids }) = self.tasks.as_deref_mut() else { return Poll::Pending };
+        while let Some(joined) = std::task::ready!(running.poll_join_next_with_id(cx)) {
             let (task, result) = match joined {
                 Ok((task, result)) => (task, result),
                 Err(panic) => (panic.id(), Err(Refusal::declined("the app has made a mistake"))),
             };
-            if let Some(id) = self.ids.remove(&task) {
+            if let Some(id) = ids.remove(&task) {
                 return Poll::Ready((id, result));
             }
         }

@@ -31,8 +31,9 @@ pub struct Wire<S> {
     io: S,
     incoming: Incoming,
     outgoing: Outgoing,
-    /// When a byte last left, or the first of those that wait was put in.
-    progress_at: Instant,
+    /// When a byte last left, or the first of those that wait was put in. Looked up only once bytes have to wait: most never
+    /// do. None: it is now.
+    progress_at: Option<Instant>,
     /// Whether the session is owed a word that all it sent has left.
     drain_owed: bool,
     flush_owed: bool,
@@ -60,7 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             io,
             incoming: Incoming::new(first_bytes_max, bytes_max),
             outgoing: Outgoing::default(),
-            progress_at: Instant::now(),
+            progress_at: None,
             drain_owed: false,
             flush_owed: false,
         }
@@ -91,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Since when bytes wait of which none was taken; none if nothing waits.
     pub fn waiting_since(&self) -> Option<Instant> {
-        (!self.outgoing.is_empty()).then_some(self.progress_at)
+        (!self.outgoing.is_empty()).then(|| self.progress_at.unwrap_or_else(Instant::now))
     }
 
     /// How many bytes wait.
@@ -147,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     fn before_output(&mut self) {
         if self.outgoing.is_empty() {
-            self.progress_at = Instant::now();
+            self.progress_at = None;
         }
         self.drain_owed = true;
     }
@@ -199,14 +200,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
-            let mut slices = [io::IoSlice::new(&[]); SLICES_MAX];
-            let count = self.outgoing.fill(&mut slices);
-            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]))?;
+            let Poll::Ready(written) = self.poll_write_some(cx) else {
+                self.progress_at = self.progress_at.or_else(|| Some(Instant::now()));
+                return Poll::Pending;
+            };
+            let written = written?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.outgoing.advance(written);
-            self.progress_at = Instant::now();
+            self.progress_at = None;
             self.flush_owed = true;
         }
         if self.flush_owed {
@@ -214,6 +217,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.flush_owed = false;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// Writes what the socket takes now of what waits.
+    fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [io::IoSlice::new(&[]); SLICES_MAX];
+        let count = self.outgoing.fill(&mut slices);
+        let slices = &slices[..count];
+        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+        if count == 1 || bytes > JOINED_BYTES_MAX {
+            return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        }
+        // The kernel takes a vector apart at more cost than that of a small copy.
+        let mut space = [MaybeUninit::uninit(); JOINED_BYTES_MAX];
+        let mut joined = ReadBuf::uninit(&mut space);
+        slices.iter().for_each(|slice| joined.put_slice(slice));
+        Pin::new(&mut self.io).poll_write(cx, joined.filled())
     }
 }
 
@@ -239,6 +260,9 @@ const RESERVE_BYTES_MAX: usize = 64 * 1024;
 
 /// Pongs and close answers that wait for a frame's end, in bytes. A peer that pings without reading gets fewer pongs.
 const CONTROL_BYTES_MAX: usize = 512;
+
+/// What is written in one piece, by way of the stack, in bytes.
+const JOINED_BYTES_MAX: usize = 16 * 1024;
 
 /// Slices in one vectored write: 16 batches' heads and records.
 const SLICES_MAX: usize = 32;

@@ -15,6 +15,7 @@ use super::excepts::with_except_in_memory;
 use crate::error::LogError;
 use crate::gather::{Gather, Whereabouts};
 use crate::index::Topic;
+use crate::lineage::Lineage;
 use crate::state::{Place, Shared};
 use crate::tail::{Chunk, Limits, Slice};
 
@@ -64,7 +65,7 @@ impl Log {
                     return Ok(outcome);
                 }
                 let start = after.max(shared.floor.seq);
-                (place, whereabouts(&shared, id, entry, start), shared.generation)
+                (place.kept(&shared.lineage), whereabouts(&shared, id, entry, start), shared.generation)
             };
             let start = after.max(place.floor.seq);
             let gathered =
@@ -138,7 +139,7 @@ impl Log {
                     let start = after.max(commit.last);
                     whereabouts.commits = entry.commits_after(start).iter().take(COMMITS_MAX).copied().collect();
                 }
-                (place, whereabouts, shared.generation)
+                (place.kept(&shared.lineage), whereabouts, shared.generation)
             };
             let limits = Limits { seq_max: place.last_seq, ..ONE };
             let ahead = if ahead { PLAIN.ahead(place.last_seq) } else { limits };
@@ -175,7 +176,7 @@ impl Log {
         &self,
         shared: &Shared,
         (id, entry): (u32, &Topic),
-        place: &Place,
+        place: &Place<&Lineage>,
         limits: Limits,
     ) -> Option<ReadOutcome> {
         let outcome = from_memory(place, entry, limits);
@@ -306,12 +307,12 @@ fn excepted(shared: &Shared, outcome: ReadOutcome, limits: Limits) -> Option<Rea
     if limits.is_mixed { Some(outcome) } else { with_except_in_memory(shared, outcome) }
 }
 
-pub(super) fn place(shared: &Shared, topic: &Topic, after: Seq, nth: Nth) -> Place {
+pub(super) fn place<'a>(shared: &'a Shared, topic: &Topic, after: Seq, nth: Nth) -> Place<&'a Lineage> {
     Place {
         after,
         nth,
         floor: shared.floor,
-        lineage: std::sync::Arc::clone(&shared.lineage),
+        lineage: &shared.lineage,
         last_seq: topic.last_seq,
         last_nth: topic.last_nth,
     }
@@ -331,7 +332,7 @@ fn whereabouts(shared: &Shared, id: u32, topic: &Topic, start: Seq) -> Whereabou
     Whereabouts { topic: id, runs, commits, recent_from: topic.recent.first_nth() }
 }
 
-pub(super) fn from_memory(place: &Place, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {
+pub(super) fn from_memory(place: &Place<&Lineage>, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {
     if topic.last_seq <= place.after {
         return Some(ReadOutcome::End);
     }
