@@ -2,10 +2,15 @@
 //! with answers. Topics are redeliver's own, so native and Socket.IO clients share them. Everything is asked of the
 //! server's `Access`.
 
+use std::sync::{Arc, OnceLock};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use redeliver_server::{
     Action, Delivery, EmitError, Known, LocalSubscribe, NewEvent, Nth, Position, Server, Start, TopicName,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::args::Args;
@@ -13,6 +18,7 @@ use crate::broadcast::event_name;
 use crate::error::{RoomError, SendError};
 use crate::namespace::Namespace;
 use crate::offset::Offset;
+use crate::presence::Present;
 use crate::socket::{Incoming, Socket};
 
 /// Offers the events to every socket of a namespace.
@@ -20,7 +26,8 @@ pub(crate) fn offer(namespace: &Namespace) {
     namespace.on_connection(|socket| async move {
         socket.on("subscribe", |incoming| answered(incoming, subscribe));
         socket.on("unsubscribe", |incoming| answered(incoming, unsubscribe));
-        socket.on("emit", |incoming| answered(incoming, emit));
+        let receipts = Receipts::default();
+        socket.on("emit", move |incoming| emit_queued(incoming, receipts.clone()));
     });
 }
 
@@ -77,6 +84,10 @@ where
     R: Future<Output = Reply>,
 {
     let reply = what(incoming.socket.clone(), incoming.args.clone()).await;
+    answer(incoming, reply);
+}
+
+fn answer(incoming: Incoming, reply: Reply) {
     if let Some(message) = &reply.message {
         debug!(sid = incoming.socket.id(), event = ?incoming.name, message, "a client was refused");
     }
@@ -150,6 +161,46 @@ async fn emit(socket: Socket, args: Args) -> Reply {
     }
 }
 
+/// The emits of one socket that wait for their receipts. They are answered in their order, by a task that begins with the
+/// first one.
+#[derive(Clone, Default)]
+struct Receipts(Arc<OnceLock<mpsc::Sender<Waiting>>>);
+
+/// An emit that is queued, or was refused.
+struct Waiting {
+    incoming: Incoming,
+    reply: BoxFuture<'static, Reply>,
+    /// A gateway that ends waits for it.
+    _present: Present,
+}
+
+/// Queues an emit. The next one need not wait for its receipt: all that come together are stored together.
+async fn emit_queued(incoming: Incoming, receipts: Receipts) {
+    let mut reply = emit(incoming.socket.clone(), incoming.args.clone()).boxed();
+    // Looked at once, it is in the server's queue.
+    let reply = match (&mut reply).now_or_never() {
+        Some(reply) => std::future::ready(reply).boxed(),
+        None => reply,
+    };
+    let _present = incoming.socket.core().presence.enter();
+    // The task is there as long as this is.
+    let _ = receipts.sender().send(Waiting { incoming, reply, _present }).await;
+}
+
+impl Receipts {
+    fn sender(&self) -> &mpsc::Sender<Waiting> {
+        self.0.get_or_init(|| {
+            let (sender, mut receiver) = mpsc::channel::<Waiting>(RECEIPTS_MAX);
+            tokio::spawn(async move {
+                while let Some(Waiting { incoming, reply, _present }) = receiver.recv().await {
+                    answer(incoming, reply.await);
+                }
+            });
+            sender
+        })
+    }
+}
+
 impl Options {
     fn start(&self) -> Result<Option<Start>, Reply> {
         match (&self.after, self.last) {
@@ -213,5 +264,8 @@ fn emit_code(error: &EmitError) -> &'static str {
         EmitError::Unknown | _ => "unknown",
     }
 }
+
+/// Emits of one socket that may wait for their receipts. Beyond, the next one waits, and then its client is not read.
+const RECEIPTS_MAX: usize = 256;
 
 const NO_TOPIC: &str = "the first argument is the topic's name";

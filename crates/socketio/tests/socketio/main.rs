@@ -1,6 +1,7 @@
 //! The gateway over real connections, with a client that speaks the wire as stock ones do.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod builtin;
 mod client;
 mod connecting;
 mod idle;
