@@ -6,7 +6,10 @@ mod jobs;
 mod live;
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, select_all};
@@ -18,7 +21,7 @@ use tracing::debug;
 
 use crate::args::{Args, IntoArgs};
 use crate::connection::live::{Leaving, Live, Wake};
-use crate::engine::{EngineCloseReason, EngineConnection, EngineEvent};
+use crate::engine::{EngineCloseReason, EngineConnection, EngineEvent, Interest};
 use crate::error::ConnectError;
 use crate::io::Core;
 use crate::offset::Offset;
@@ -44,7 +47,7 @@ pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
     let is_script = is_script(&handshake);
     let sockets = BTreeMap::new();
     let decoder = Decoder::new(limits);
-    let connection = Connection { core, engine, decoder, handshake, is_script, sockets, deadline, shutdown };
+    let connection = Connection { core, engine, decoder, handshake, is_script, sockets, deadline, steps: 0, shutdown };
     connection.run().await;
     drop(present);
 }
@@ -59,6 +62,7 @@ struct Connection {
     sockets: BTreeMap<Namespace, Place>,
     /// Until when a namespace must be joined, if none was yet.
     deadline: Option<Instant>,
+    steps: u32,
     shutdown: BoxFuture<'static, ()>,
 }
 
@@ -110,22 +114,31 @@ impl Connection {
                 None => std::future::pending().await,
             }
         };
-        let engine = &mut self.engine;
-        let event = async {
-            loop {
-                let event = engine.next_reading(reads).await;
-                // Where there was room anyway, nobody waits for more.
-                if !(is_drained && event == EngineEvent::Drained) {
-                    break event;
-                }
+        self.steps = self.steps.wrapping_add(1);
+        let is_engines_turn = self.steps.is_multiple_of(ENGINE_TURN);
+        let mut late = pin!(late);
+        let mut sockets = pin!(next_of(&mut self.sockets, is_drained));
+        // Where there is room anyway, nobody waits for more.
+        let mut event = pin!(self.engine.next_of(Interest { reads, drained: !is_drained }));
+        let shutdown = &mut self.shutdown;
+        poll_fn(|cx| {
+            // Sockets first: what they are given leaves with the same look at the engine. Now and then it is first, so that
+            // no app keeps it from being heard.
+            if is_engines_turn && let Poll::Ready(event) = event.as_mut().poll(cx) {
+                return Poll::Ready(Step::Engine(event));
             }
-        };
-        tokio::select! {
-            event = event => Step::Engine(event),
-            (namespace, wake) = next_of(&mut self.sockets, is_drained) => Step::Socket(namespace, wake),
-            () = late => Step::Late,
-            () = &mut self.shutdown => Step::Shutdown,
-        }
+            if let Poll::Ready((namespace, wake)) = sockets.as_mut().poll(cx) {
+                return Poll::Ready(Step::Socket(namespace, wake));
+            }
+            if let Poll::Ready(event) = event.as_mut().poll(cx) {
+                return Poll::Ready(Step::Engine(event));
+            }
+            if late.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Step::Late);
+            }
+            shutdown.as_mut().poll(cx).map(|()| Step::Shutdown)
+        })
+        .await
     }
 
     /// Returns why the connection ends, if it does.
@@ -337,6 +350,9 @@ fn is_script(handshake: &Handshake) -> bool {
         }
     }
 }
+
+/// Steps of which one asks the engine before the sockets.
+const ENGINE_TURN: u32 = 16;
 
 /// Bytes that may wait for a client while more is read for it.
 const WAITING_BYTES_LOW: usize = 4 * 1024;

@@ -20,6 +20,7 @@ use ::http::{HeaderMap, Uri};
 use redeliver_protocol::time::Instant;
 
 pub use self::connection::EngineConnection;
+pub(crate) use self::connection::Interest;
 use self::door::Sessions;
 pub use self::door::secret;
 pub use self::packet::SharedFrame;

@@ -7,6 +7,7 @@ mod parse;
 mod tests;
 mod write;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -38,18 +39,21 @@ pub(crate) enum Packet {
 
 /// A namespace's name, which begins with a slash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Namespace(String);
+pub(crate) struct Namespace(Cow<'static, str>);
 
 impl Namespace {
     /// The main namespace, `/`, which is not written in packets.
     pub(crate) fn main() -> Namespace {
-        Namespace("/".to_owned())
+        Namespace(Cow::Borrowed("/"))
     }
 
     /// A namespace that packets can name: it begins with a slash, has no comma and at most 255 bytes.
     pub(crate) fn new(name: &str) -> Option<Namespace> {
+        if name == "/" {
+            return Some(Namespace::main());
+        }
         let fits = name.starts_with('/') && !name.contains(',') && name.len() <= NAMESPACE_BYTES_MAX;
-        fits.then(|| Namespace(name.to_owned()))
+        fits.then(|| Namespace(Cow::Owned(name.to_owned())))
     }
 
     pub(crate) fn as_str(&self) -> &str {

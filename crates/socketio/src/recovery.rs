@@ -232,7 +232,9 @@ mod tests {
             resumed(&session(), Shown { pid: Some(PID), offset: Some(&offset), subscriber: false }).unwrap();
         assert_eq!(after, at(15));
         let room = room_topic("/", "a").unwrap();
-        assert!(!session.rooms.wants(&room, Seq(15)) && session.rooms.wants(&room, Seq(16)));
+        assert!(
+            session.rooms.gives(&room, Some(Seq(15))).is_none() && session.rooms.gives(&room, Some(Seq(16))).is_some()
+        );
     }
 
     #[test]

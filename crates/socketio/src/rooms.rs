@@ -175,15 +175,14 @@ impl Memberships {
         membership.is_some_and(|membership| membership.spans.iter().any(|span| span.holds(seq)))
     }
 
-    /// Whether this event of the topic is to be given in this turn.
-    pub(crate) fn wants(&self, topic: &TopicName, seq: Seq) -> bool {
-        let membership = self.topics.get(topic);
-        membership.is_some_and(|known| seq > known.given && known.spans.iter().any(|span| span.holds(seq)))
-    }
-
-    /// Whether a topic's events come as one object.
-    pub(crate) fn is_enveloped(&self, topic: &TopicName) -> bool {
-        self.topics.get(topic).is_some_and(|membership| membership.envelope)
+    /// Whether this event of the topic, or with no seq whatever comes now, is to be given in this turn; and then, whether as one object.
+    pub(crate) fn gives(&self, topic: &TopicName, seq: Option<Seq>) -> Option<Enveloped> {
+        let known = self.topics.get(topic)?;
+        let gives = match seq {
+            Some(seq) => known.wants(seq),
+            None => known.spans.last().is_some_and(|span| span.until.is_none()),
+        };
+        gives.then_some(Enveloped(known.envelope))
     }
 
     /// The topics that the socket is in now.
@@ -204,6 +203,16 @@ impl Memberships {
     /// The turn that the row is in.
     pub(crate) fn turn(&self) -> u32 {
         self.turn
+    }
+}
+
+/// Whether an event comes as one object that names its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Enveloped(pub(crate) bool);
+
+impl Membership {
+    fn wants(&self, seq: Seq) -> bool {
+        seq > self.given && self.spans.iter().any(|span| span.holds(seq))
     }
 }
 
@@ -255,11 +264,15 @@ mod tests {
         assert_eq!(rooms.join(&room, Seq(12), false), Ok(false));
         assert!(rooms.leave(&room, Seq(20)) && !rooms.leave(&room, Seq(21)));
         assert_eq!(rooms.join(&room, Seq(30), false), Ok(true));
-        let wanted: Vec<u64> = (8..34).filter(|seq| rooms.wants(&room, Seq(*seq))).collect();
+        let wanted: Vec<u64> = (8..34).filter(|seq| rooms.gives(&room, Some(Seq(*seq))).is_some()).collect();
         assert_eq!(wanted, [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 31, 32, 33]);
         assert_eq!(rooms.follows().collect::<Vec<_>>(), [Follow { topic: room.clone(), after: Seq(10), until: None }]);
         assert!(rooms.resume(Seq(15), 0));
-        assert!(!rooms.wants(&room, Seq(15)) && rooms.wants(&room, Seq(16)) && rooms.was_in(&room, Seq(12)));
+        assert!(
+            rooms.gives(&room, Some(Seq(15))).is_none()
+                && rooms.gives(&room, Some(Seq(16))).is_some()
+                && rooms.was_in(&room, Seq(12))
+        );
     }
 
     #[test]
@@ -269,10 +282,10 @@ mod tests {
         rooms.join(&stays, Seq(1), false).unwrap();
         rooms.leave(&left, Seq(5));
         assert!(!rooms.arrived(Seq(4), 0));
-        assert!(rooms.wants(&left, Seq(5)));
+        assert!(rooms.gives(&left, Some(Seq(5))).is_some());
         assert!(rooms.arrived(Seq(5), 0));
         assert_eq!(rooms.follows().count(), 1);
-        assert!(rooms.wants(&stays, Seq(2)));
+        assert!(rooms.gives(&stays, Some(Seq(2))).is_some());
     }
 
     #[test]
@@ -317,7 +330,7 @@ mod tests {
         fn next(&mut self, rooms: &Memberships, log: &[TopicName]) -> Option<Seq> {
             while self.place.0 < log.len() as u64 {
                 self.place = self.place.next();
-                if rooms.wants(&log[usize::try_from(self.place.0 - 1).unwrap()], self.place) {
+                if rooms.gives(&log[usize::try_from(self.place.0 - 1).unwrap()], Some(self.place)).is_some() {
                     return Some(self.place);
                 }
             }

@@ -25,6 +25,7 @@ use crate::frames::Form;
 use crate::namespace::Claim;
 use crate::offset::Offset;
 use crate::packet::{self, AckId};
+use crate::rooms::Enveloped;
 use crate::socket::{Command, DisconnectReason, Done, Incoming, Socket};
 
 /// A connected socket.
@@ -268,10 +269,9 @@ impl Live {
     }
 
     fn give(&mut self, row: Vec<FeedItem>, engine: &mut EngineConnection) {
-        let now = Instant::now();
         for item in row {
             match item {
-                FeedItem::Event(event) => self.give_event(&event, now, engine),
+                FeedItem::Event(event) => self.give_event(&event, engine),
                 FeedItem::Gap { topic, gap } => {
                     let told = (topic.as_str(), gap.after.seq.0, gap.through.seq.0, gap.count, cause(&gap));
                     self.told = Offset::new(gap.through, self.given.turn);
@@ -288,14 +288,14 @@ impl Live {
         }
     }
 
-    fn give_event(&mut self, event: &FeedEvent, now: Instant, engine: &mut EngineConnection) {
+    fn give_event(&mut self, event: &FeedEvent, engine: &mut EngineConnection) {
         let seq = event.position.seq;
         let Some((envelope, turn)) = self.wanted(&event.topics, &event.except, Some(seq)) else { return };
         let frames = &self.socket.core().frames;
         let frame = if let Some(window) = &mut self.window {
             let id = if event.asks { self.asked.ask(seq) } else { self.asked.next_id() };
             let again = Again { event: event.clone(), envelope: envelope.clone() };
-            window.send(Offset::new(event.position, turn), id, again, now);
+            window.send(Offset::new(event.position, turn), id, again, Instant::now());
             frames.asking(event, envelope.as_ref(), id)
         } else if event.asks {
             frames.asking(event, envelope.as_ref(), self.asked.ask(seq))
@@ -330,14 +330,13 @@ impl Live {
     fn wanted(&self, topics: &[TopicName], except: &[TopicName], seq: Option<Seq>) -> Option<(Option<TopicName>, u32)> {
         let session = self.socket.session().lock();
         let rooms = &session.rooms;
-        let was_in = |topic: &&TopicName| seq.map_or_else(|| rooms.is_in(topic), |seq| rooms.was_in(topic, seq));
-        let wants = |topic: &&TopicName| seq.map_or_else(|| rooms.is_in(topic), |seq| rooms.wants(topic, seq));
-        if except.iter().any(|topic| was_in(&topic)) {
+        let was_in = |topic: &TopicName| seq.map_or_else(|| rooms.is_in(topic), |seq| rooms.was_in(topic, seq));
+        if except.iter().any(was_in) {
             return None;
         }
-        let mut by = topics.iter().filter(wants);
-        let first = by.next()?;
-        let is_plain = !rooms.is_enveloped(first) || by.any(|topic| !rooms.is_enveloped(topic));
+        let mut by = topics.iter().filter_map(|topic| Some((topic, rooms.gives(topic, seq)?)));
+        let (first, enveloped) = by.next()?;
+        let is_plain = enveloped == Enveloped(false) || by.any(|(_, enveloped)| enveloped == Enveloped(false));
         Some(((!is_plain).then(|| first.clone()), rooms.turn()))
     }
 

@@ -47,6 +47,15 @@ pub(super) enum Carrier {
     Open(Box<Socket>),
 }
 
+/// What the owner waits for, besides the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interest {
+    /// The client's messages and pongs.
+    pub(crate) reads: bool,
+    /// Whether all that was sent has left.
+    pub(crate) drained: bool,
+}
+
 enum Posting {
     Reading(Post),
     /// Its body waits until what the one before brought is taken.
@@ -153,10 +162,16 @@ impl EngineConnection {
     ///
     /// Cancel safe: nothing is lost if it is dropped.
     pub async fn next_reading(&mut self, reads: bool) -> EngineEvent {
-        std::future::poll_fn(|cx| self.poll_next(cx, reads)).await
+        self.next_of(Interest { reads, drained: true }).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<EngineEvent> {
+    /// The next event that the owner is interested in. Cancel safe.
+    pub(crate) async fn next_of(&mut self, interest: Interest) -> EngineEvent {
+        std::future::poll_fn(|cx| self.poll_next(cx, interest)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<EngineEvent> {
+        let reads = interest.reads;
         loop {
             let now = self.engine.now();
             self.hear_visits(cx, now, reads);
@@ -171,7 +186,7 @@ impl EngineConnection {
                 step = self.poll_carrier(cx, now, reads);
             }
             if matches!(step, Step::Idle) {
-                step = self.settle(cx, now, reads);
+                step = self.settle(cx, now, interest);
             }
             if let Some(end) = self.session.end() {
                 let reason = end.reason;
@@ -279,10 +294,16 @@ impl EngineConnection {
                     Step::Again
                 }
             },
-            Carrier::Open(wire) => match wire.poll(cx, reads) {
-                Poll::Pending => Step::Idle,
-                Poll::Ready(event) => self.hear_wire(event, now),
-            },
+            Carrier::Open(wire) => {
+                let mut polled = wire.poll(cx, reads);
+                if matches!(polled, Poll::Ready(WireEvent::Drained)) {
+                    polled = wire.poll(cx, reads);
+                }
+                match polled {
+                    Poll::Pending => Step::Idle,
+                    Poll::Ready(event) => self.hear_wire(event, now),
+                }
+            }
         }
     }
 
@@ -325,7 +346,8 @@ impl EngineConnection {
     }
 
     /// When nothing more is to be heard: what is due, and when to look again.
-    fn settle(&mut self, cx: &mut Context<'_>, now: Instant, reads: bool) -> Step {
+    fn settle(&mut self, cx: &mut Context<'_>, now: Instant, interest: Interest) -> Step {
+        let reads = interest.reads;
         if reads {
             self.session.expire(now);
         }
@@ -352,7 +374,9 @@ impl EngineConnection {
         }
         if self.drain_owed && self.is_drained() {
             self.drain_owed = false;
-            return Step::Event(EngineEvent::Drained);
+            if interest.drained {
+                return Step::Event(EngineEvent::Drained);
+            }
         }
         let mut due = self.at(self.session.deadline(reads));
         if let Some(stuck_at) = self.stuck_at() {

@@ -61,7 +61,7 @@ impl Head {
             if name.len() > NAMESPACE_BYTES_MAX {
                 return Err(PacketError::NamespaceTooLong);
             }
-            namespace = Namespace(name.to_owned());
+            namespace = Namespace(name.to_owned().into());
             rest = behind;
         }
         let (digits, json) = split_digits(rest);
