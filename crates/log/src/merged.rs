@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redeliver_protocol::codec::{Records, peek_record};
+use redeliver_protocol::codec::{Records, peek_record, record_bytes};
 use redeliver_protocol::event::Record;
 use redeliver_protocol::history::{Gap, ReadOutcome};
 use redeliver_protocol::name::TopicName;
@@ -155,8 +155,16 @@ impl MergedReader {
         limits: RowLimits,
     ) -> Result<MergedRow, LogError> {
         let bound = self.bound(&found, head.seq);
-        let mut merge = Merge::new(self, found)?;
         let mut row = MergedRow::default();
+        if let [Found { lane, outcome: ReadOutcome::Batch(batch), .. }] = &found[..]
+            && self.lanes.iter().all(|lane| lane.gap.is_none())
+        {
+            let through = self.take_lane(*lane, batch.records.clone(), bound, lineage, limits, &mut row)?;
+            row.is_cut |= through < head.seq;
+            self.pass(through, head, lineage, &mut row.ended);
+            return Ok(row);
+        }
+        let mut merge = Merge::new(self, found)?;
         let mut through = bound;
         let mut bytes = 0;
         while let Some(seq) = merge.peek().filter(|seq| *seq <= bound) {
@@ -172,6 +180,36 @@ impl MergedReader {
         row.is_cut |= through < head.seq;
         self.pass(through, head, lineage, &mut row.ended);
         Ok(row)
+    }
+
+    /// Takes what the only lane has that has anything, which is what most rows are. Returns where the row ends.
+    fn take_lane(
+        &mut self,
+        at: usize,
+        records: Bytes,
+        bound: Seq,
+        lineage: &Lineage,
+        limits: RowLimits,
+        row: &mut MergedRow,
+    ) -> Result<Seq, LogError> {
+        let lane = &mut self.lanes[at];
+        let last = bound.min(lane.until);
+        let mut bytes = 0;
+        for record in Records::new(records) {
+            let record = record.map_err(unreadable)?;
+            if record.seq > last {
+                break;
+            }
+            let size = record_bytes(record.name.as_str(), &record.payload);
+            if !row.items.is_empty() && (row.items.len() >= limits.events_max || bytes + size > limits.bytes_max) {
+                row.is_cut = true;
+                return Ok(Seq(record.seq.0.saturating_sub(1)));
+            }
+            bytes += size;
+            lane.nth = Some(record.nth);
+            row.items.push(MergedItem::Event(event(record, lane.topic.clone(), lineage)));
+        }
+        Ok(bound)
     }
 
     /// Up to where all lanes are known.
@@ -339,8 +377,11 @@ fn decoded(record: Bytes, topic: TopicName, lineage: &Lineage) -> Result<MergedE
     let Some(record) = Records::new(record).next() else {
         return Err(LogError::Failed("a record was empty".to_owned()));
     };
-    let record = record.map_err(unreadable)?;
-    Ok(MergedEvent { position: lineage.position(record.seq), record, topics: vec![topic], except: Arc::default() })
+    Ok(event(record.map_err(unreadable)?, topic, lineage))
+}
+
+fn event(record: Record, topic: TopicName, lineage: &Lineage) -> MergedEvent {
+    MergedEvent { position: lineage.position(record.seq), record, topics: vec![topic], except: Arc::default() }
 }
 
 /// Records were made by this process or checked when they were read: they are whole.
