@@ -226,8 +226,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let mut slices = [io::IoSlice::new(&[]); SLICES_MAX];
         let count = self.outgoing.fill(&mut slices);
         let slices = &slices[..count];
+        // A vector of one costs the kernel more than the slice alone.
+        if let [only] = slices {
+            return Pin::new(&mut self.io).poll_write(cx, only);
+        }
         let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
-        if count == 1 || bytes > JOINED_BYTES_MAX {
+        if bytes > JOINED_BYTES_MAX {
             return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         }
         // The kernel takes a vector apart at more cost than that of a small copy.
