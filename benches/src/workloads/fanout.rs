@@ -10,36 +10,64 @@ use super::readers::Readers;
 use super::{PATIENCE, Run};
 use crate::fleet::Fleet;
 use crate::report::{Row, Wanted};
+use crate::turns::Figures;
 
-/// Deliveries per CPU second of the server, with `per_commit` events for each wake.
+/// Deliveries per CPU second of the server, with `per_commit` events for each wake: in turns with the raw program, since what
+/// a CPU second is worth on a shared machine changes within seconds.
 ///
 /// # Errors
 ///
 /// If anything did not arrive as it was sent.
 pub fn rounds(run: &Run, count: usize, per_commit: u64) -> Result<Row> {
-    let mut audience = Audience::gather(run, count)?;
-    let begun = Instant::now();
-    let mut rounds = 0;
-    while begun.elapsed() < run.span() {
-        audience.emit(per_commit)?;
-        rounds += 1;
-        let events = rounds * per_commit;
-        let wanted = events * count as u64;
-        let Audience { fleet, readers, .. } = &mut audience;
-        fleet.until(PATIENCE, readers, |readers| readers.arrived >= wanted && readers.acked >= events)?;
+    let most = RAW_EVENTS_MAX / per_commit;
+    let (mut audience, mut raw) = (Audience::gather(run, count)?, RawAudience::gather(count, per_commit, most)?);
+    let (mut values, mut limits) = (Figures::default(), Figures::default());
+    let (mut shown, mut cpu_s) = (0, 0.0);
+    for _ in 0..run.repeats() {
+        limits.push(raw_turn(run, &mut raw, count, per_commit, &mut shown)?);
+        audience.count_from_here()?;
+        let before = audience.readers.arrived;
+        turn(run, &mut audience, count, per_commit)?;
+        let used = audience.used()?.cpu_s;
+        values.push((audience.readers.arrived - before) as f64 / used);
+        cpu_s += used;
     }
-    let used = audience.used()?;
-    let value = audience.readers.arrived as f64 / used.cpu_s;
-    drop(audience);
     let row = Row::new(
         "fan-out, per server CPU second",
         format!("{count} readers, {per_commit}/commit"),
-        value,
+        values.median(),
         "deliveries/CPU-s",
     )
-    .limit(raw_rounds(run, count, per_commit)?)
-    .server(used.cpu_s, used.rss_peak_bytes);
+    .limit(limits.median())
+    .server(cpu_s, audience.server.usage()?.rss_peak_bytes)
+    .note(format!("{values}; limit {limits}"));
     Ok(if count == 1000 { row.wanted(Wanted::Ratio(0.85)) } else { row })
+}
+
+/// Rounds of the server for half of the run's span.
+fn turn(run: &Run, audience: &mut Audience, count: usize, per_commit: u64) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < run.span() / 2 {
+        audience.emit(per_commit)?;
+        let Audience { fleet, readers, template, .. } = &mut *audience;
+        let events = template.sent();
+        let wanted = events * count as u64;
+        fleet.until(PATIENCE, readers, |readers| readers.arrived >= wanted && readers.acked >= events)?;
+    }
+    Ok(())
+}
+
+/// The same of the raw program. `shown` rounds have been before. Gives the deliveries for each second of its CPU.
+fn raw_turn(run: &Run, raw: &mut RawAudience, count: usize, per_commit: u64, shown: &mut u64) -> Result<f64> {
+    let (before, arrived) = (raw.process.usage()?, raw.readers.arrived);
+    let begun = Instant::now();
+    while begun.elapsed() < run.span() / 2 && *shown < RAW_EVENTS_MAX / per_commit {
+        raw.show()?;
+        *shown += 1;
+        let wanted = *shown * per_commit * count as u64;
+        raw.fleet.until(PATIENCE, &mut raw.readers, |readers| readers.arrived >= wanted)?;
+    }
+    Ok((raw.readers.arrived - arrived) as f64 / raw.process.usage()?.since(before).cpu_s)
 }
 
 /// Deliveries per second, as fast as it goes.
@@ -87,21 +115,6 @@ pub fn latency(run: &Run, count: usize) -> Result<Row> {
         .latency(&latencies)
         .wanted(Wanted::P50Below(3.0))
         .wanted(Wanted::P99Below(7.0)))
-}
-
-fn raw_rounds(run: &Run, count: usize, per_commit: u64) -> Result<f64> {
-    let rounds = RAW_EVENTS_MAX / per_commit;
-    let mut raw = RawAudience::gather(count, per_commit, rounds)?;
-    let before = raw.process.usage()?;
-    let begun = Instant::now();
-    let mut shown = 0;
-    while begun.elapsed() < run.span() && shown < rounds {
-        raw.show()?;
-        shown += 1;
-        let wanted = shown * per_commit * count as u64;
-        raw.fleet.until(PATIENCE, &mut raw.readers, |readers| readers.arrived >= wanted)?;
-    }
-    Ok(raw.readers.arrived as f64 / raw.process.usage()?.since(before).cpu_s)
 }
 
 fn raw_flood(count: usize, events: u64) -> Result<f64> {

@@ -27,6 +27,8 @@ const LOADED_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) struct Whereabouts {
     pub(crate) topic: u32,
     pub(crate) runs: Arc<Vec<Run>>,
+    /// Nothing of the topic that is looked for lies below this seq: runs before it need not be asked.
+    pub(crate) nothing_below: Seq,
     pub(crate) commits: Vec<TailRef>,
     /// From which of its events on they are in memory, so that their commits need not be looked at.
     pub(crate) recent_from: Option<Nth>,
@@ -75,7 +77,8 @@ impl<'a> Gather<'a> {
 
     /// Looks through all places where the topic's records may be.
     pub(crate) fn run(&mut self, kv: &dyn Kv, places: &Whereabouts) -> Result<(), LogError> {
-        let at = places.runs.partition_point(|run| run.last <= self.after || run.last_time < self.not_before);
+        let is_before = |run: &Run| run.last <= self.after || run.last < places.nothing_below;
+        let at = places.runs.partition_point(|run| is_before(run) || run.last_time < self.not_before);
         for run in &places.runs[at..] {
             if self.is_done {
                 return Ok(());

@@ -2,6 +2,7 @@
 //! the readers, all in one pass.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -65,7 +66,7 @@ struct LocalTopic<'a> {
 /// The tables of one commit, while it grows.
 #[derive(Default)]
 struct Tables<'a> {
-    index: HashMap<u32, u32>,
+    index: HashMap<u32, u32, BuildHasherDefault<IdHasher>>,
     topics: Vec<LocalTopic<'a>>,
     event_topics: Vec<u32>,
     /// Each draft's index in `publishers`.
@@ -112,6 +113,7 @@ impl<'a> Drafter<'a> {
     /// One commit of as many events as fit.
     fn commit(&mut self, events: &[StoredEvent<'a>]) -> (DraftCommit, usize) {
         let mut tables = Tables { publisher_index: vec![None; self.drafts.len()], ..Tables::default() };
+        tables.events.reserve(events.len().min(COMMIT_EVENTS_MAX));
         let mut bytes = 0;
         let first = self.next;
         for event in events.iter().take(COMMIT_EVENTS_MAX) {
@@ -123,10 +125,12 @@ impl<'a> Drafter<'a> {
             self.add(&mut tables, event, refused);
             self.next = self.next.next();
         }
-        for topic in &tables.topics {
-            self.nths.insert(topic.id, Nth(topic.first_nth.0 + topic.marks.len() as u64 - 1));
-        }
         let taken = tables.events.len();
+        if taken < events.len() {
+            // For the next commit of the row.
+            let last_nth = |topic: &LocalTopic<'_>| Nth(topic.first_nth.0 + topic.marks.len() as u64 - 1);
+            self.nths.extend(tables.topics.iter().map(|topic| (topic.id, last_nth(topic))));
+        }
         (self.finish(tables, first), taken)
     }
 
@@ -242,6 +246,26 @@ impl<'a> Drafter<'a> {
         let is_plain = !tables.events.iter().any(|event| record_kind(event.event).is_marked());
         let grown = records(tables, (first, self.time), is_plain);
         DraftCommit { batch, events, commit, grown, excepts }
+    }
+}
+
+/// For topics' ids, which the log gives away itself, one after the other: nobody can choose them so that they meet.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        // The golden ratio in 64 bits: what is close lies far apart then, in the high bits and in the low ones.
+        let spread = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ (spread >> 32);
     }
 }
 

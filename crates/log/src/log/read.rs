@@ -329,7 +329,9 @@ impl Limits {
 fn whereabouts(shared: &Shared, id: u32, topic: &Topic, start: Seq) -> Whereabouts {
     let runs = if start < shared.fold_point { std::sync::Arc::clone(&shared.runs) } else { std::sync::Arc::default() };
     let commits = topic.commits_after(start).iter().take(COMMITS_MAX).copied().collect();
-    Whereabouts { topic: id, runs, commits, recent_from: topic.recent.first_nth() }
+    // Most of very many topics have one event.
+    let nothing_below = if topic.last_nth == Nth(1) { topic.last_seq } else { Seq::ZERO };
+    Whereabouts { topic: id, runs, nothing_below, commits, recent_from: topic.recent.first_nth() }
 }
 
 pub(super) fn from_memory(place: &Place<&Lineage>, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {
