@@ -7,6 +7,7 @@
 mod acks;
 mod connection;
 mod inbox;
+mod merged;
 mod outbox;
 mod requests;
 mod session;
@@ -45,12 +46,24 @@ pub enum Input {
         /// What the app wants.
         request: SubscribeRequest,
     },
+    /// The app follows several topics as one row: everything of theirs in the order of the log, each event once. With a
+    /// server that lacks the feature the row ends with `Unsupported`.
+    SubscribeMerged {
+        /// The shell's number for the row, never used before in this client: it stands for the row in [`Input::Unsubscribe`],
+        /// [`Output::AckConfirmed`], [`Output::Unsubscribed`], and in the deliveries that concern all of it
+        /// (`Subscribed`, `CaughtUp`).
+        id: SubscriptionId,
+        /// What the app wants of each topic, each under a number of its own, never used before either: it stands for the
+        /// topic in all other deliveries, in [`Input::Ack`], and where cursors are saved.
+        members: Vec<(SubscriptionId, SubscribeRequest)>,
+    },
     /// The app stops following. Acks before it are confirmed first; then [`Output::Unsubscribed`].
     Unsubscribe {
         /// The subscription.
         id: SubscriptionId,
     },
-    /// The app has handled everything up to this event (or gap end).
+    /// The app has handled everything up to this event (or gap end); in a row, everything of all its topics that was
+    /// handed over before it.
     Ack {
         /// The subscription.
         id: SubscriptionId,
@@ -227,11 +240,12 @@ pub enum Output {
 pub enum Delivery {
     /// The subscription stands (again). Comes before everything else of each connection.
     Subscribed {
-        /// It starts after this position.
+        /// It starts after this position; a row, with none of its topics after a later one.
         after: Position,
-        /// The nth there.
+        /// The nth there. A row has none: zero.
         nth: Nth,
-        /// Events still to come until the head of that moment.
+        /// Events still to come until the head of that moment. In a row, events of several of its topics count more than
+        /// once.
         pending: u64,
     },
     /// An event.

@@ -19,7 +19,7 @@ use crate::time::Timestamp;
 pub const VERSION: u16 = 1;
 
 /// The features that this crate has.
-pub const FEATURES: Features = Features::VOLATILE.or(Features::EXCEPT).or(Features::REQUESTS);
+pub const FEATURES: Features = Features::VOLATILE.or(Features::EXCEPT).or(Features::REQUESTS).or(Features::MERGED);
 
 /// The WebSocket subprotocol that names this protocol.
 pub const SUBPROTOCOL: &str = "redeliver.v1";
@@ -42,7 +42,7 @@ impl Features {
     pub const EXCEPT: Features = Features(1 << 1);
     /// Requests with answers, both ways.
     pub const REQUESTS: Features = Features(1 << 2);
-    /// Several topics read as one: [`ClientFrame::SubscribeMerged`].
+    /// Several topics read as one: [`ClientFrame::SubscribeMerged`], [`ClientFrame::BeginMerged`].
     pub const MERGED: Features = Features(1 << 3);
 
     /// Whether all of `others` are in here.
@@ -133,7 +133,8 @@ pub enum ClientFrame {
         /// The ping's.
         token: u64,
     },
-    /// Follow a topic as one of several that are read as one ([`Features::MERGED`]).
+    /// Follow a topic as one of several that are read as one ([`Features::MERGED`]). [`ClientFrame::BeginMerged`] follows
+    /// the last of them.
     SubscribeMerged(SubscribeMerged),
     /// As Emit, for events that some are not to get ([`Features::EXCEPT`]): each carries its except list.
     EmitExcept {
@@ -153,6 +154,11 @@ pub enum ClientFrame {
     Request(Request),
     /// Answers [`ServerFrame::Request`].
     Reply(Reply),
+    /// All subscriptions of a group are named ([`Features::MERGED`]): its events come once each of them has its place.
+    BeginMerged {
+        /// The group.
+        group: u32,
+    },
 }
 
 /// A question that wants one answer. It is asked at most once, on one connection, and never again.
@@ -201,9 +207,13 @@ pub enum ReplyOutcome {
 }
 
 /// A request to follow a topic together with others of the same connection.
+///
+/// Each is a subscription like any other, with a place, a window, acks and a cursor of its own. What is theirs together
+/// is the order: events of all of them come in the order of their seqs, and one that belongs to several of the topics comes
+/// once, with a Skip just before it on the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscribeMerged {
-    /// The client's number for the group. Events of all its subscriptions come in the order of their seqs.
+    /// The client's number for the group, not one that is in use on this connection.
     pub group: u32,
     /// The subscription itself.
     pub request: Subscribe,

@@ -37,6 +37,8 @@
 //!   over a second time is marked `redelivered`.
 //! * **Slow readers cost nothing**: what is sent and not acknowledged stays within the window, and the server reads
 //!   nothing for a closed one.
+//! * **Several topics can be one row**: subscriptions of a group are sent in the order of the log, each event once, and
+//!   the others that have it are told a `Skip` before it.
 //! * **Both ends ping** a silent peer, and give it up after twice the heartbeat.
 //!
 //! The whole of it, byte by byte, is docs/protocol.md.

@@ -31,6 +31,7 @@ mod fault;
 mod flight;
 mod heartbeat;
 mod keeper;
+mod merging;
 mod outputs;
 pub mod owners;
 pub mod publishers;

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::session::{ClientSession, Timer};
+use super::subscription::Subscription;
 use super::{ConnectionState, Output, SubscriptionEnd};
 use crate::error::{Close, CloseCode, RetryAdvice};
 use crate::frame::{ClientFrame, FEATURES, Features, Hello, Welcome};
@@ -68,10 +69,14 @@ impl ClientSession {
             features: self.features,
         }));
         for id in self.subscription_ids() {
-            if self.subscriptions.get(&id).is_some_and(|subscription| subscription.needs_server()) {
+            let needs_server = |subscription: &Subscription| subscription.needs_server();
+            if self.rows.of(id).is_none() && self.subscriptions.get(&id).is_some_and(needs_server) {
                 self.subscribe(id);
             }
             self.go_on(id);
+        }
+        for id in self.rows.ids() {
+            self.subscribe_row(id);
         }
     }
 
@@ -272,10 +277,11 @@ impl ClientSession {
         }
         self.wires.clear();
         self.wire_last = 0;
+        self.rows.disconnected();
         self.outbox.disconnected();
         self.requests_gone();
         for id in self.subscription_ids() {
-            self.timers.clear(Timer::Resubscribe(id));
+            self.timers.clear(Timer::Resubscribe(self.rows.of(id).unwrap_or(id)));
             if let Some(subscription) = self.subscriptions.get_mut(&id) {
                 subscription.disconnected();
             }

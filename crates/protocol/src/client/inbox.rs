@@ -21,6 +21,8 @@ pub(super) struct Inbox {
     events: usize,
     bytes: usize,
     window: Window,
+    /// How many topics are read as one row with this one, itself included: so many times as many skips may wait.
+    row: usize,
 }
 
 #[derive(Debug)]
@@ -43,9 +45,9 @@ pub(super) enum Misfit {
 
 impl Inbox {
     /// A new stream begins here; what was left of the old one is dropped.
-    pub(super) fn begin(&mut self, after: Position, nth: Nth, pending: u64, window: Window) {
+    pub(super) fn begin(&mut self, after: Position, nth: Nth, pending: u64, window: Window, row: usize) {
         self.drop_all();
-        (self.seq, self.nth, self.window) = (after.seq, nth, window);
+        (self.seq, self.nth, self.window, self.row) = (after.seq, nth, window, row);
         self.items.push_back(Item::Subscribed { after, nth, pending });
     }
 
@@ -103,12 +105,15 @@ impl Inbox {
         self.bounded()
     }
 
-    pub(super) fn skip_arrived(&mut self, through: Position, nth_through: Nth) -> Result<(), Misfit> {
+    /// `is_apart`: it must not be taken together with a skip before it, since events of other topics lie between.
+    pub(super) fn skip_arrived(&mut self, through: Position, nth_through: Nth, is_apart: bool) -> Result<(), Misfit> {
         if through.seq <= self.seq || nth_through <= self.nth {
             return Err(Misfit::Hole("a skip does not lead on"));
         }
         (self.seq, self.nth) = (through.seq, nth_through);
-        if let Some(Item::Skip { .. }) = self.items.back() {
+        if let Some(Item::Skip { .. }) = self.items.back()
+            && !is_apart
+        {
             self.items.pop_back();
         }
         self.items.push_back(Item::Skip { through, nth_through });
@@ -137,7 +142,7 @@ impl Inbox {
     fn bounded(&self) -> Result<(), Misfit> {
         let events_max = to_usize(self.window.events).max(1);
         let bytes_max = to_usize(self.window.bytes).saturating_add(FRAME_BYTES_MAX);
-        let items_max = events_max.saturating_mul(2).saturating_add(OTHER_ITEMS_MAX);
+        let items_max = events_max.saturating_mul(self.row.saturating_add(1)).saturating_add(OTHER_ITEMS_MAX);
         if self.events > events_max || self.bytes > bytes_max || self.items.len() > items_max {
             return Err(Misfit::Flood);
         }
@@ -159,7 +164,16 @@ pub(super) struct Held {
     pub(super) nth: Nth,
     /// In which of the histories that this subscription has seen: see `Subscription`.
     pub(super) history: u32,
-    weight: Option<usize>,
+    /// When it was handed over, counted in the events and gaps of the row that it belongs to, if it does.
+    order: u64,
+    weight: Weight,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weight {
+    Event { bytes: usize },
+    Gap,
+    Skip,
 }
 
 impl InHand {
@@ -169,17 +183,39 @@ impl InHand {
         self.events == 0 || self.events < events_max && self.bytes + size_bytes(record) <= to_usize(window.bytes)
     }
 
-    pub(super) fn hold_event(&mut self, position: Position, record: &Record, history: u32) {
+    pub(super) fn hold_event(&mut self, position: Position, record: &Record, history: u32, order: u64) {
         let bytes = size_bytes(record);
         self.events += 1;
         self.bytes += bytes;
-        self.entries.push_back(Held { position, nth: record.nth, history, weight: Some(bytes) });
+        let weight = Weight::Event { bytes };
+        self.entries.push_back(Held { position, nth: record.nth, history, order, weight });
     }
 
     /// A gap is acknowledged like an event, but takes no room: an app that acks every hundredth event must not wait
     /// for ever because one of them was a gap.
-    pub(super) fn hold_gap(&mut self, gap: &Gap, history: u32) {
-        self.entries.push_back(Held { position: gap.through, nth: gap.nth_through, history, weight: None });
+    pub(super) fn hold_gap(&mut self, gap: &Gap, history: u32, order: u64) {
+        let (position, nth) = (gap.through, gap.nth_through);
+        self.entries.push_back(Held { position, nth, history, order, weight: Weight::Gap });
+    }
+
+    /// In a row, a skip says that the event comes by another topic: it is acknowledged with that. `order` is the event's.
+    pub(super) fn hold_skip(&mut self, position: Position, nth: Nth, history: u32, order: u64) {
+        if self.entries.back().is_some_and(|held| held.weight == Weight::Skip && held.order == order) {
+            self.entries.pop_back();
+        }
+        self.entries.push_back(Held { position, nth, history, order, weight: Weight::Skip });
+    }
+
+    /// When this was handed over, if it is in hand.
+    pub(super) fn order_of(&self, position: Position, nth: Nth) -> Option<u64> {
+        self.entries.iter().find(|held| held.position == position && held.nth == nth).map(|held| held.order)
+    }
+
+    /// The last in hand that was handed over up to then.
+    pub(super) fn last_through(&self, order: u64) -> Option<(Position, Nth)> {
+        let after = self.entries.partition_point(|held| held.order <= order);
+        let last = self.entries.get(after.checked_sub(1)?)?;
+        Some((last.position, last.nth))
     }
 
     /// Takes everything up to this position out, if it is in hand: each entry to `each`, in order. Returns how many
@@ -193,7 +229,7 @@ impl InHand {
         let at = self.entries.iter().position(|held| held.position == position && held.nth == nth)?;
         let mut released = (0, 0);
         for held in self.entries.drain(..=at) {
-            if let Some(bytes) = held.weight {
+            if let Weight::Event { bytes } = held.weight {
                 released = (released.0 + 1, released.1 + bytes);
             }
             each(held);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::connection::Phase;
 use super::inbox::Misfit;
+use super::merged::{Arrival, Rows};
 use super::outbox::{Answered, Outbox};
 use super::requests::Requests;
 use super::subscription::{Subscription, Urgency};
@@ -60,6 +61,8 @@ pub struct ClientSession {
     pub(super) wires: BTreeMap<SubscriptionId, SubscriptionId>,
     pub(super) wire_last: u32,
     pub(super) requests: Requests,
+    /// Those that are read as one.
+    pub(super) rows: Rows,
     /// Subscriptions with acks that wait for company.
     gathering: BTreeSet<SubscriptionId>,
 }
@@ -99,6 +102,7 @@ impl ClientSession {
             wires: BTreeMap::new(),
             wire_last: 0,
             requests: Requests::default(),
+            rows: Rows::default(),
             gathering: BTreeSet::new(),
         };
         session.dial(now);
@@ -112,7 +116,9 @@ impl ClientSession {
         }
         match input {
             Input::Subscribe { id, request } => self.subscribe_wanted(id, request),
-            Input::Unsubscribe { id } => self.leave(id),
+            Input::SubscribeMerged { id, members } => self.subscribe_merged_wanted(id, members),
+            Input::Unsubscribe { id } => self.leave_all(id),
+            Input::Ack { id, position, nth } if self.rows.of(id).is_some() => self.ack_row(id, position, nth, now),
             Input::Ack { id, position, nth } => self.ack(id, now, |sub, out| sub.ack(position, nth, out)),
             Input::Emit { ticket, event } => self.emit(ticket, event),
             Input::CancelEmit { ticket } => self.outbox.cancel(ticket, &mut self.out),
@@ -140,7 +146,12 @@ impl ClientSession {
             }
             self.finish_if_done();
         }
-        self.out.pop_front()
+        while let Some(output) = self.out.pop_front() {
+            if let Some(output) = self.in_terms_of_rows(output) {
+                return Some(output);
+            }
+        }
+        None
     }
 
     /// When [`Input::Tick`] is due.
@@ -186,9 +197,16 @@ impl ClientSession {
             self.out.push_back(Output::Unsubscribed { id, why: SubscriptionEnd::ClientEnded });
             return;
         }
-        self.subscriptions.insert(id, Subscription::new(id, request));
+        self.subscriptions.insert(id, Subscription::new(id, request, None));
         if self.has_connection() {
             self.subscribe(id);
+        }
+    }
+
+    fn leave_all(&mut self, id: SubscriptionId) {
+        self.leave(id);
+        for member in self.rows.members(id) {
+            self.leave(member);
         }
     }
 
@@ -207,7 +225,7 @@ impl ClientSession {
         }
     }
 
-    fn ack(
+    pub(super) fn ack(
         &mut self,
         id: SubscriptionId,
         now: Instant,
@@ -246,7 +264,7 @@ impl ClientSession {
                 Timer::Heartbeat => self.heartbeat(now),
                 Timer::RetryEmits => self.outbox.resume(),
                 Timer::Requests => self.requests_due(now),
-                Timer::Resubscribe(id) => self.subscribe(id),
+                Timer::Resubscribe(id) => self.subscribe_all(id),
                 Timer::FlushAcks => {
                     for id in std::mem::take(&mut self.gathering) {
                         if let Some(subscription) = self.subscriptions.get_mut(&id) {
@@ -280,10 +298,13 @@ impl ClientSession {
                 self.on_stream(answer.id, now, |sub, out| sub.subscribed(answer, out));
             }
             ServerFrame::SubscribeRefused { id, code, reason } => self.subscribe_refused(id, code, reason, now),
-            ServerFrame::Events(batch) => self.on_stream(batch.id, now, |sub, out| sub.events(&batch, out)),
+            ServerFrame::Events(batch) => {
+                self.on_row(batch.id, Arrival::Events(&batch), now, |sub, _, out| sub.events(&batch, out));
+            }
             ServerFrame::CaughtUp { id, seq } => self.on_stream(id, now, |sub, out| sub.caught_up(seq, out)),
             ServerFrame::Skip { id, through, nth_through } => {
-                self.on_stream(id, now, |sub, out| sub.skip(through, nth_through, out));
+                let arrival = Arrival::Skip(through.seq);
+                self.on_row(id, arrival, now, |sub, is_apart, out| sub.skip(through, nth_through, is_apart, out));
             }
             ServerFrame::Gap { id, gap } => self.on_stream(id, now, |sub, out| sub.gap(gap, out)),
             ServerFrame::Acked { id, seq } => self.on_stream(id, now, |sub, out| {
@@ -293,7 +314,7 @@ impl ClientSession {
             ServerFrame::Unsubscribed { id } => self.unsubscribed(id, now),
             ServerFrame::TakenOver { id } => {
                 if let Some(id) = self.named(id, now) {
-                    self.remove(id, SubscriptionEnd::TakenOver);
+                    self.end_early(id, SubscriptionEnd::TakenOver);
                 }
             }
             ServerFrame::Emitted { runs } => {
@@ -315,6 +336,19 @@ impl ClientSession {
                 self.drop_connection(CloseCode::Unexpected, "a frame came whose feature Hello did not name", now);
             }
         }
+    }
+
+    /// The same for what has its place in a row, if the stream is one of a row. The closure is told whether a skip must
+    /// stand apart.
+    fn on_row(
+        &mut self,
+        wire: SubscriptionId,
+        arrival: Arrival<'_>,
+        now: Instant,
+        take: impl FnOnce(&mut Subscription, bool, &mut VecDeque<Output>) -> Result<(), Misfit>,
+    ) {
+        let in_row = self.arrives_in_row(wire, arrival);
+        self.on_stream(wire, now, |sub, out| take(sub, in_row?, out));
     }
 
     fn on_stream(
@@ -340,6 +374,9 @@ impl ClientSession {
         if subscription.fault() > FAULTS_MAX {
             self.drop_connection(CloseCode::Unexpected, what, now);
             return;
+        }
+        if let Some(row) = self.rows.of(id) {
+            return self.subscribe_row(row);
         }
         if let Some(wire) = subscription.wire() {
             self.wires.remove(&wire);
@@ -375,12 +412,14 @@ impl ClientSession {
         if subscription.is_leaving() && !subscription.needs_server() {
             self.remove(id, SubscriptionEnd::Asked);
         } else if code.is_final() {
-            self.remove(id, SubscriptionEnd::Refused(code, reason));
+            self.end_early(id, SubscriptionEnd::Refused(code, reason));
         } else {
             subscription.put_off();
             self.wires.remove(&wire);
+            let row = self.rows.of(id);
+            row.into_iter().for_each(|row| self.give_up_row(row));
             let pause = self.resubscribes.next_pause();
-            self.timers.set(Timer::Resubscribe(id), now + pause);
+            self.timers.set(Timer::Resubscribe(row.unwrap_or(id)), now + pause);
         }
     }
 
@@ -420,11 +459,22 @@ impl ClientSession {
     pub(super) fn subscribe(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
         self.timers.clear(Timer::Resubscribe(id));
+        let frame = subscription.subscribe(SubscriptionId(self.wire_last + 1));
+        self.next_wire(id);
+        self.out.push_back(Output::Send(ClientFrame::Subscribe(frame)));
+    }
+
+    /// A new number on this connection.
+    pub(super) fn next_wire(&mut self, id: SubscriptionId) -> SubscriptionId {
         self.wire_last += 1;
         let wire = SubscriptionId(self.wire_last);
         self.wires.insert(wire, id);
-        let frame = subscription.subscribe(wire);
-        self.out.push_back(Output::Send(ClientFrame::Subscribe(frame)));
+        wire
+    }
+
+    /// Sends what a subscription or a row needs to go on.
+    pub(super) fn subscribe_all(&mut self, id: SubscriptionId) {
+        if self.rows.members(id).is_empty() { self.subscribe(id) } else { self.subscribe_row(id) }
     }
 
     /// Takes a subscription that is to end as far as it gets.
@@ -432,6 +482,16 @@ impl ClientSession {
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
         if let Some(end) = subscription.go(&mut self.out) {
             self.remove(id, end);
+        } else if let Some(row) = self.rows.of(id) {
+            self.pump_row(row);
+        }
+    }
+
+    /// Another than the app ends a subscription; a row ends as a whole.
+    fn end_early(&mut self, id: SubscriptionId, why: SubscriptionEnd) {
+        match self.rows.of(id) {
+            Some(row) => self.end_row(row, &why),
+            None => self.remove(id, why),
         }
     }
 
@@ -442,7 +502,10 @@ impl ClientSession {
             }
             self.timers.clear(Timer::Resubscribe(id));
             self.gathering.remove(&id);
-            self.out.push_back(Output::Unsubscribed { id, why });
+            match self.rows.of(id) {
+                Some(_) => self.forget_member(id, &why),
+                None => self.out.push_back(Output::Unsubscribed { id, why }),
+            }
         }
     }
 

@@ -23,6 +23,9 @@ use crate::seq::{Nth, Position, Seq, SubscriptionId};
 #[derive(Debug)]
 pub(super) struct Subscription {
     id: SubscriptionId,
+    /// How many topics are read as one row with this one, itself included; none if it is read alone. Then not this but the
+    /// row hands over.
+    row: Option<usize>,
     topic: TopicName,
     start: Start,
     ownership: Ownership,
@@ -73,13 +76,15 @@ pub(super) enum Urgency {
 }
 
 impl Subscription {
-    pub(super) fn new(id: SubscriptionId, request: SubscribeRequest) -> Subscription {
+    /// One that is read alone, or together with others: so many, itself included.
+    pub(super) fn new(id: SubscriptionId, request: SubscribeRequest, row: Option<usize>) -> Subscription {
         let stored = match &request.keeper {
             CursorKeeper::Nobody | CursorKeeper::Server => None,
             CursorKeeper::Client { stored } => stored.as_ref(),
         };
         Subscription {
             id,
+            row,
             start: stored.map_or(request.start, |cursor| Start::After(cursor.known.clone())),
             stored_marks: stored.map_or(Nth::ZERO, |cursor| cursor.handed_through),
             acks: Acks::new(id, &request.keeper),
@@ -129,6 +134,46 @@ impl Subscription {
         }
     }
 
+    /// Whether it has its place on this connection.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.link, Link::Open { .. })
+    }
+
+    /// When what stands first is due in a row: the seq, and what comes first of several with the same one.
+    pub(super) fn next_in_row(&self) -> Option<(Seq, u8)> {
+        Some(match self.inbox.front()? {
+            // They say how the stream stands: nothing waits for them.
+            Item::Subscribed { .. } | Item::CaughtUp { .. } => (Seq::ZERO, 0),
+            // A gap stands where it begins. One that begins in another history stands before everything of this one.
+            Item::Gap { gap } if gap.cause == GapCause::EpochChanged => (Seq::ZERO, 1),
+            Item::Gap { gap } => (gap.after.seq, 2),
+            // The skip before the event: whoever is cut off between them has the event still to come.
+            Item::Skip { through, .. } => (through.seq, 0),
+            Item::Event { record, .. } => (record.seq, 1),
+        })
+    }
+
+    /// When this was handed over, in a row, if it is not acknowledged yet.
+    pub(super) fn order_of(&self, position: Position, nth: Nth) -> Option<u64> {
+        self.in_hand.order_of(position, nth)
+    }
+
+    /// The last that was handed over up to then and is not acknowledged yet, in a row.
+    pub(super) fn last_through(&self, order: u64) -> Option<(Position, Nth)> {
+        self.in_hand.last_through(order)
+    }
+
+    /// Ends the stream of this connection, if there is one: what comes of it is passed over.
+    pub(super) fn give_up(&mut self, out: &mut VecDeque<Output>) -> Option<SubscriptionId> {
+        let wire = self.wire()?;
+        if self.leaving != Leaving::Sent {
+            self.flush_acks(out);
+            out.push_back(Output::Send(ClientFrame::Unsubscribe { id: wire }));
+        }
+        self.stop_stream();
+        Some(wire)
+    }
+
     /// The connection is gone.
     pub(super) fn disconnected(&mut self) {
         self.put_off();
@@ -172,7 +217,7 @@ impl Subscription {
             bytes: answer.window.bytes.min(self.requested.bytes),
         };
         self.link = Link::Open { wire };
-        self.inbox.begin(answer.after, answer.nth, answer.pending, self.window);
+        self.inbox.begin(answer.after, answer.nth, answer.pending, self.window, self.row.unwrap_or(1));
         let mut no_ack_through = Some(answer.nth);
         match answer.gap {
             None => self.stand_at(answer.after, answer.nth, ahead, out),
@@ -200,8 +245,15 @@ impl Subscription {
         self.arrived(out, |inbox| inbox.events_arrived(batch))
     }
 
-    pub(super) fn skip(&mut self, through: Position, nth: Nth, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
-        self.arrived(out, |inbox| inbox.skip_arrived(through, nth))
+    /// `is_apart`: in a row, an event has come since the last skip.
+    pub(super) fn skip(
+        &mut self,
+        through: Position,
+        nth: Nth,
+        is_apart: bool,
+        out: &mut VecDeque<Output>,
+    ) -> Result<(), Misfit> {
+        self.arrived(out, |inbox| inbox.skip_arrived(through, nth, is_apart))
     }
 
     pub(super) fn gap(&mut self, gap: Gap, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
@@ -399,41 +451,47 @@ impl Subscription {
 
     /// Hands over what the window and the keeper of the cursor allow.
     fn pump(&mut self, out: &mut VecDeque<Output>) {
-        while let Some(item) = self.inbox.front() {
-            if !self.acks.allows_start() {
-                return;
-            }
-            if let Item::Event { record, .. } = item {
-                if !self.in_hand.has_room(record, self.window) {
-                    return;
-                }
-                let nth = record.nth;
-                if !self.acks.allows(self.history, nth) {
-                    self.acks.save(self.history, self.hand_through(nth), out);
-                    return;
-                }
-            }
-            let Some(item) = self.inbox.pop() else { return };
-            self.hand_over(item, out);
-        }
+        while self.row.is_none() && self.hand_next(0, out) {}
     }
 
-    fn hand_over(&mut self, item: Item, out: &mut VecDeque<Output>) {
+    /// Hands over what stands first, if the window and the keeper of the cursor allow it. `order` says when, in a row.
+    pub(super) fn hand_next(&mut self, order: u64, out: &mut VecDeque<Output>) -> bool {
+        let Some(item) = self.inbox.front().filter(|_| self.acks.allows_start()) else { return false };
+        let nth = match item {
+            Item::Event { record, .. } if !self.in_hand.has_room(record, self.window) => return false,
+            Item::Event { record, .. } => Some(record.nth),
+            // The event itself may be handed over by another topic: that is to be known as well.
+            Item::Skip { nth_through, .. } if self.row.is_some() => Some(*nth_through),
+            Item::Skip { .. } | Item::Subscribed { .. } | Item::Gap { .. } | Item::CaughtUp { .. } => None,
+        };
+        if let Some(nth) = nth.filter(|nth| !self.acks.allows(self.history, *nth)) {
+            self.acks.save(self.history, self.hand_through(nth), out);
+            return false;
+        }
+        let Some(item) = self.inbox.pop() else { return false };
+        self.hand_over(item, order, out);
+        true
+    }
+
+    fn hand_over(&mut self, item: Item, order: u64, out: &mut VecDeque<Output>) {
         let delivery = match item {
             Item::Subscribed { after, nth, pending } => Delivery::Subscribed { after, nth, pending },
             Item::CaughtUp { seq } => Delivery::CaughtUp { seq },
             Item::Skip { through, nth_through } => {
+                if self.row.is_some() {
+                    self.in_hand.hold_skip(through, nth_through, self.history, order);
+                }
                 self.move_to(through, nth_through);
                 return;
             }
             Item::Gap { gap } => {
-                self.in_hand.hold_gap(&gap, self.history);
+                self.in_hand.hold_gap(&gap, self.history, order);
                 self.move_to(gap.through, gap.nth_through);
                 Delivery::Gap(gap)
             }
             Item::Event { epoch, record } => {
                 let position = Position::new(epoch, record.seq);
-                self.in_hand.hold_event(position, &record, self.history);
+                self.in_hand.hold_event(position, &record, self.history, order);
                 self.move_to(position, record.nth);
                 let redelivered = record.nth <= self.marks_through;
                 Delivery::Event { epoch, record, redelivered }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::flight::AckKind;
 use super::keeper::{Ending, LateAck, Save};
+use super::merging::Groups;
 use super::outputs::Outputs;
 use super::subscription::{Place, Stage, Subscription};
 use super::{Output, fault};
@@ -31,6 +32,7 @@ pub(super) struct Deliveries {
     pub(super) topics: BTreeMap<TopicName, usize>,
     /// What Hello named.
     pub(super) features: Features,
+    pub(super) groups: Groups,
     /// The durable topics and which subscription has them (or the next one, if that is ending).
     durable_topics: BTreeMap<TopicName, SubscriptionId>,
     /// Ids of ended subscriptions for which the shell's answer may still be under way: they cannot be used again, or the
@@ -58,6 +60,7 @@ impl Deliveries {
             subscriber,
             topics: BTreeMap::new(),
             features,
+            groups: Groups::default(),
             durable_topics: BTreeMap::new(),
             spent: BTreeSet::new(),
             highest: None,
@@ -66,6 +69,17 @@ impl Deliveries {
 
     /// Takes a request to follow a topic.
     pub(super) fn subscribe(&mut self, request: Subscribe, limits: &Limits, out: &mut Outputs) -> Result<(), Close> {
+        self.subscribe_as(None, request, limits, out)
+    }
+
+    /// The same, perhaps as one of a group.
+    pub(super) fn subscribe_as(
+        &mut self,
+        group: Option<u32>,
+        request: Subscribe,
+        limits: &Limits,
+        out: &mut Outputs,
+    ) -> Result<(), Close> {
         let id = request.id;
         if self.subscriptions.contains_key(&id) || self.spent.contains(&id) {
             return Err(fault::unexpected(format!("subscription {id} is in use")));
@@ -88,7 +102,9 @@ impl Deliveries {
         }
         let window_max = Window { events: limits.window_events_max, bytes: limits.window_bytes_max };
         *self.topics.entry(request.topic.clone()).or_default() += 1;
-        self.subscriptions.insert(id, Box::new(Subscription::new(request, window_max, stage)));
+        let mut subscription = Subscription::new(request, window_max, stage);
+        subscription.merged = group.map(|group| self.groups.join(group, id));
+        self.subscriptions.insert(id, Box::new(subscription));
         self.start(id, out);
         Ok(())
     }
@@ -203,6 +219,9 @@ impl Deliveries {
             return Err(fault::unexpected(format!("subscription {id} is already ending")));
         }
         subscription.is_ending = true;
+        if let Some(merged) = subscription.merged.take() {
+            self.groups.leave(merged.group(), id);
+        }
         match &subscription.stage {
             Stage::Behind(_) => self.finish(id, ServerFrame::Unsubscribed { id }, out),
             Stage::Claiming => {
@@ -329,6 +348,9 @@ impl Deliveries {
 
     fn remove(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let Some(gone) = self.subscriptions.remove(&id) else { return };
+        if let Some(merged) = &gone.merged {
+            self.groups.leave(merged.group(), id);
+        }
         if let Some(count) = self.topics.get_mut(&gone.request.topic) {
             *count -= 1;
             if *count == 0 {

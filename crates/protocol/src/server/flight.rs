@@ -41,14 +41,17 @@ struct Span {
     after_nth: Nth,
     last: Position,
     last_nth: Nth,
+    /// The nth of the last event that the reader gets: what lies behind it is skipped.
+    got_nth: Nth,
+    /// How many events the reader gets. Once a part is acknowledged, at most: which of them were skipped is not known here.
+    events: u64,
     bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SpanKind {
+    /// Events, some of which the reader may not get: it may acknowledge those too, since skips are told one by one.
     Events,
-    /// Events that the reader does not get. It may acknowledge any of them, since skips are told one by one.
-    Skip,
     Gap,
 }
 
@@ -111,9 +114,11 @@ impl Flight {
             after_nth: self.sent_nth,
             last: batch.last_position(),
             last_nth: batch.last_nth(),
+            got_nth: batch.last_nth(),
+            events: u64::from(batch.count),
             bytes: batch.records.len(),
         };
-        self.events += span.events();
+        self.events += span.events;
         self.bytes += span.bytes;
         (self.sent, self.sent_nth) = (span.last, span.last_nth);
         let (events_max, bytes_max) =
@@ -122,6 +127,8 @@ impl Flight {
             Some(last) if last.takes(&span, events_max, bytes_max) => {
                 last.last = span.last;
                 last.last_nth = span.last_nth;
+                last.got_nth = span.got_nth;
+                last.events += span.events;
                 last.bytes += span.bytes;
             }
             Some(_) | None => self.spans.push_back(span),
@@ -138,15 +145,18 @@ impl Flight {
     pub(super) fn sent_skip(&mut self, batch: &Batch) {
         let (last, last_nth) = (batch.last_position(), batch.last_nth());
         match self.spans.back_mut() {
-            Some(span) if span.kind == SpanKind::Skip && span.last.epoch == last.epoch => {
+            // Skips between events must not leave as many runs as events: the reader may acknowledge late.
+            Some(span) if span.kind == SpanKind::Events && span.last.epoch == last.epoch => {
                 (span.last, span.last_nth) = (last, last_nth);
             }
             Some(_) | None => self.spans.push_back(Span {
-                kind: SpanKind::Skip,
+                kind: SpanKind::Events,
                 after_seq: self.sent.seq,
                 after_nth: self.sent_nth,
                 last,
                 last_nth,
+                got_nth: self.sent_nth,
+                events: 0,
                 bytes: 0,
             }),
         }
@@ -165,18 +175,22 @@ impl Flight {
             Some(_) | None => return AckKind::Forged,
         }
         for span in self.spans.drain(..place) {
-            self.events -= span.events();
+            self.events -= span.events;
             self.bytes -= span.bytes;
             passed(span.last, span.last_nth);
         }
         if let Some(span) = self.spans.front_mut() {
             passed(Position::new(span.last.epoch, seq), nth);
-            let before = span.events();
             (span.after_seq, span.after_nth) = (seq, nth);
-            self.events -= before - span.events();
-            if seq == span.last.seq {
+            let left = span.events.min(span.got_nth.since(nth));
+            self.events -= span.events - left;
+            span.events = left;
+            if left == 0 {
                 // The bytes of a run are free when all of it is acknowledged: the sizes within it are not known here.
                 self.bytes -= span.bytes;
+                span.bytes = 0;
+            }
+            if seq == span.last.seq {
                 self.spans.pop_front();
             }
         }
@@ -191,20 +205,14 @@ impl Flight {
 
 impl Span {
     fn gap(gap: &Gap, after_seq: Seq, after_nth: Nth) -> Span {
-        Span { kind: SpanKind::Gap, after_seq, after_nth, last: gap.through, last_nth: gap.nth_through, bytes: 0 }
-    }
-
-    fn events(&self) -> u64 {
-        match self.kind {
-            SpanKind::Events => self.last_nth.since(self.after_nth),
-            SpanKind::Skip | SpanKind::Gap => 0,
-        }
+        let (last, last_nth) = (gap.through, gap.nth_through);
+        Span { kind: SpanKind::Gap, after_seq, after_nth, last, last_nth, got_nth: last_nth, events: 0, bytes: 0 }
     }
 
     fn takes(&self, next: &Span, events_max: u64, bytes_max: usize) -> bool {
         self.kind == SpanKind::Events
             && self.last.epoch == next.last.epoch
-            && self.events() + next.events() <= events_max
+            && self.events + next.events <= events_max
             && self.bytes + next.bytes <= bytes_max
     }
 

@@ -4,6 +4,8 @@
 //! Nothing is ever sent but what a read after the subscription's place has found. A wake that comes while a read is under
 //! way causes another one.
 
+use std::collections::BTreeSet;
+
 use super::deliveries::{Deliveries, Reading};
 use super::outputs::Outputs;
 use super::{Output, fault};
@@ -42,10 +44,14 @@ impl Deliveries {
         if !self.features.has(Features::VOLATILE) || self.is_withheld(&event.event.except) {
             return;
         }
+        let mut told = None;
         for id in ids {
             let keeps_up = out.undrained_bytes() < config.output_bytes_max.max(1) && !out.is_crowded();
             let Some(subscription) = self.subscriptions.get_mut(id).filter(|found| !found.is_ending) else { continue };
-            if keeps_up && subscription.announced().is_some() {
+            // A group gets it once, whichever of its topics the event has.
+            let group = subscription.merged.as_ref().map(|merged| merged.group());
+            let is_told = group.is_some_and(|group| !told.get_or_insert_with(BTreeSet::new).insert(group));
+            if keeps_up && !is_told && subscription.announced().is_some() {
                 let NewEvent { name, kind, payload, .. } = event.event.clone();
                 out.send_volatile(Volatile { id: *id, time: event.time, name, kind, payload });
             }
@@ -70,13 +76,15 @@ impl Deliveries {
             let Some((events_max, bytes)) = place.room().filter(|_| !is_ending) else { continue };
             place.may_have_more = false;
             self.reading = Some(Reading { id, events_max, is_wanted: true });
+            let (after, nth) = (place.flight.sent().seq, place.flight.sent_nth());
+            let share = self.groups.reading(subscription.merged.as_deref());
             out.push(Output::Read {
                 id,
                 topic,
-                after: place.flight.sent().seq,
-                nth: place.flight.sent_nth(),
+                after,
+                nth,
                 events_max,
-                bytes_max: bytes.min(config.batch_bytes_max).max(1),
+                bytes_max: bytes.min(config.batch_bytes_max / share).max(1),
             });
         }
     }
@@ -90,9 +98,13 @@ impl Deliveries {
             return Ok(());
         }
         match outcome {
+            ReadOutcome::Batch(batch) if self.is_merged(id) => self.keep(id, batch),
             ReadOutcome::Batch(batch) => self.send_batch(id, batch, reading.events_max, out)?,
             ReadOutcome::Gap(gap) => self.send_gap(id, gap, out)?,
-            ReadOutcome::End => self.tell_caught_up(id, true, out),
+            ReadOutcome::End => {
+                self.found_end(id);
+                self.tell_caught_up(id, true, out);
+            }
         }
         self.save_if_due(id, out);
         self.queue_up(id);
@@ -101,9 +113,20 @@ impl Deliveries {
 
     /// Puts a subscription into the queue if it may have more and there is room for it.
     pub(super) fn queue_up(&mut self, id: SubscriptionId) {
+        if let Some(merged) = self.subscriptions.get(&id).and_then(|subscription| subscription.merged.as_ref()) {
+            self.groups.look(merged.group());
+        }
+        self.enqueue(id);
+    }
+
+    /// The same, when its group is looked at already.
+    pub(super) fn enqueue(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscriptions.get_mut(&id).filter(|subscription| !subscription.is_ending) else {
             return;
         };
+        if subscription.merged.as_ref().is_some_and(|merged| !merged.may_be_read()) {
+            return;
+        }
         let is_reading = self.reading.as_ref().is_some_and(|reading| reading.id == id);
         let Some(place) = subscription.announced() else { return };
         if place.may_have_more && !place.is_queued && !is_reading && place.room().is_some() {
@@ -112,7 +135,7 @@ impl Deliveries {
         }
     }
 
-    fn send_batch(
+    pub(super) fn send_batch(
         &mut self,
         id: SubscriptionId,
         mut batch: Batch,

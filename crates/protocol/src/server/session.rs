@@ -14,7 +14,7 @@ use crate::codec::{self, FromClient};
 use crate::config::{Limits, ServerConfig};
 use crate::error::{Close, DecodeError};
 use crate::event::NewEvent;
-use crate::frame::{ClientFrame, Features, Hello, ServerFrame, Welcome};
+use crate::frame::{ClientFrame, Features, Hello, ServerFrame, SubscribeMerged, Welcome};
 use crate::history::PublisherState;
 use crate::name::SubscriberName;
 use crate::request::RequestError;
@@ -97,16 +97,9 @@ impl ServerSession {
             | Input::CancelAsk { .. }
             | Input::Answered { .. } => self.answer(input, now),
         };
-        match result {
-            Ok(()) => {
-                if let Phase::Admitted { deliveries, .. } = &mut self.phase {
-                    deliveries.begin_read(&self.config, &mut self.out);
-                }
-            }
-            Err(close) => {
-                self.phase = Phase::Closed;
-                self.out.close(close);
-            }
+        if let Err(close) = result.and_then(|()| self.deliver()) {
+            self.phase = Phase::Closed;
+            self.out.close(close);
         }
     }
 
@@ -143,6 +136,14 @@ impl ServerSession {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.out.is_closed()
+    }
+
+    fn deliver(&mut self) -> Result<(), Close> {
+        if let Phase::Admitted { deliveries, .. } = &mut self.phase {
+            deliveries.merge_due(&mut self.out)?;
+            deliveries.begin_read(&self.config, &mut self.out);
+        }
+        Ok(())
     }
 
     fn message(&mut self, bytes: &Bytes, now: Instant) -> Result<(), Close> {
@@ -218,7 +219,14 @@ impl ServerSession {
                 agreed(features, Features::EXCEPT, "EmitExcept")?;
                 take_emits(emits.as_mut(), first, events, &self.config.limits, out)
             }
-            ClientFrame::SubscribeMerged(_) => agreed(features, Features::MERGED, "SubscribeMerged"),
+            ClientFrame::SubscribeMerged(SubscribeMerged { group, request }) => {
+                agreed(features, Features::MERGED, "SubscribeMerged")?;
+                deliveries.subscribe_merged(group, request, &self.config.limits, out)
+            }
+            ClientFrame::BeginMerged { group } => {
+                agreed(features, Features::MERGED, "BeginMerged")?;
+                deliveries.begin_merged(group)
+            }
             ClientFrame::Volatile { event } => {
                 agreed(features, Features::VOLATILE, "Volatile")?;
                 // One that no server takes is lost, as any may be.

@@ -2,6 +2,7 @@
 
 use super::flight::Flight;
 use super::keeper::Keeper;
+use super::merging::Merged;
 use crate::frame::{Subscribe, Subscribed, Window};
 use crate::history::{Batch, Gap, Opened};
 use crate::seq::{Nth, Seq, SubscriptionId};
@@ -14,6 +15,8 @@ pub(super) struct Subscription {
     pub(super) stage: Stage,
     /// Unsubscribe has come: nothing is sent any more, what is acknowledged is saved.
     pub(super) is_ending: bool,
+    /// What it has as one of a group.
+    pub(super) merged: Option<Box<Merged>>,
 }
 
 /// How far a subscription is.
@@ -57,7 +60,7 @@ impl Subscription {
     pub(super) fn new(mut request: Subscribe, window_max: Window, stage: Stage) -> Subscription {
         request.window.events = request.window.events.clamp(1, window_max.events.max(1));
         request.window.bytes = request.window.bytes.clamp(1, window_max.bytes.max(1));
-        Subscription { request, stage, is_ending: false }
+        Subscription { request, stage, is_ending: false, merged: None }
     }
 
     /// The place of a subscription whose reader knows about it.

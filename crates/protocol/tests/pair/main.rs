@@ -10,6 +10,7 @@ mod play;
 mod world;
 
 mod client_cuts;
+mod client_merged;
 mod client_stories;
 mod requests;
 mod server_cursors;
@@ -17,5 +18,6 @@ mod server_delivery;
 mod server_emits;
 mod server_faults;
 mod server_hello;
+mod server_merged;
 mod server_owners;
 mod server_withheld;
