@@ -14,6 +14,8 @@ pub(crate) struct Ack {
     /// Its place among all that was handed over on this subscription. Seqs and nths cannot serve: when the log has
     /// gone back, they start again from lower ones.
     pub(crate) order: u64,
+    /// By which topic it came.
+    pub(crate) topic: SubscriptionId,
     /// What the server is told.
     pub(crate) position: Position,
     /// Its nth.

@@ -202,6 +202,15 @@ impl Client {
         SubscribeBuilder::new(self.clone(), TopicName::new(topic))
     }
 
+    /// Starts to follow several topics as one: their events come in the order of the log, and one that belongs to several of
+    /// them comes once. An ack counts for all that came before, by whichever topic. Set what is needed, then await it; it
+    /// goes for each of the topics.
+    ///
+    /// A server that cannot do this refuses it as `Unsupported`.
+    pub fn subscribe_merged<T: AsRef<str>>(&self, topics: impl IntoIterator<Item = T>) -> SubscribeBuilder {
+        SubscribeBuilder::merged(self.clone(), topics.into_iter().map(TopicName::new).collect())
+    }
+
     /// The connection's state, to watch.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ConnectionState> {

@@ -3,6 +3,7 @@
 //! Invariant: the channel that carries these has no bound of its own, because each command is paid for elsewhere: an
 //! emit by room in the outbox, its cancellation by the emit, a volatile one by room of its own, the others by a caller that waits or a handle that exists.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     Ask { ticket: RequestTicket, question: Question, answer: oneshot::Sender<Result<Answer, RequestError>> },
     CancelAsk { ticket: RequestTicket },
     Subscribe { id: SubscriptionId, request: SubscribeRequest, outlet: Outlet },
+    SubscribeMerged { id: SubscriptionId, members: Vec<(SubscriptionId, SubscribeRequest)>, outlet: Outlet },
     Unsubscribe { id: SubscriptionId },
     Flush { id: SubscriptionId, answer: oneshot::Sender<Result<(), NotConfirmed>> },
     Shutdown { deadline: Instant, answer: oneshot::Sender<Result<(), ShutdownError>> },
@@ -36,7 +38,8 @@ pub(crate) enum Command {
 pub(crate) struct Outlet {
     /// Invariant: holds at most a window of events, since the session hands over no more than that unacknowledged; gaps,
     /// of which one stands for many events; and a bounded number of asides.
-    pub(crate) deliveries: mpsc::UnboundedSender<Delivery>,
+    /// Each with the number of its topic, or with that of the subscription if it concerns all of them.
+    pub(crate) deliveries: mpsc::UnboundedSender<(SubscriptionId, Delivery)>,
     /// How many deliveries that are neither event nor gap wait in `deliveries`: an app that takes nothing for weeks must
     /// not pile up the news of each reconnect.
     pub(crate) asides: Arc<AtomicUsize>,
@@ -46,8 +49,8 @@ pub(crate) struct Outlet {
     pub(crate) opened: Option<oneshot::Sender<Opened>>,
     /// Set before `deliveries` closes.
     pub(crate) end: Arc<OnceLock<SubscriptionEnd>>,
-    /// The key of its cursor in the client's store, held as long as the subscription lives.
-    pub(crate) key: Option<Arc<KeyClaim>>,
+    /// The keys of its topics' cursors in the client's store, held as long as the subscription lives.
+    pub(crate) keys: BTreeMap<SubscriptionId, Arc<KeyClaim>>,
 }
 
 /// Where a subscription started.

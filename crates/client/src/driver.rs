@@ -190,6 +190,10 @@ impl<C: Connector> Driver<C> {
                 self.subscriptions.add(id, outlet);
                 self.handle(Input::Subscribe { id, request });
             }
+            Command::SubscribeMerged { id, members, outlet } => {
+                self.subscriptions.add_merged(id, members.iter().map(|(member, _)| *member), outlet);
+                self.handle(Input::SubscribeMerged { id, members });
+            }
             Command::Unsubscribe { id } => {
                 // What was acknowledged before counts.
                 self.pass_acks();
@@ -208,7 +212,7 @@ impl<C: Connector> Driver<C> {
     fn pass_acks(&mut self) {
         for (id, ack) in self.acks.take() {
             if self.subscriptions.pass(id, &ack) {
-                self.handle(Input::Ack { id, position: ack.position, nth: ack.nth });
+                self.handle(Input::Ack { id: ack.topic, position: ack.position, nth: ack.nth });
             }
         }
     }

@@ -134,6 +134,9 @@ pub enum SubscribeError {
     /// The topic's name is not valid.
     #[error(transparent)]
     InvalidTopic(#[from] NameError),
+    /// No topic was named.
+    #[error("no topic was named")]
+    NoTopic,
     /// The server refused it.
     #[error("the server refused the subscription: {code}: {reason}")]
     Refused {
@@ -174,6 +177,7 @@ impl SubscribeError {
             SubscribeError::CursorInUse { .. } => true,
             SubscribeError::Store(error) => error.is_retryable(),
             SubscribeError::InvalidTopic(_)
+            | SubscribeError::NoTopic
             | SubscribeError::NoSubscriber
             | SubscribeError::NoCursorStore
             | SubscribeError::TakenOver

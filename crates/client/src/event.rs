@@ -58,9 +58,10 @@ impl Delivery {
 pub struct Event {
     /// Its place in the log: what an app stores to resume from ([`Event::known`]).
     pub position: Position,
-    /// Its number within the topic: each event's is exactly one higher than the one before.
+    /// Its number within the topic: each event's is exactly one higher than the one before. Where several topics are read
+    /// as one, an event that came by another of them leaves a hole here.
     pub nth: Nth,
-    /// The topic by which it came.
+    /// The topic by which it came: of several that are read as one and have it, any.
     pub topic: TopicName,
     /// What it is called.
     pub name: EventName,
@@ -102,7 +103,7 @@ impl Event {
         std::str::from_utf8(&self.payload).map_err(|error| self.not("text", &error))
     }
 
-    /// Everything up to and including this event is handled. Never waits; [`flush`](crate::Subscription::flush) does,
+    /// Everything up to and including this event is handled, of all topics of its subscription. Never waits; [`flush`](crate::Subscription::flush) does,
     /// until it is confirmed. Acknowledging again, or an older event afterwards, changes nothing.
     pub fn ack(&self) {
         self.handle.ack();
@@ -146,6 +147,8 @@ const VOLATILE_HEAD_BYTES: usize = 128;
 /// A range of a topic's history that is no longer there. Its fields are those of [`history::Gap`].
 #[derive(Clone, Debug)]
 pub struct Gap {
+    /// The topic whose events are gone.
+    pub topic: TopicName,
     pub(crate) gap: history::Gap,
     pub(crate) handle: AckHandle,
 }

@@ -1,5 +1,6 @@
 //! Makes subscriptions: what is wanted, checked here where the server is not needed for it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,9 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 use redeliver_protocol::client::{CursorKeeper, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::frame::{Ownership, Window};
-use redeliver_protocol::history::{Cursor, Start};
+use redeliver_protocol::history::{Cursor, Known, Start};
 use redeliver_protocol::name::{NameError, TopicName};
-use redeliver_protocol::seq::SubscriptionId;
+use redeliver_protocol::seq::{Nth, SubscriptionId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
@@ -29,7 +30,8 @@ use crate::subscription::{Inlet, Subscription};
 #[must_use = "a subscription is made when this is awaited"]
 pub struct SubscribeBuilder {
     client: Client,
-    topic: Result<TopicName, NameError>,
+    topics: Result<Vec<TopicName>, NameError>,
+    is_merged: bool,
     start: Option<Start>,
     window: Window,
     ownership: Ownership,
@@ -46,9 +48,18 @@ enum Keeper {
 
 impl SubscribeBuilder {
     pub(crate) fn new(client: Client, topic: Result<TopicName, NameError>) -> SubscribeBuilder {
+        SubscribeBuilder::of(client, topic.map(|topic| vec![topic]), false)
+    }
+
+    pub(crate) fn merged(client: Client, topics: Result<Vec<TopicName>, NameError>) -> SubscribeBuilder {
+        SubscribeBuilder::of(client, topics, true)
+    }
+
+    fn of(client: Client, topics: Result<Vec<TopicName>, NameError>, is_merged: bool) -> SubscribeBuilder {
         SubscribeBuilder {
             client,
-            topic,
+            topics,
+            is_merged,
             start: None,
             window: Window::default(),
             ownership: Ownership::default(),
@@ -58,13 +69,14 @@ impl SubscribeBuilder {
     }
 
     /// Where to start. By default a durable subscription resumes from its stored cursor, any other one starts at latest.
-    /// A cursor in the client's own store wins over this.
+    /// A cursor in the client's own store wins over this. Several topics each start there.
     pub fn start(mut self, start: Start) -> Self {
         self.start = Some(start);
         self
     }
 
-    /// How much may be handed over without being acknowledged: in events, and in bytes (one event always fits).
+    /// How much may be handed over without being acknowledged: in events, and in bytes (one event always fits). Of several
+    /// topics, for each; while the next event of one has no room, the others wait.
     pub fn window(mut self, events: u32, bytes: u32) -> Self {
         self.window = Window { events, bytes };
         self
@@ -82,7 +94,7 @@ impl SubscribeBuilder {
         self
     }
 
-    /// The client's cursor store keeps the cursor, under this key.
+    /// The client's cursor store keeps the cursor, under this key; of several topics, under this key, a blank and the topic.
     pub fn stored_as(mut self, key: impl AsRef<str>) -> Self {
         self.keeper = Keeper::Store(Some(CursorKey::new(key)));
         self
@@ -101,36 +113,20 @@ impl SubscribeBuilder {
     }
 
     async fn subscribe(self) -> Result<Subscription, SubscribeError> {
-        let topic = self.topic?;
+        let mut topics = self.topics.clone()?;
+        // A topic that is named twice is followed once.
+        let mut named = BTreeSet::new();
+        topics.retain(|topic| named.insert(topic.clone()));
+        let topic = topics.first().cloned().ok_or(SubscribeError::NoTopic)?;
         let shared = Arc::clone(&self.client.shared);
-        let default_start = match self.keeper {
-            Keeper::Server => Start::Resume { at_least: None },
-            Keeper::Nobody | Keeper::Store(_) => Start::default(),
-        };
-        let mut key = None;
-        let keeper = match self.keeper {
-            Keeper::Nobody => CursorKeeper::Nobody,
-            Keeper::Server if shared.subscriber.is_none() => return Err(SubscribeError::NoSubscriber),
-            Keeper::Server => CursorKeeper::Server,
-            Keeper::Store(name) => {
-                let (claim, stored) = load(&self.client, name.unwrap_or_else(|| CursorKey::from(&topic))).await?;
-                key = Some(claim);
-                CursorKeeper::Client { stored }
-            }
-        };
-        let request = SubscribeRequest {
-            topic: topic.clone(),
-            start: self.start.unwrap_or(default_start),
-            window: self.window,
-            ownership: self.ownership,
-            keeper,
-        };
-        let number = shared.next_subscription.fetch_add(1, Ordering::Relaxed);
-        let Ok(number) = u32::try_from(number) else {
-            // Four thousand million subscriptions of one client: its numbers are used up.
-            return Err(SubscribeError::ClientEnded);
-        };
-        let id = SubscriptionId(number);
+        let id = self.number()?;
+        let (mut members, mut keys) = (Vec::new(), BTreeMap::new());
+        for topic in topics {
+            let member = if self.is_merged { self.number()? } else { id };
+            let (request, key) = self.request(&topic).await?;
+            keys.extend(key.map(|key| (member, key)));
+            members.push((member, topic, request));
+        }
         let (deliveries, inlet) = mpsc::unbounded_channel();
         let (opened, standing) = oneshot::channel();
         let end = Arc::new(OnceLock::new());
@@ -142,10 +138,19 @@ impl SubscribeBuilder {
             volatile_bytes: Arc::clone(&volatile_bytes),
             end: Arc::clone(&end),
         };
-        let outlet = Outlet { deliveries, asides, volatile_bytes, opened: Some(opened), end, key };
-        shared.commands.send(Command::Subscribe { id, request, outlet }).map_err(|_| SubscribeError::ClientEnded)?;
+        let outlet = Outlet { deliveries, asides, volatile_bytes, opened: Some(opened), end, keys };
+        let mut merged = BTreeMap::new();
+        let command = if self.is_merged {
+            merged = members.iter().map(|(member, topic, _)| (*member, topic.clone())).collect();
+            let members = members.into_iter().map(|(member, _, request)| (member, request)).collect();
+            Command::SubscribeMerged { id, members, outlet }
+        } else {
+            let (_, _, request) = members.pop().ok_or(SubscribeError::NoTopic)?;
+            Command::Subscribe { id, request, outlet }
+        };
+        shared.commands.send(command).map_err(|_| SubscribeError::ClientEnded)?;
         // From here on, dropping this future drops the subscription, which unsubscribes.
-        let mut subscription = Subscription::new(id, topic, self.client, inlet, self.auto_ack);
+        let mut subscription = Subscription::new(id, topic, merged, self.client, inlet, self.auto_ack);
         match standing.await {
             Ok(opened) => {
                 subscription.opened = opened;
@@ -153,6 +158,63 @@ impl SubscribeBuilder {
             }
             Err(_) => Err(never_stood(subscription.end())),
         }
+    }
+
+    /// What is wanted of one of the topics, and the key of its cursor.
+    async fn request(&self, topic: &TopicName) -> Result<(SubscribeRequest, Option<Arc<KeyClaim>>), SubscribeError> {
+        let mut key = None;
+        let keeper = match &self.keeper {
+            Keeper::Nobody => CursorKeeper::Nobody,
+            Keeper::Server if self.client.shared.subscriber.is_none() => return Err(SubscribeError::NoSubscriber),
+            Keeper::Server => CursorKeeper::Server,
+            Keeper::Store(name) => {
+                let name = match name {
+                    None => CursorKey::from(topic),
+                    Some(name) if self.is_merged => CursorKey::new(format!("{} {topic}", name.as_str())),
+                    Some(name) => name.clone(),
+                };
+                let (claim, stored) = load(&self.client, name).await?;
+                key = Some(claim);
+                CursorKeeper::Client { stored }
+            }
+        };
+        let request = SubscribeRequest {
+            topic: topic.clone(),
+            start: self.start_of_each(),
+            window: self.window,
+            ownership: self.ownership,
+            keeper,
+        };
+        Ok((request, key))
+    }
+
+    /// Where each topic starts. A place in several topics is a position: the nth that comes with it is that of one of them.
+    fn start_of_each(&self) -> Start {
+        let start = match (&self.start, &self.keeper) {
+            (Some(start), _) => start.clone(),
+            (None, Keeper::Server) => Start::Resume { at_least: None },
+            (None, Keeper::Nobody | Keeper::Store(_)) => Start::default(),
+        };
+        match start {
+            Start::After(known) if self.is_merged => Start::After(Known { nth: Nth::ZERO, ..known }),
+            Start::Resume { at_least: Some(known) } if self.is_merged => {
+                Start::Resume { at_least: Some(Known { nth: Nth::ZERO, ..known }) }
+            }
+            Start::After(_)
+            | Start::Resume { .. }
+            | Start::Latest
+            | Start::Earliest
+            | Start::AfterSeq(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | Start::Last(_) => start,
+        }
+    }
+
+    fn number(&self) -> Result<SubscriptionId, SubscribeError> {
+        let number = self.client.shared.next_subscription.fetch_add(1, Ordering::Relaxed);
+        // Four thousand million subscriptions of one client: its numbers are used up.
+        u32::try_from(number).map(SubscriptionId).map_err(|_| SubscribeError::ClientEnded)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A subscription in the app's hands: a stream of deliveries, and their acks.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ use crate::command::{Command, Opened};
 use crate::error::NotConfirmed;
 use crate::event::{Delivery, Event, Gap, VolatileEvent, volatile_bytes};
 
-/// One reader of one topic. A stream of [`Delivery`], which ends when the subscription does.
+/// One reader of one topic, or of several as one. A stream of [`Delivery`], which ends when the subscription does.
 ///
 /// Nothing beyond the window is handed over until what came before is acknowledged, with [`Event::ack`] or by
 /// `auto_ack`. A subscription keeps its client alive. Dropped, it unsubscribes in the background; acks made before
@@ -27,6 +28,8 @@ use crate::event::{Delivery, Event, Gap, VolatileEvent, volatile_bytes};
 pub struct Subscription {
     id: SubscriptionId,
     topic: TopicName,
+    /// The topics that are read as one, by their numbers; empty if it is one alone.
+    merged: BTreeMap<SubscriptionId, TopicName>,
     client: Client,
     inlet: Inlet,
     pub(crate) opened: Opened,
@@ -41,7 +44,7 @@ pub struct Subscription {
 /// Where a subscription takes what the driver puts into its outlet.
 #[derive(Debug)]
 pub(crate) struct Inlet {
-    pub(crate) deliveries: mpsc::UnboundedReceiver<client::Delivery>,
+    pub(crate) deliveries: mpsc::UnboundedReceiver<(SubscriptionId, client::Delivery)>,
     pub(crate) asides: Arc<AtomicUsize>,
     pub(crate) volatile_bytes: Arc<AtomicUsize>,
     pub(crate) end: Arc<OnceLock<SubscriptionEnd>>,
@@ -51,33 +54,41 @@ impl Subscription {
     pub(crate) fn new(
         id: SubscriptionId,
         topic: TopicName,
+        merged: BTreeMap<SubscriptionId, TopicName>,
         client: Client,
         inlet: Inlet,
         auto_ack: bool,
     ) -> Subscription {
         let opened = Opened { after: Position::default(), nth: Nth::ZERO, pending: 0 };
-        Subscription { id, topic, client, inlet, opened, has_ended: false, order: 0, auto_ack, unacked: None }
+        Subscription { id, topic, merged, client, inlet, opened, has_ended: false, order: 0, auto_ack, unacked: None }
     }
 
-    /// The topic.
+    /// The topic; the first of several.
     #[must_use]
     pub fn topic(&self) -> &TopicName {
         &self.topic
     }
 
-    /// Where the subscription started: everything after this position is handed over.
+    /// All topics: more than one only if they are read as one ([`Client::subscribe_merged`]).
+    pub fn topics(&self) -> impl Iterator<Item = &TopicName> {
+        let alone = self.merged.is_empty().then_some(&self.topic);
+        alone.into_iter().chain(self.merged.values())
+    }
+
+    /// Where the subscription started: everything after this position is handed over. Of several topics, none started after
+    /// a later one.
     #[must_use]
     pub fn position(&self) -> Position {
         self.opened.after
     }
 
-    /// The nth there.
+    /// The nth there. Zero if there are several topics: each has its own.
     #[must_use]
     pub fn nth(&self) -> Nth {
         self.opened.nth
     }
 
-    /// How many events of the topic were there already when it started.
+    /// How many events of the topic were there already when it started. What belongs to several topics counts for each.
     #[must_use]
     pub fn pending(&self) -> u64 {
         self.opened.pending
@@ -154,7 +165,11 @@ impl Subscription {
         }
     }
 
-    fn hand_over(&mut self, delivery: client::Delivery) -> Delivery {
+    fn topic_of(&self, id: SubscriptionId) -> TopicName {
+        self.merged.get(&id).unwrap_or(&self.topic).clone()
+    }
+
+    fn hand_over(&mut self, id: SubscriptionId, delivery: client::Delivery) -> Delivery {
         match delivery {
             client::Delivery::Subscribed { after, nth, pending } => {
                 self.inlet.asides.fetch_sub(1, Ordering::Relaxed);
@@ -166,19 +181,19 @@ impl Subscription {
             }
             client::Delivery::Volatile { time, name, kind, payload } => {
                 self.inlet.volatile_bytes.fetch_sub(volatile_bytes(&name, &payload), Ordering::Relaxed);
-                Delivery::Volatile(VolatileEvent { topic: self.topic.clone(), time, name, kind, payload })
+                Delivery::Volatile(VolatileEvent { topic: self.topic_of(id), time, name, kind, payload })
             }
             client::Delivery::Gap(gap) => {
-                let handle = self.handle(gap.through, gap.nth_through);
-                Delivery::Gap(Gap { gap, handle })
+                let handle = self.handle(id, gap.through, gap.nth_through);
+                Delivery::Gap(Gap { topic: self.topic_of(id), gap, handle })
             }
             client::Delivery::Event { epoch, record, redelivered } => {
                 let position = Position::new(epoch, record.seq);
                 Delivery::Event(Event {
-                    handle: self.handle(position, record.nth),
+                    handle: self.handle(id, position, record.nth),
                     position,
                     nth: record.nth,
-                    topic: self.topic.clone(),
+                    topic: self.topic_of(id),
                     name: record.name,
                     time: record.time,
                     kind: record.kind,
@@ -190,9 +205,9 @@ impl Subscription {
         }
     }
 
-    fn handle(&mut self, position: Position, nth: Nth) -> AckHandle {
+    fn handle(&mut self, topic: SubscriptionId, position: Position, nth: Nth) -> AckHandle {
         self.order += 1;
-        let ack = Ack { order: self.order, position, nth };
+        let ack = Ack { order: self.order, topic, position, nth };
         if self.auto_ack {
             self.unacked = Some(ack);
         }
@@ -206,7 +221,7 @@ impl Stream for Subscription {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         self.ack_handled();
         match ready!(self.inlet.deliveries.poll_recv(cx)) {
-            Some(delivery) => Poll::Ready(Some(self.hand_over(delivery))),
+            Some((id, delivery)) => Poll::Ready(Some(self.hand_over(id, delivery))),
             None => {
                 self.has_ended = true;
                 Poll::Ready(None)

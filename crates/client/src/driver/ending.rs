@@ -69,6 +69,7 @@ impl<C: Connector> Driver<C> {
                 | Command::EmitVolatile { .. }
                 | Command::CancelAsk { .. }
                 | Command::Subscribe { .. }
+                | Command::SubscribeMerged { .. }
                 | Command::Unsubscribe { .. }
                 | Command::Flush { .. } => {}
             }

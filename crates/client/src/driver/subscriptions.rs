@@ -17,6 +17,8 @@ use crate::event::volatile_bytes;
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     entries: BTreeMap<SubscriptionId, Entry>,
+    /// Which of them the topics belong to that are read as one.
+    rows: BTreeMap<SubscriptionId, SubscriptionId>,
 }
 
 #[derive(Debug)]
@@ -36,17 +38,30 @@ impl Subscriptions {
         self.entries.insert(id, entry);
     }
 
+    /// Several topics that are read as one.
+    pub(super) fn add_merged(
+        &mut self,
+        id: SubscriptionId,
+        members: impl Iterator<Item = SubscriptionId>,
+        outlet: Outlet,
+    ) {
+        self.rows.extend(members.map(|member| (member, id)));
+        self.add(id, outlet);
+    }
+
     pub(super) fn contains(&self, id: SubscriptionId) -> bool {
         self.entries.contains_key(&id)
     }
 
     /// The key of its cursor in the client's store.
     pub(super) fn key(&self, id: SubscriptionId) -> Option<Arc<KeyClaim>> {
-        self.entries.get(&id)?.outlet.key.clone()
+        let row = self.row_of(id);
+        self.entries.get(&row)?.outlet.keys.get(&id).cloned()
     }
 
     pub(super) fn deliver(&mut self, id: SubscriptionId, delivery: Delivery) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let row = self.row_of(id);
+        let Some(entry) = self.entries.get_mut(&row) else { return };
         if let Delivery::Subscribed { after, nth, pending } = &delivery
             && let Some(opened) = entry.outlet.opened.take()
         {
@@ -70,7 +85,7 @@ impl Subscriptions {
                 return;
             }
         }
-        let _ = entry.outlet.deliveries.send(delivery);
+        let _ = entry.outlet.deliveries.send((id, delivery));
     }
 
     /// Notes an ack on its way to the session. False if the session has no use for it.
@@ -113,8 +128,14 @@ impl Subscriptions {
 
     pub(super) fn end(&mut self, id: SubscriptionId, why: &SubscriptionEnd) {
         if let Some(entry) = self.entries.remove(&id) {
+            self.rows.retain(|_, row| *row != id);
             entry.end(why);
         }
+    }
+
+    /// The subscription that a topic belongs to: mostly the topic's own.
+    fn row_of(&self, id: SubscriptionId) -> SubscriptionId {
+        self.rows.get(&id).copied().unwrap_or(id)
     }
 
     pub(super) fn end_all(&mut self) {
@@ -134,9 +155,9 @@ impl Entry {
     }
 
     fn end(self, why: &SubscriptionEnd) {
-        // The channels close last: they are what readers wait for, who then ask for the reason, or use the key again.
+        // The channels close last: they are what readers wait for, who then ask for the reason, or use the keys again.
         let _ = self.outlet.end.set(why.clone());
-        drop(self.outlet.key);
+        drop(self.outlet.keys);
         for (_, answer) in self.flushes {
             let _ = answer.send(match why {
                 // It ended because it was asked to, after its acks were confirmed.

@@ -270,6 +270,7 @@ impl Toy {
             ClientFrame::Ping { .. }
             | ClientFrame::Pong { .. }
             | ClientFrame::SubscribeMerged(_)
+            | ClientFrame::BeginMerged { .. }
             | ClientFrame::EmitExcept { .. }
             | ClientFrame::Volatile { .. }
             | ClientFrame::Request(_)
