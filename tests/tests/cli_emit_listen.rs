@@ -63,6 +63,48 @@ fn lines_come_out_byte_for_byte_as_they_went_in() -> Result<()> {
 }
 
 #[test]
+fn volatile_events_reach_who_listens_now_and_leave_no_trace() -> Result<()> {
+    let server = ServerProcess::start()?;
+    server.run(&["emit", "t", "stored"])?.succeeded()?;
+    let mut listener = server.spawn(&["listen", "t", "--start", "earliest", "--format", "json"])?;
+    assert!(listener.next_line()?.contains("\"seq\":1"));
+    let sent =
+        run_with_input(server.command(&["emit", "t", "--volatile", "--name", "typing", "--lines"])?, b"ann\n{}\n")?;
+    assert_eq!(sent.succeeded()?.stdout, "sent 2 volatile events\n");
+    for payload in [Value::from("ann"), serde_json::json!({})] {
+        let line: Value = serde_json::from_str(&listener.next_line()?)?;
+        assert_eq!((&line["volatile"], &line["name"]), (&Value::from(true), &Value::from("typing")));
+        assert_eq!(line["payload"], payload);
+        assert_eq!(line.get("seq"), None);
+    }
+    let later = server.run(&["listen", "t", "--start", "earliest", "--until-caught-up"])?.succeeded()?;
+    assert_eq!(later.stdout, "stored\n");
+    let nobody = free_port()?;
+    let url = format!("ws://127.0.0.1:{nobody}");
+    let alone = run(redeliver(["emit", "t", "x", "--volatile", "--url", &url, "--timeout", "1s"])?)?;
+    assert_eq!((alone.code(), alone.stdout.as_str()), (Some(4), "sent 0 volatile events\n"));
+    Ok(())
+}
+
+#[test]
+fn several_topics_are_listened_to_in_the_order_of_the_log() -> Result<()> {
+    let mut server = ServerProcess::start()?;
+    for number in 1..=12 {
+        server.run(&["emit", ["a", "b", "c"][number * number % 3], &number.to_string()])?.succeeded()?;
+    }
+    let merged = ["listen", "--merged", "b", "a", "b", "--as", "audit", "--format", "json"];
+    let first = server.run(&[&merged[..], &["--start", "earliest", "--count", "5"]].concat())?.succeeded()?;
+    server.kill()?;
+    server.launch()?;
+    let second = server.run(&[&merged[..], &["--until-caught-up"]].concat())?.succeeded()?;
+    let lines = [json_lines(&first), json_lines(&second)].concat();
+    let seqs: Vec<_> = lines.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
+    // Squares are 0 or 1 modulo 3.
+    assert_eq!(seqs, (1..=12).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
 fn the_same_input_again_under_the_same_publisher_stores_nothing_twice() -> Result<()> {
     let mut server = ServerProcess::start()?;
     let emit = |server: &ServerProcess, input: &str| {

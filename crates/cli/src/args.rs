@@ -26,15 +26,12 @@ pub(crate) struct Cli {
     pub(crate) log: Option<String>,
 }
 
+// A comment on a variant would take the place of what its arguments say about the command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a server
     Serve(ServeArgs),
-    /// Send events, and end when all of them are durable
     Emit(EmitArgs),
-    /// Print a topic's events, from anywhere in its history, and go on as they come
     Listen(ListenArgs),
-    /// Measure a running server, and verify all that it delivers
     Bench(BenchArgs),
 }
 
@@ -107,6 +104,10 @@ pub(crate) struct EmitArgs {
     #[arg(long, value_name = "TOPIC")]
     pub(crate) except: Vec<TopicName>,
 
+    /// Give the events to whoever listens now, and to nobody later: not stored, each at most once, perhaps to nobody
+    #[arg(long, conflicts_with = "publisher")]
+    pub(crate) volatile: bool,
+
     /// The identity to send under: the same input sent again under it stores nothing twice
     #[arg(long, value_name = "UUID")]
     pub(crate) publisher: Option<Uuid>,
@@ -133,6 +134,10 @@ pub(crate) struct ListenArgs {
     /// The topics
     #[arg(required = true, value_name = "TOPIC")]
     pub(crate) topics: Vec<TopicName>,
+
+    /// Read the topics as one: in the order of the log, and an event that belongs to several of them once
+    #[arg(long)]
+    pub(crate) merged: bool,
 
     /// A durable name: the server remembers how far it has come, across restarts of either
     #[arg(long = "as", value_name = "SUBSCRIBER")]
@@ -315,6 +320,9 @@ The events are numbered from 1 in the order of the lines, and the server stores 
 are counted: `emitted 5 events, seq 8..12, 2 already stored`. FIRST and LAST are the lowest and the highest seq that the server
 still knows. Other content under a number that was used is an error.
 
+With --volatile nothing is stored, nothing is acknowledged and nothing is sent again: `sent 5 volatile events` says that they left this
+machine, and no more. They need a connection: without one, the command waits for it (--timeout bounds that).
+
 Exit codes:
   0    every event is acknowledged
   1    something failed; stderr says what, and how many events are acknowledged
@@ -331,6 +339,10 @@ Examples:
   redeliver listen orders --start 1h --until-caught-up   the last hour
   redeliver listen orders --start 100 --count 1    the first event with seq 100 or more
   redeliver listen a b --format json | jq .        two topics, as JSON
+  redeliver listen --merged a b --as audit         two topics in the order in which the server stored them
+
+Of several topics, each is printed in its own order, and an event that belongs to two of them twice. With --merged they are one row in
+the order of their seqs, each event once, by any of its topics; while one topic waits (for its owner to go, say), all of them do.
 
 With --as, the server keeps the place of the last line that was written. A name that was never seen starts with what comes next, and is known
 from then on. If a listener was killed, lines after its last confirmed place are printed again, marked \"redelivered\" in JSON. One listener has a
@@ -341,7 +353,9 @@ name at a time: a second one takes over, and the first ends with status 3. Any -
 seq numbers all events of the server, nth those of the topic, time is in UTC. Text is a string, JSON is itself, and other bytes are
 {\"base64\":\"…\"}. A gap, events that are gone for good, is a line in its place:
   {\"gap\":{\"topic\":\"orders\",\"after\":12,\"through\":20,\"count\":5,\"exact\":true,\"cause\":\"retention_age\"}}
-with cause one of retention_age, retention_size, purged, log_damaged, epoch_changed.
+with cause one of retention_age, retention_size, purged, log_damaged, epoch_changed. An event that is not stored (`emit --volatile`) comes
+only while this listens, and has no numbers:
+  {\"volatile\":true,\"topic\":\"orders\",\"name\":\"typing\",\"time\":…,\"payload\":…}
 
 Exit codes:
   0    ended by --count, --until-caught-up, SIGINT, SIGTERM or a closed stdout; acks are confirmed
@@ -405,6 +419,26 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_each_command_tells_what_it_does_at_length() {
+        for (command, words) in [
+            ("serve", "survives kill -9"),
+            ("emit", "without storing anything twice"),
+            ("listen", "told as a gap"),
+            ("bench", "with the client library that apps use"),
+        ] {
+            let help = parse(&format!("{command} --help")).unwrap_err().to_string();
+            let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(help.contains(words), "{command}: {help}");
+            let short = parse(&format!("{command} -h")).unwrap_err().to_string();
+            assert!(!short.contains(words), "{command}: {short}");
+        }
+        let commands = Cli::command().render_help().to_string();
+        for line in ["serve   Run a server", "emit    Send events, and end when all of them are durable"] {
+            assert!(commands.contains(line), "{commands}");
+        }
+    }
+
+    #[test]
     fn a_start_is_a_word_a_seq_the_last_few_or_a_time_back() {
         assert_eq!(start_of("listen t"), None);
         assert_eq!(start_of("listen t --start earliest"), Some(Start::Earliest));
@@ -436,6 +470,9 @@ mod tests {
         assert_eq!(emit_of("emit t --name n --lines --timeout 5s").timeout, Some(Duration::from_secs(5)));
         assert!(parse("emit t").is_err(), "neither");
         assert!(parse("emit t data --lines file").is_err(), "both");
+        assert!(parse("emit t data --volatile").is_ok());
+        let publisher = "6f0e0000-0000-4000-8000-000000000000";
+        assert!(parse(&format!("emit t data --volatile --publisher {publisher}")).is_err(), "nothing is numbered");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Lines are read, sent and acknowledged at the same time; what is under way is bounded by the client's outbox. Never
 //! says that an event is stored without its receipt.
 
+mod volatile;
+
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -27,6 +29,9 @@ use crate::tally::{Fate, Tally};
 /// Emits, and says on stdout how far it came, whatever happened.
 pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
     let (input, bar) = open(&args)?;
+    if args.volatile {
+        return volatile::run(&args, input, stop).await;
+    }
     let publisher = args.publisher.unwrap_or_else(Uuid::new_v4);
     let builder = remote::builder(&args.remote).publisher(publisher).name("redeliver emit");
     let client = remote::connect(builder, &args.remote.url, &bar)?;

@@ -169,7 +169,7 @@ impl<W: Write> Listener<W> {
             }
             Delivery::Gap(gap) => {
                 let line = GapLine {
-                    topic: followed.subscription.topic().as_str(),
+                    topic: gap.topic.as_str(),
                     after: gap.after.seq.0,
                     through: gap.through.seq.0,
                     count: gap.count,
@@ -179,6 +179,12 @@ impl<W: Write> Listener<W> {
                 output::write_gap(&mut self.out, &mut io::stderr(), self.format, &line)?;
                 self.unacked += 1;
                 followed.written = Some(delivery);
+            }
+            Delivery::Volatile(event) => {
+                output::write_volatile(&mut self.out, self.format, event)?;
+                // It is flushed like the others, and that is all.
+                self.unacked += 1;
+                self.left = self.left.map(|left| left - 1);
             }
             Delivery::CaughtUp { .. } => followed.caught_up = true,
             // The state of the connection is told elsewhere.
@@ -231,8 +237,11 @@ impl<W: Write> std::fmt::Debug for Listener<W> {
 async fn subscribe(client: &Client, args: &ListenArgs) -> Result<Vec<Subscription>, SubscribeError> {
     let mut known = BTreeSet::new();
     let topics = args.topics.iter().filter(|topic| known.insert(TopicName::clone(topic)));
-    try_join_all(topics.map(|topic| {
-        let mut builder = client.subscribe(topic);
+    let builders: Vec<_> = match args.merged {
+        true => vec![client.subscribe_merged(topics)],
+        false => topics.map(|topic| client.subscribe(topic)).collect(),
+    };
+    try_join_all(builders.into_iter().map(|mut builder| {
         if let Some(start) = &args.start {
             builder = builder.start(start.clone());
         }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::ValueEnum;
-use redeliver_client::{GapCause, PayloadKind, Timestamp};
+use redeliver_client::{GapCause, PayloadKind, Timestamp, VolatileEvent};
 use serde::Serialize;
 
 use crate::payload::PayloadJson;
@@ -66,6 +66,24 @@ pub(crate) fn write_event(out: &mut impl Write, format: Format, event: &EventLin
     out.write_all(b"\n")
 }
 
+/// Writes an event that is not stored: it has no numbers.
+pub(crate) fn write_volatile(out: &mut impl Write, format: Format, event: &VolatileEvent) -> io::Result<()> {
+    match format {
+        Format::Lines => out.write_all(&event.payload)?,
+        Format::Json => serde_json::to_writer(
+            &mut *out,
+            &VolatileJson {
+                volatile: true,
+                topic: event.topic.as_str(),
+                name: event.name.as_str(),
+                time: rfc3339(event.time),
+                payload: PayloadJson { kind: event.kind, bytes: &event.payload },
+            },
+        )?,
+    }
+    out.write_all(b"\n")
+}
+
 /// Writes a gap: as a line among the events, or as a warning beside them.
 pub(crate) fn write_gap(
     out: &mut impl Write,
@@ -103,6 +121,15 @@ struct EventJson<'a> {
     time: String,
     payload: PayloadJson<'a>,
     redelivered: bool,
+}
+
+#[derive(Serialize)]
+struct VolatileJson<'a> {
+    volatile: bool,
+    topic: &'a str,
+    name: &'a str,
+    time: String,
+    payload: PayloadJson<'a>,
 }
 
 #[derive(Serialize)]
