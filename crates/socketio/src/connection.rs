@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use futures_util::FutureExt;
@@ -42,12 +43,24 @@ pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
     let deadline = Some(Instant::now() + core.config.connect_timeout);
     let limits = PacketLimits { attachment_bytes_max: core.config.payload_bytes_max, ..PacketLimits::default() };
     let mut watched = core.shutdown.subscribe();
-    // The sender is the gateway's: if it is gone, so is the gateway.
-    let shutdown = async move { drop(watched.wait_for(|shutdown| *shutdown).await) }.boxed();
+    // The sender is the gateway's: if it is gone, so is the gateway. Unconstrained, so that asked once it is surely watched.
+    let shutdown = async move { drop(watched.wait_for(|shutdown| *shutdown).await) };
+    let shutdown = tokio::task::unconstrained(shutdown).boxed();
     let is_script = is_script(&handshake);
     let sockets = BTreeMap::new();
     let decoder = Decoder::new(limits);
-    let connection = Connection { core, engine, decoder, handshake, is_script, sockets, deadline, steps: 0, shutdown };
+    let connection = Connection {
+        core,
+        engine,
+        decoder,
+        handshake,
+        is_script,
+        sockets,
+        deadline,
+        steps: 0,
+        shutdown,
+        watches_shutdown: false,
+    };
     connection.run().await;
     drop(present);
 }
@@ -64,6 +77,8 @@ struct Connection {
     deadline: Option<Instant>,
     steps: u32,
     shutdown: BoxFuture<'static, ()>,
+    /// Whether this task is woken by it.
+    watches_shutdown: bool,
 }
 
 /// A namespace that the connection has asked for.
@@ -120,7 +135,7 @@ impl Connection {
         let mut sockets = pin!(next_of(&mut self.sockets, is_drained));
         // Where there is room anyway, nobody waits for more.
         let mut event = pin!(self.engine.next_of(Interest { reads, drained: !is_drained }));
-        let shutdown = &mut self.shutdown;
+        let Connection { core, shutdown, watches_shutdown, .. } = self;
         poll_fn(|cx| {
             // Sockets first: what they are given leaves with the same look at the engine. Now and then it is first, so that
             // no app keeps it from being heard.
@@ -136,7 +151,14 @@ impl Connection {
             if late.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Step::Late);
             }
-            shutdown.as_mut().poll(cx).map(|()| Step::Shutdown)
+            // Asked once, it wakes this task: there is no other that runs this connection. All connections share it, so asking
+            // each time is what many would wait for.
+            let is_ending = *watches_shutdown && core.is_ending.load(Ordering::Acquire);
+            if is_ending || (!*watches_shutdown && shutdown.as_mut().poll(cx).is_ready()) {
+                return Poll::Ready(Step::Shutdown);
+            }
+            *watches_shutdown = true;
+            Poll::Pending
         })
         .await
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) struct Core {
     server: Server,
     namespaces: RwLock<BTreeMap<String, Arc<NamespaceCore>>>,
     pub(crate) shutdown: watch::Sender<bool>,
+    /// Set before `shutdown` tells, for a look that costs nothing.
+    pub(crate) is_ending: AtomicBool,
     pub(crate) presence: Presence,
 }
 
@@ -125,6 +128,7 @@ impl SocketIoBuilder {
             server,
             namespaces: RwLock::default(),
             shutdown: watch::Sender::new(false),
+            is_ending: AtomicBool::new(false),
             presence: Presence::new(),
         });
         let serving = Arc::clone(&core);
@@ -228,6 +232,7 @@ impl SocketIo {
     ///
     /// The shutdown goes on if the future is dropped; calling it again waits for the same.
     pub async fn shutdown(&self, patience: Duration) -> bool {
+        self.core.is_ending.store(true, Ordering::Release);
         self.core.shutdown.send_replace(true);
         tokio::time::timeout(patience, self.core.presence.none()).await.is_ok()
     }
