@@ -1,5 +1,6 @@
 //! One namespace: who is in it, who decides whether somebody may be, what the app does with newcomers.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
@@ -240,6 +241,20 @@ impl Members {
         let mut by_sid = self.by_sid.lock();
         if by_sid.get(socket.id()).is_some_and(|known| known.is(socket)) {
             by_sid.remove(socket.id());
+        }
+    }
+
+    /// Takes a session that nobody owns now.
+    pub(crate) fn claim_free(&self, key: &Bytes) -> Option<Claim> {
+        match self.owners.lock().entry(key.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => {
+                let (gone, watched) = watch::channel(());
+                let fence = Arc::new(Fence::default());
+                vacant.insert(Owner { fence: Arc::clone(&fence), gone: watched });
+                let owners = Arc::clone(&self.owners);
+                Some(Claim { key: key.clone(), fence, owners, former: None, _gone: gone })
+            }
         }
     }
 

@@ -174,7 +174,8 @@ async fn begin(
     let shown = Shown { pid: auth.pid.as_deref(), offset: auth.offset.as_deref(), subscriber: subscriber.is_some() };
     let key = subscriber.clone().or_else(|| shown.pid.and_then(pid_key));
     let Some(key) = key else { return Ok(claimed(core, anew(core, identity, None)).await) };
-    // Looked at before it is taken over, so that nobody is thrown out by who has no right to.
+    // Looked at before it is taken over, so that nobody is thrown out by who has no right to. If nobody owns it, nobody is.
+    let free = core.members.claim_free(&key);
     let decision = decide(stored(core, &key).await?, shown, core.name.as_str(), identity.name());
     if let Decision::Anew(why) = &decision
         && (subscriber.is_none() || *why == Why::Foreign)
@@ -182,9 +183,15 @@ async fn begin(
         debug!(?why, "a client shows what it cannot go on with");
         return Ok(claimed(core, anew(core, identity, None)).await);
     }
-    let claim = core.members.claim(key.clone()).await;
-    // Read again: the owner may have written meanwhile.
-    match decide(stored(core, &key).await?, shown, core.name.as_str(), identity.name()) {
+    let (claim, decision) = match free {
+        Some(claim) => (claim, decision),
+        None => {
+            let claim = core.members.claim(key.clone()).await;
+            // Read again: the owner may have written meanwhile.
+            (claim, decide(stored(core, &key).await?, shown, core.name.as_str(), identity.name()))
+        }
+    };
+    match decision {
         Decision::Resume { session, after } => match resume(core, identity, *session, after).await? {
             Some(begun) => Ok(Begun { claim: Some(claim), ..begun }),
             None if subscriber.is_some() => Ok(anew(core, identity, Some(claim))),

@@ -83,6 +83,31 @@ async fn the_newest_connection_owns_the_pid() {
 }
 
 #[tokio::test]
+async fn of_several_that_come_back_at_once_with_one_pid_one_stays() {
+    let host = Host::with(memory(), always()).await;
+    let client = host.connect().await;
+    let shown = json!({ "pid": client.pid });
+    drop(client);
+    let come = async || {
+        let mut back = host.open().await;
+        back.join(&shown).await.is_ok().then_some(back)
+    };
+    let (one, two, three) = tokio::join!(come(), come(), come());
+    emit(&host, 7..8).await;
+    let mut got = Vec::new();
+    for mut back in [one, two, three].into_iter().flatten() {
+        while let Some(packet) = back.packet().await {
+            if packet.starts_with("2[\"n\",7") {
+                got.push(back.sid.clone());
+                break;
+            }
+        }
+    }
+    assert_eq!(got.len(), 1, "the others are refused or closed");
+    assert_eq!(host.io.of("/").unwrap().sockets().len(), 1);
+}
+
+#[tokio::test]
 async fn rooms_and_data_come_back_and_a_room_that_was_left_does_not() {
     let host = Host::with(memory(), always()).await;
     let namespace = host.io.of("/").unwrap();
