@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
 use anyhow::Result;
 use redeliver_tests::process::{Finished, Running, ServerProcess, redeliver, run};
@@ -39,6 +40,23 @@ fn a_server_ends_cleanly_while_clients_are_connected() -> Result<()> {
     server.restart()?;
     server.run(&["emit", "t", "two"])?.succeeded()?;
     assert_eq!(listener.next_line()?, "two");
+    Ok(())
+}
+
+#[test]
+fn a_server_takes_as_many_file_descriptors_as_it_may() -> Result<()> {
+    let dir = TempDir::new()?;
+    let serve = redeliver(["serve", "--listen", "127.0.0.1:0", "--data"])?;
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 100 && ulimit -Hn 3000 && exec \"$0\" \"$@\""]);
+    command.arg(serve.get_program()).args(serve.get_args()).arg(dir.path().join("data"));
+    let mut server = Running::start(command)?;
+    server.next_line()?;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid()))?;
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["3000", "3000"]);
+    server.signal(Signal::TERM)?;
+    assert!(server.finish()?.stderr.contains("descriptors=3000"));
     Ok(())
 }
 

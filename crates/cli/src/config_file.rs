@@ -43,6 +43,7 @@ pub(crate) struct SocketIoSection {
     pub(crate) session_idle: Option<Span>,
     pub(crate) ack_timeout: Option<Span>,
     pub(crate) payload_bytes: Option<ByteCount>,
+    pub(crate) sessions: Option<Count>,
 }
 
 /// `socketio.recovery`.
@@ -215,6 +216,7 @@ ping_interval = "25s"
 ping_timeout = "20s"
 connect_timeout = "45s"             # for being in no namespace
 payload_bytes = "1 MiB"             # of one message
+sessions = 65_536                   # at once; each is a connection as well
 session_idle = "7d"                 # how long a client that is away may come back as the same socket
 ack_timeout = "10s"                 # in ack mode, before an event is sent again
 

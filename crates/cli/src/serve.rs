@@ -29,6 +29,7 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     if !args.insecure && file.auth.token.is_empty() {
         refuse_open_door(&addresses)?;
     }
+    raise_descriptors();
     let listener = bind(&listen, &addresses)?;
     let address = listener.local_addr().context("the listener has no address")?;
 
@@ -64,6 +65,15 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
+/// Each connection takes a file descriptor, and the usual soft limit of 1,024 is there for programs that cannot handle more:
+/// the hard one is the operator's word.
+fn raise_descriptors() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(descriptors) => info!(descriptors, "file descriptors, some thirty fewer connections"),
+        Err(error) => warn!(%error, "the limit of file descriptors stays as it was"),
+    }
+}
+
 /// The Socket.IO gateway, unless it is not wanted.
 fn gateway(section: &SocketIoSection, server: &Server, is_off: bool) -> Result<Option<SocketIo>, Problem> {
     if is_off || section.enabled == Some(false) {
@@ -96,6 +106,9 @@ fn gateway_config(section: &SocketIoSection) -> Result<redeliver_socketio::Confi
     }
     if let Some(ByteCount(bytes)) = section.payload_bytes {
         config.payload_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+    if let Some(Count(sessions)) = section.sessions {
+        config.sessions_max = usize::try_from(sessions).unwrap_or(usize::MAX);
     }
     Ok(config)
 }
@@ -253,12 +266,13 @@ mod tests {
     #[test]
     fn each_key_of_the_gateways_section_sets_what_it_says() {
         let keys = "path = \"/rt\"\nrecovery = \"off\"\nping_interval = \"1s\"\nping_timeout = \"2s\"\nconnect_timeout = \"3s\"\n\
-                    session_idle = \"4d\"\nack_timeout = \"5s\"\npayload_bytes = \"6 KiB\"";
+                    session_idle = \"4d\"\nack_timeout = \"5s\"\npayload_bytes = \"6 KiB\"\nsessions = 7";
         let config = gateway_config(&section(keys)).unwrap();
         assert_eq!((config.path.as_str(), config.recovery), ("/rt", Recovery::Off));
         assert_eq!((config.ping_interval, config.ping_timeout), (Duration::from_secs(1), Duration::from_secs(2)));
         assert_eq!((config.connect_timeout, config.ack_timeout), (Duration::from_secs(3), Duration::from_secs(5)));
         assert_eq!((config.session_idle_max, config.payload_bytes_max), (Duration::from_secs(4 * 86_400), 6 * 1024));
+        assert_eq!(config.sessions_max, 7);
     }
 
     #[test]

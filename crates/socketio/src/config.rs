@@ -42,6 +42,9 @@ pub struct Config {
     pub ack_resends_max: u32,
     /// In ack mode, how many events may be unanswered at once. 64.
     pub ack_window: usize,
+    /// Engine.IO sessions at once, polling and WebSocket; beyond, newcomers are refused. 65,536: as many as a server takes
+    /// connections. Each counts among those as well.
+    pub sessions_max: usize,
     /// Namespaces that one connection may be in. 64.
     pub namespaces_max: usize,
     /// Events of one socket that may wait for the app's handlers. Beyond, the connection is not read. 256.
@@ -64,6 +67,7 @@ impl Default for Config {
             ack_timeout: Duration::from_secs(10),
             ack_resends_max: 3,
             ack_window: 64,
+            sessions_max: 65_536,
             namespaces_max: 64,
             waiting_events_max: 256,
             builtin_events: false,

@@ -118,6 +118,7 @@ impl SocketIoBuilder {
                 ping_interval: config.ping_interval,
                 ping_timeout: config.ping_timeout,
                 max_payload: config.payload_bytes_max,
+                sessions_max: config.sessions_max,
                 ..EngineConfig::default()
             },
         );
