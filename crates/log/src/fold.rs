@@ -10,6 +10,7 @@ use bytes::{BufMut, Bytes};
 use redeliver_protocol::codec::{encode_record, record_bytes};
 use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
+use smallvec::SmallVec;
 
 use self::manifest::{RunKey, SPANS_MAX};
 use crate::commit::Commit;
@@ -37,9 +38,9 @@ pub(crate) struct RunContent {
 pub(crate) struct TopicContent {
     pub(crate) last_seq: Seq,
     pub(crate) last_nth: Nth,
-    records: Vec<u8>,
-    /// Each record's seq, and where it ends.
-    ends: Vec<(Seq, usize)>,
+    events: usize,
+    /// Its records in as many values as they need, each with its first seq. Most topics need one.
+    values: SmallVec<[(Seq, Vec<u8>); 1]>,
 }
 
 /// One publisher's emits in a run.
@@ -99,10 +100,9 @@ impl RunContent {
                 if self.plan.is_trimmed {
                     continue;
                 }
-                topic.records.reserve(record_bytes(event.name, event.payload));
                 let at = (event.seq, nth, commit.time);
-                encode_record(&mut topic.records, at, event.kind, event.name, event.payload);
-                topic.ends.push((event.seq, topic.records.len()));
+                let records = topic.room_for(event.seq, record_bytes(event.name, event.payload));
+                encode_record(records, at, event.kind, event.name, event.payload);
             }
             if let Some(by) = event.emitter {
                 let publisher = self.publishers.entry(commit.publishers[by.publisher as usize].id).or_default();
@@ -165,17 +165,9 @@ impl RunContent {
     /// Topics with values of their own.
     fn topic_entries(&mut self, entries: &mut Vec<FoldEntry>) {
         for (id, topic) in self.topics.iter_mut().filter(|(_, topic)| !topic.is_small()) {
-            let records = Bytes::from(std::mem::take(&mut topic.records));
-            let (mut first, mut start) = (0, 0);
-            for at in 0..topic.ends.len() {
-                let next_end = topic.ends.get(at + 1).map_or(usize::MAX, |(_, end)| *end);
-                if next_end.saturating_sub(start) > PIECE_BYTES {
-                    let end = topic.ends[at].1;
-                    let prefix = key::topic_records(*id, topic.ends[first].0);
-                    let value = records.slice(start..end);
-                    entries.push(FoldEntry { prefix, value, in_pieces: true });
-                    (first, start) = (at + 1, end);
-                }
+            for (first, records) in topic.values.drain(..) {
+                let prefix = key::topic_records(*id, first);
+                entries.push(FoldEntry { prefix, value: records.into(), in_pieces: true });
             }
         }
     }
@@ -184,8 +176,8 @@ impl RunContent {
     fn group_entries(&self, entries: &mut Vec<FoldEntry>) {
         let mut members: Vec<(u32, &TopicContent)> = Vec::new();
         let mut bytes = 2;
-        for (id, topic) in self.topics.iter().filter(|(_, topic)| topic.is_small() && !topic.ends.is_empty()) {
-            let more = 8 + topic.records.len();
+        for (id, topic) in self.topics.iter().filter(|(_, topic)| topic.is_small() && topic.events > 0) {
+            let more = 8 + topic.records().len();
             if bytes + more > PIECE_BYTES {
                 entries.extend(self.group(&members));
                 members.clear();
@@ -203,10 +195,10 @@ impl RunContent {
         value.put_u16_le(u16::try_from(members.len()).unwrap_or(u16::MAX));
         for (id, topic) in members {
             value.put_u32_le(*id);
-            value.put_u32_le(u32::try_from(topic.records.len()).unwrap_or(u32::MAX));
+            value.put_u32_le(u32::try_from(topic.records().len()).unwrap_or(u32::MAX));
         }
         for (_, topic) in members {
-            value.put_slice(&topic.records);
+            value.put_slice(topic.records());
         }
         Some(FoldEntry { prefix: key::group_records(self.plan.first, *first), value: value.into(), in_pieces: true })
     }
@@ -243,8 +235,28 @@ impl RunContent {
 }
 
 impl TopicContent {
+    /// Where the next record goes, of so many bytes.
+    fn room_for(&mut self, seq: Seq, bytes: usize) -> &mut Vec<u8> {
+        self.events += 1;
+        let fits = self.values.last().is_some_and(|(_, records)| records.len() + bytes <= PIECE_BYTES);
+        if !fits {
+            // What has filled one value will fill the next.
+            let capacity = if self.values.is_empty() { bytes } else { PIECE_BYTES.max(bytes) };
+            self.values.push((seq, Vec::with_capacity(capacity)));
+        }
+        let last = self.values.len() - 1;
+        let records = &mut self.values[last].1;
+        records.reserve(bytes);
+        records
+    }
+
+    /// The records of a small topic.
+    fn records(&self) -> &[u8] {
+        self.values.first().map_or(&[], |(_, records)| records)
+    }
+
     fn is_small(&self) -> bool {
-        self.ends.len() < OWN_VALUE_EVENTS_MIN && 2 + 8 + self.records.len() <= PIECE_BYTES
+        self.events < OWN_VALUE_EVENTS_MIN && self.values.len() <= 1 && 2 + 8 + self.records().len() <= PIECE_BYTES
     }
 }
 

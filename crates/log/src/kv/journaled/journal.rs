@@ -144,12 +144,16 @@ impl Journals {
         let crc = crc32c::crc32c(&self.record[4..end]);
         self.record[..4].copy_from_slice(&crc.to_le_bytes());
         let length = u64::try_from(self.record.len()).unwrap_or(u64::MAX);
-        while slot.bytes < self.position + length {
-            file.write_all_at(&ZEROS, slot.bytes)?;
-            slot.bytes += ZEROS.len() as u64;
-        }
+        let next = self.position + length;
         file.write_all_at(&self.record, self.position)?;
-        self.position += length;
+        if slot.bytes < next {
+            // The records that follow find their blocks there.
+            let grown = next.next_multiple_of(ZEROS.len() as u64);
+            let zeros = ZEROS.len() as u64 - (grown - next);
+            file.write_all_at(&ZEROS[usize::try_from(zeros).unwrap_or(ZEROS.len())..], next)?;
+            slot.bytes = grown;
+        }
+        self.position = next;
         self.index += 1;
         Ok(())
     }
