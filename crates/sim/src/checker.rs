@@ -1,6 +1,7 @@
 //! Judges a history: does it keep the promise? Pure: it looks at the entries and at nothing else, and it is tested itself
 //! by damaging good histories (see `meta`).
 
+mod asides;
 mod durable;
 mod emits;
 mod readers;
@@ -9,8 +10,10 @@ mod truth;
 use std::fmt;
 use std::ops::AddAssign;
 
+use redeliver_protocol::client::Delivery;
 use redeliver_protocol::time::Instant;
 
+use self::asides::Asides;
 use self::emits::Emits;
 use self::readers::Readers;
 use self::truth::Truth;
@@ -51,6 +54,8 @@ pub enum Rule {
     TrimsAreDue,
     /// Whoever loses something is told.
     Told,
+    /// What is not logged reaches a reader at most once; a request is asked and answered at most once.
+    AtMostOnce,
 }
 
 /// A history that does not keep the promise.
@@ -93,6 +98,10 @@ pub struct Figures {
     pub takeovers: u64,
     /// Acknowledgements that were confirmed.
     pub confirmed: u64,
+    /// Volatile events handed to apps.
+    pub volatile: u64,
+    /// Requests that were answered.
+    pub answers: u64,
 }
 
 impl AddAssign for Figures {
@@ -106,6 +115,8 @@ impl AddAssign for Figures {
         self.runs += other.runs;
         self.takeovers += other.takeovers;
         self.confirmed += other.confirmed;
+        self.volatile += other.volatile;
+        self.answers += other.answers;
     }
 }
 
@@ -148,12 +159,13 @@ struct Judge {
     truth: Truth,
     emits: Emits,
     readers: Readers,
+    asides: Asides,
     figures: Figures,
 }
 
 impl Judge {
     fn entry(&mut self, entry: &Entry) {
-        let Judge { case, truth, emits, readers, figures } = self;
+        let Judge { case, truth, emits, readers, asides, figures } = self;
         match entry {
             Entry::Configured(kept) => truth.kept = *kept,
             Entry::Fault(_) | Entry::Started(_) | Entry::Calm | Entry::Shutdown => {}
@@ -190,9 +202,21 @@ impl Judge {
             Entry::EmitsLost { process, publisher, from, through } => {
                 emits.lost(*process, *publisher, *from, *through);
             }
-            Entry::Subscribing { .. } => {
+            Entry::Subscribing { run, topic, .. } => {
+                asides.subscribing(*run, topic);
                 figures.runs += 1;
                 readers.subscribing(truth, entry);
+            }
+            Entry::Handing { number, topics } => asides.handing(*number, topics),
+            Entry::Asking { number, process } => asides.asking(*number, *process),
+            Entry::Asked { number } => asides.asked(case, *number),
+            Entry::Answered { number, result } => {
+                figures.answers += u64::from(result.is_ok());
+                asides.answered(case, *number, result);
+            }
+            Entry::Delivered { run, delivery: Delivery::Volatile { payload, .. } } => {
+                figures.volatile += 1;
+                asides.delivered(case, *run, payload);
             }
             Entry::Delivered { run, delivery } => readers.delivered(case, truth, emits, figures, *run, delivery),
             Entry::Handled { run, position } => readers.handled(case, *run, *position),
@@ -205,6 +229,7 @@ impl Judge {
             Entry::Settled { runs, processes } => {
                 readers.settled(case, truth, runs);
                 emits.settled(case, truth, processes);
+                asides.settled(case, processes);
             }
             Entry::Leftover(names) => {
                 case.must(names.is_empty(), Rule::Settles, || format!("these did not end after a shutdown: {names:?}"));

@@ -115,6 +115,7 @@ impl World {
         }
         self.carry_out_client(id);
         self.plan_emit(id);
+        self.plan_aside(id);
         self.queue.after(Duration::from_millis(500), Due::Whim(id));
     }
 
@@ -309,8 +310,11 @@ impl World {
                     self.record(Entry::EmitsLost { process: id, publisher, from: from.0, through: through.0 });
                 }
             }
-            // No app of the simulation asks, and none is asked.
-            Output::Asked { .. } | Output::AskDone { .. } => {}
+            Output::Asked { key, question } => {
+                let (pause, result) = self.asked(&question);
+                self.queue.after(pause, Due::Tell(id, Input::Answered { key, result }));
+            }
+            Output::AskDone { ticket, result } => self.ask_done(ticket, &result),
             Output::State(state) => self.fault(format!("{id:?} is {state:?}")),
             Output::Ended => self.process_ended(id),
         }

@@ -8,6 +8,7 @@ use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::Window;
 use redeliver_protocol::history::{Cursor, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::request::RequestError;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 
@@ -282,6 +283,32 @@ pub enum Entry {
         run: Run,
         /// Why.
         why: SubscriptionEnd,
+    },
+    /// An app hands out an event that is not logged.
+    Handing {
+        /// Its number among what is not logged.
+        number: u64,
+        /// Its topics.
+        topics: Vec<TopicName>,
+    },
+    /// An app asks the other side's: a client's the server's, or the server's a client's.
+    Asking {
+        /// Its number among what is not logged.
+        number: u64,
+        /// The client's process that asks; none if the server does.
+        process: Option<Process>,
+    },
+    /// An app is asked.
+    Asked {
+        /// The request's number.
+        number: u64,
+    },
+    /// Whoever asked is told what became of it.
+    Answered {
+        /// The request's number.
+        number: u64,
+        /// To which request the answer belongs by its content, or why there is none.
+        result: Result<Option<u64>, RequestError>,
     },
     /// No more faults and no more emits from here on.
     Calm,

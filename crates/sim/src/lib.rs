@@ -12,6 +12,7 @@
 //! Everything that happens is written into a [`history::History`]; [`checker::check`] judges it. Nothing here has a
 //! protocol decision in it, and nothing here is used by the product.
 
+mod asides;
 pub mod checker;
 mod client;
 mod faults;

@@ -14,6 +14,7 @@ use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use crate::history::{EmitKey, Kept};
 use crate::mutants::Mutant;
 use crate::rng::Rng;
+use crate::seeds::REGRESSIONS;
 
 /// Everything that is fixed before the first moment.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct Plan {
     pub(crate) fault_pause: Duration,
     /// Whether the store may be wiped or put back.
     pub(crate) store_faults: bool,
+    /// Mean pause between two things that are not logged (volatile events, requests), if there are any.
+    pub(crate) aside_pause: Option<Duration>,
 }
 
 /// A client over all its processes.
@@ -91,6 +94,7 @@ impl Plan {
             load: Duration::from_millis(rng.between(4_000, 15_000)),
             fault_pause: Duration::from_millis(*rng.pick(&[200, 700, 2_000, 10_000])),
             store_faults: rng.chance(400),
+            aside_pause: aside_pause(seed),
         }
     }
 
@@ -119,6 +123,13 @@ impl Plan {
         let (index, _) = rest.split_once('|')?;
         Some(EmitKey { publisher: publisher.parse().ok()?, index: index.parse().ok()? })
     }
+}
+
+/// Drawn apart from all else, and not where a seed is kept for what it once was.
+fn aside_pause(seed: u64) -> Option<Duration> {
+    let mut rng = Rng::new(seed ^ 0xA51D_E5A5_1DE5_0001);
+    let is_drawn = rng.chance(500) && !REGRESSIONS.contains(&seed);
+    is_drawn.then(|| Duration::from_millis(*rng.pick(&[20, 200, 1_000])))
 }
 
 fn client(rng: &mut Rng, at: u64, topics: &[TopicName]) -> ClientPlan {

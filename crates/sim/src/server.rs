@@ -41,7 +41,7 @@ pub(crate) struct Server {
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) owners: Owners,
     publishers: Publishers,
-    watchers: Watchers<()>,
+    pub(crate) watchers: Watchers<()>,
     writer: Writer,
     pub(crate) draining: bool,
     floors: BTreeMap<TopicName, Nth>,
@@ -301,14 +301,16 @@ impl World {
             Output::Read { id, topic, after, nth, events_max, bytes_max } => {
                 self.ask(connection, Ask::Read { id, topic, after, nth, events_max, bytes_max });
             }
-            // No client of this simulation sends any.
-            Output::EmitVolatile(_) => {}
+            Output::EmitVolatile(event) => self.hand_out(event),
             Output::Append { first, events } => self.queue_work(Work::Append { connection, first, events }),
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 self.queue_work(Work::Save { connection, id, subscriber, topic, cursor, urgent });
             }
-            // No app of the simulation asks, and none is asked.
-            Output::Asked { .. } | Output::AskDone { .. } => {}
+            Output::Asked { id, question } => {
+                let (pause, result) = self.asked(&question);
+                self.queue.after(pause, Due::Serve(connection, Input::Answered { id, result }));
+            }
+            Output::AskDone { ticket, result } => self.ask_done(ticket, &result),
             Output::Close(close) => {
                 self.write_down(connection, codec::encode_close(&close));
                 self.end_connection(connection);

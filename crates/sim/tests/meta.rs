@@ -52,7 +52,13 @@ fn every_damage_to_a_good_history_is_found() {
 }
 
 fn damages() -> Vec<Damage> {
-    let list: [(&'static str, &'static [Rule], Make); 20] = [
+    let list: [(&'static str, &'static [Rule], Make); 24] = [
+        ("a volatile event that comes twice", &[Rule::AtMostOnce], |entries| again(entries, is_volatile)),
+        ("a volatile event that nobody handed out", &[Rule::NothingInvented], never_handed),
+        ("a request that is asked twice", &[Rule::AtMostOnce], |entries| {
+            again(entries, |e| matches!(e, Entry::Asked { .. }))
+        }),
+        ("an answer to another request", &[Rule::NothingInvented], another_answer),
         ("an event that is not delivered", &[Rule::Complete], |entries| remove(entries, is_inner_event)),
         ("an event that is delivered twice", &[Rule::OnceOrMarked], twice),
         ("two events that are delivered in the wrong order", &[Rule::Complete], swapped),
@@ -128,6 +134,35 @@ fn change_gap(entries: &mut Entries, one: fn(&mut redeliver_protocol::history::G
             if gap.count > 0 && gap.count_is_exact && gap.cause != GapCause::EpochChanged =>
         {
             one(gap);
+            true
+        }
+        _ => false,
+    })
+}
+
+fn is_volatile(entry: &Entry) -> bool {
+    matches!(entry, Entry::Delivered { delivery: Delivery::Volatile { .. }, .. })
+}
+
+fn again(entries: &mut Entries, which: fn(&Entry) -> bool) -> bool {
+    let Some(at) = entries.iter().position(|(_, entry)| which(entry)) else { return false };
+    let again = entries[at].clone();
+    entries.insert(at + 1, again);
+    true
+}
+
+/// A volatile event reaches somebody that no app has handed out.
+fn never_handed(entries: &mut Entries) -> bool {
+    let Some(at) = entries.iter().position(|(_, entry)| is_volatile(entry)) else { return false };
+    entries.truncate(at + 1);
+    entries.retain(|(_, entry)| !matches!(entry, Entry::Handing { .. }));
+    true
+}
+
+fn another_answer(entries: &mut Entries) -> bool {
+    change(entries, |entry| match entry {
+        Entry::Answered { result: Ok(Some(answer)), .. } => {
+            *answer += 1;
             true
         }
         _ => false,

@@ -18,6 +18,7 @@ fn two_hundred_seeds_keep_the_promise() {
     assert!(sum.acknowledged > 10_000 && sum.delivered > 10_000, "{sum:?}");
     assert!(sum.redelivered > 100 && sum.gaps > 100 && sum.epoch_gaps > 10, "{sum:?}");
     assert!(sum.openings > 400 && sum.takeovers > 0, "{sum:?}");
+    assert!(sum.volatile > 1_000 && sum.answers > 1_000, "{sum:?}");
 }
 
 #[test]
