@@ -85,6 +85,11 @@ impl Groups {
         self.due.insert(group);
     }
 
+    /// Most sessions have none, and are not to pay for those that do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     /// A read begins. Returns into how many parts its batch is divided.
     pub(super) fn reading(&mut self, merged: Option<&Merged>) -> usize {
         let Some(merged) = merged else { return 1 };
@@ -136,7 +141,7 @@ impl Deliveries {
     }
 
     pub(super) fn is_merged(&self, id: SubscriptionId) -> bool {
-        self.subscriptions.get(&id).is_some_and(|subscription| subscription.merged.is_some())
+        !self.groups.is_empty() && self.subscriptions.get(&id).is_some_and(|subscription| subscription.merged.is_some())
     }
 
     /// Takes what a read of a member has found. It is sent when its turn has come.
@@ -151,6 +156,9 @@ impl Deliveries {
 
     /// Takes that a read has found the end.
     pub(super) fn found_end(&mut self, id: SubscriptionId) {
+        if self.groups.is_empty() {
+            return;
+        }
         let read = self.groups.reads;
         if let Some(merged) = self.merged(id) {
             merged.end_read = read;

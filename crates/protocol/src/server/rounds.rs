@@ -113,7 +113,9 @@ impl Deliveries {
 
     /// Puts a subscription into the queue if it may have more and there is room for it.
     pub(super) fn queue_up(&mut self, id: SubscriptionId) {
-        if let Some(merged) = self.subscriptions.get(&id).and_then(|subscription| subscription.merged.as_ref()) {
+        if !self.groups.is_empty()
+            && let Some(merged) = self.subscriptions.get(&id).and_then(|subscription| subscription.merged.as_ref())
+        {
             self.groups.look(merged.group());
         }
         self.enqueue(id);
