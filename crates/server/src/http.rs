@@ -1,11 +1,13 @@
 //! What the server answers to HTTP: the WebSocket handshake, health, readiness. Reads no body and keeps no connection.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::upgrade::{Parts, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -18,11 +20,25 @@ use crate::connection::Serving;
 use crate::desk::{Desk, Origin};
 use crate::shared::{Phase, Presence, Shared};
 
-/// The answer to any request.
-pub(crate) fn respond<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
+/// What becomes of a handshake once its answer is written: it carries on with the connection in a task of its own.
+pub(crate) type Upgrading = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The answer to any request, and what is to be awaited behind it.
+pub(crate) fn respond<B>(
+    shared: &Arc<Shared>,
+    request: Request<B>,
+    peer: Option<SocketAddr>,
+) -> (Response<Full<Bytes>>, Option<Upgrading>) {
+    let is_upgrade = request.method() == Method::GET && request.headers().contains_key(header::UPGRADE);
+    if is_upgrade && request.uri().path() == "/" {
+        return begin_upgrade(shared, request, peer);
+    }
+    (answer(shared, &request), None)
+}
+
+fn answer<B>(shared: &Shared, request: &Request<B>) -> Response<Full<Bytes>> {
     let is_get = request.method() == Method::GET;
     match request.uri().path() {
-        "/" if is_get && request.headers().contains_key(header::UPGRADE) => upgrade(shared, request, peer),
         "/" if is_get => text(StatusCode::OK, FRONT_PAGE),
         "/healthz" if is_get => text(StatusCode::OK, "ok\n"),
         "/readyz" if is_get => match &*shared.phase().borrow() {
@@ -42,12 +58,25 @@ pub(crate) fn respond<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option
 
 /// The answer to a WebSocket handshake, which it also carries on with in a task of its own.
 pub(crate) fn upgrade<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
+    let (response, upgrading) = begin_upgrade(shared, request, peer);
+    if let Some(upgrading) = upgrading {
+        tokio::spawn(upgrading);
+    }
+    response
+}
+
+fn begin_upgrade<B>(
+    shared: &Arc<Shared>,
+    request: Request<B>,
+    peer: Option<SocketAddr>,
+) -> (Response<Full<Bytes>>, Option<Upgrading>) {
     let Handshake { accept, subprotocol, presence } = match Handshake::check(shared, &request) {
         Ok(handshake) => handshake,
-        Err(response) => return *response,
+        Err(response) => return (*response, None),
     };
     let (mut parts, _) = request.into_parts();
-    let origin = Origin { peer, uri: std::mem::take(&mut parts.uri), headers: std::mem::take(&mut parts.headers) };
+    let origin = Origin { peer, uri: own_uri(&parts.uri), headers: own_headers(&parts.headers) };
+    (parts.uri, parts.headers) = (Uri::default(), HeaderMap::new());
     let upgrade = hyper::upgrade::on(Request::from_parts(parts, ()));
     // Made before the answer goes out, so that the connection counts from here on.
     let desk = Desk::new(shared, Arc::clone(&shared.access), origin);
@@ -61,8 +90,25 @@ pub(crate) fn upgrade<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option
             Err(_) => debug!("the handshake took too long"),
         }
     };
-    tokio::spawn(upgrading.instrument(span));
-    switching(accept, subprotocol)
+    (switching(accept, subprotocol), Some(Box::pin(upgrading.instrument(span))))
+}
+
+/// The same headers in memory of their own: those of a request are slices of all that was read for it, and wait for Hello.
+fn own_headers(headers: &HeaderMap) -> HeaderMap {
+    let mut own = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let copied = (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes()));
+        // What is valid stays so.
+        if let (Ok(name), Ok(mut copied)) = copied {
+            copied.set_sensitive(value.is_sensitive());
+            own.append(name, copied);
+        }
+    }
+    own
+}
+
+fn own_uri(uri: &Uri) -> Uri {
+    Uri::try_from(uri.to_string()).unwrap_or_default()
 }
 
 /// Serves a connection whose handshake is done, in a task that has no more to carry than the connection.
@@ -186,3 +232,22 @@ const FRONT_PAGE: &str = "This is a redeliver server. Connect to it with a WebSo
 
 /// 16 bytes in base64.
 const WEBSOCKET_KEY_BYTES: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_copied_of_a_request_is_what_it_said() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("host", "a:1"), ("cookie", "x=1"), ("cookie", "y=2"), ("x-of-their-own", "\u{e9}")] {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+        }
+        assert_eq!(own_headers(&headers), headers);
+        for uri in ["/", "/?token=a%20b&c", "/a/b?", "http://host:80/x", "*"] {
+            let uri: Uri = uri.parse().unwrap();
+            assert_eq!(own_uri(&uri), uri);
+        }
+    }
+}

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use crate::http::{no_room, respond};
 use crate::routes::Routes;
-use crate::shared::{Phase, Shared};
+use crate::shared::{Phase, Presence, Shared};
 
 /// Serves a listener until the server's shutdown is over.
 pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener, routes: R) {
@@ -41,11 +41,8 @@ pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener,
                 let helping = shared.help();
                 let place =
                     Place { handshake: Mutex::new(permit.ok()), kept: Mutex::new(None), room: Arc::clone(&kept) };
-                let exchanges = exchanges(Arc::clone(&shared), routes.clone(), stream, peer, place);
-                tokio::spawn(async move {
-                    exchanges.await;
-                    drop(helping);
-                });
+                let shared = Arc::clone(&shared);
+                tokio::spawn(exchanges(shared, routes.clone(), stream, peer, place, helping));
             }
             Err(error) => {
                 // Most likely too many open files: give others the time to close some.
@@ -81,9 +78,16 @@ impl Place {
     }
 }
 
-/// One connection's HTTP exchanges: a single one, or as many as the routes are asked for. A WebSocket goes on in a task of
-/// its own.
-async fn exchanges<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream, peer: SocketAddr, place: Place) {
+/// One connection's HTTP exchanges. Nothing is set up for a peer before it has sent something: who was cut off comes back
+/// with many others, and most of what an exchange takes is given back in the same turn then.
+async fn exchanges<R: Routes>(
+    shared: Arc<Shared>,
+    routes: R,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    _helping: Presence,
+) {
     // Without this, small frames wait for 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, %peer, "nodelay cannot be set");
@@ -91,16 +95,35 @@ async fn exchanges<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream,
     if let Err(error) = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
         debug!(%error, %peer, "the send buffer cannot be bounded");
     }
+    let (mut stopped, mut first) = (shared.stopped(), [0]);
+    tokio::select! {
+        biased;
+        // What is wrong with it, an exchange will find. (That it is readable is at first only supposed.)
+        _ = stream.peek(&mut first) => {}
+        () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => return debug!(%peer, "nothing came"),
+        _ = stopped.wait_for(|stopped| *stopped) => return,
+    }
+    Box::pin(exchange(shared, routes, stream, peer, place)).await;
+}
+
+/// A single exchange, or as many as the routes are asked for. A WebSocket goes on in a task of its own.
+async fn exchange<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream, peer: SocketAddr, place: Place) {
+    let upgrading = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let is_routed = !is_own(&request) && routes.owns(request.uri().path());
         let answering = match (is_routed, is_routed && place.keep()) {
             (true, true) => Ok((routes.clone(), request)),
             (true, false) => Err(no_room()),
-            (false, _) => Err(respond(&shared, request, Some(peer))),
+            (false, _) => {
+                let (response, then) = respond(&shared, request, Some(peer));
+                *upgrading.lock() = then;
+                Err(response)
+            }
         };
         async move {
             Ok::<_, Infallible>(match answering {
-                Ok((routes, request)) => routes.respond(request, Some(peer)).await,
+                // Boxed: every exchange has room for one, and few are of the routes.
+                Ok((routes, request)) => Box::pin(async move { routes.respond(request, Some(peer)).await }).await,
                 Err(response) => response.map(BoxBody::new),
             })
         }
@@ -119,11 +142,13 @@ async fn exchanges<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream,
     let (mut is_timed, mut is_ready, mut is_stopped) = (true, true, false);
     loop {
         tokio::select! {
+            // First, since it mostly ends at once.
+            biased;
             ended = exchanging.as_mut() => {
                 if let Err(error) = ended {
                     debug!(%error, %peer, "the HTTP exchange failed");
                 }
-                return;
+                break;
             }
             () = handshake_over.as_mut(), if is_timed => {
                 if !place.is_kept() {
@@ -146,6 +171,11 @@ async fn exchanges<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream,
                 exchanging.as_mut().graceful_shutdown();
             }
         }
+    }
+    // Here, and not in a task beside this one: what the exchange has read into is to be given back soon.
+    let then = upgrading.lock().take();
+    if let Some(then) = then {
+        then.await;
     }
 }
 
