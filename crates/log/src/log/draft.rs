@@ -51,6 +51,8 @@ pub(super) struct Drafter<'a> {
     nths: HashMap<u32, Nth>,
     /// How much of each publisher's draft stands in commits of the same row, once one of its events does.
     written: Vec<Option<usize>>,
+    /// What stands before the first event of the next commit: it was looked up when that did not fit into the last one.
+    carried: Option<Vec<(EmitNumber, RefusalCode)>>,
 }
 
 struct LocalTopic<'a> {
@@ -95,6 +97,7 @@ impl<'a> Drafter<'a> {
             new_topics: HashMap::new(),
             nths: HashMap::new(),
             written: vec![None; drafts.len()],
+            carried: None,
         }
     }
 
@@ -117,9 +120,14 @@ impl<'a> Drafter<'a> {
         let mut bytes = 0;
         let first = self.next;
         for event in events.iter().take(COMMIT_EVENTS_MAX) {
-            let refused = event.emitter.map_or_else(Vec::new, |(draft, number, _)| self.refused_before(draft, number));
+            let refused = match (self.carried.take(), event.emitter) {
+                (Some(carried), _) => carried,
+                (None, Some((draft, number, _))) => self.refused_before(draft, number),
+                (None, None) => Vec::new(),
+            };
             bytes += encoded_bytes_max(event.event) + refused.len() * REFUSED_BYTES;
             if bytes > COMMIT_BYTES_MAX && !tables.events.is_empty() {
+                self.carried = Some(refused);
                 break;
             }
             self.add(&mut tables, event, refused);

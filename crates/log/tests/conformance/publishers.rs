@@ -85,6 +85,22 @@ fn a_final_refusal_consumes_its_number_and_is_repeated() {
 }
 
 #[test]
+fn refusals_between_events_that_need_several_commits_are_all_remembered() {
+    let bench = Bench::new();
+    let large = "x".repeat(250_000);
+    let payloads: Vec<&str> = (0..8).flat_map(|_| ["!", &large]).collect();
+    let runs = bench.publish(1, 0, 1, &payloads);
+    assert_eq!(runs.iter().filter(|run| run.fate == Refused(RefusalCode::Forbidden)).count(), 8);
+    assert_eq!(bench.head_seq(), 8);
+    let bench = bench.reopen();
+    let allowed: Vec<&str> = (0..8).flat_map(|_| ["now allowed", &large]).collect();
+    let again = bench.publish(1, 0, 1, &allowed);
+    let refused: Vec<_> =
+        again.iter().filter(|run| run.fate == Refused(RefusalCode::Forbidden)).map(|run| run.first.0).collect();
+    assert_eq!(refused, [1, 3, 5, 7, 9, 11, 13, 15], "{again:?}");
+}
+
+#[test]
 fn a_refusal_alone_is_consumed_without_a_commit_and_becomes_durable_with_the_next_event() {
     let bench = Bench::new();
     let (batches, _) = bench.kv.operations();
