@@ -24,7 +24,9 @@ pub fn rounds(run: &Run, count: usize, per_commit: u64) -> Result<Row> {
     let (mut values, mut limits) = (Figures::default(), Figures::default());
     let (mut shown, mut cpu_s) = (0, 0.0);
     for _ in 0..run.repeats() {
-        limits.push(raw_turn(run, &mut raw, count, per_commit, &mut shown)?);
+        if let Some(limit) = raw_turn(run, &mut raw, count, per_commit, &mut shown)? {
+            limits.push(limit);
+        }
         audience.count_from_here()?;
         let before = audience.readers.arrived;
         turn(run, &mut audience, count, per_commit)?;
@@ -57,8 +59,9 @@ fn turn(run: &Run, audience: &mut Audience, count: usize, per_commit: u64) -> Re
     Ok(())
 }
 
-/// The same of the raw program. `shown` rounds have been before. Gives the deliveries for each second of its CPU.
-fn raw_turn(run: &Run, raw: &mut RawAudience, count: usize, per_commit: u64, shown: &mut u64) -> Result<f64> {
+/// The same of the raw program. `shown` rounds have been before. Gives the deliveries for each second of its CPU; nothing
+/// once too little is left of what it has to show for a figure in hundredths of a second.
+fn raw_turn(run: &Run, raw: &mut RawAudience, count: usize, per_commit: u64, shown: &mut u64) -> Result<Option<f64>> {
     let (before, arrived) = (raw.process.usage()?, raw.readers.arrived);
     let begun = Instant::now();
     while begun.elapsed() < run.span() / 2 && *shown < RAW_EVENTS_MAX / per_commit {
@@ -67,7 +70,8 @@ fn raw_turn(run: &Run, raw: &mut RawAudience, count: usize, per_commit: u64, sho
         let wanted = *shown * per_commit * count as u64;
         raw.fleet.until(PATIENCE, &mut raw.readers, |readers| readers.arrived >= wanted)?;
     }
-    Ok((raw.readers.arrived - arrived) as f64 / raw.process.usage()?.since(before).cpu_s)
+    let used = raw.process.usage()?.since(before).cpu_s;
+    Ok((used >= TURN_CPU_S_MIN).then(|| (raw.readers.arrived - arrived) as f64 / used))
 }
 
 /// Deliveries per second, as fast as it goes.
@@ -177,3 +181,6 @@ const FLOOD_AHEAD: u64 = 2048;
 
 /// What the raw program makes ready, in events: 50 MB.
 const RAW_EVENTS_MAX: u64 = 262_144;
+
+/// The raw program's CPU is told in hundredths of a second.
+const TURN_CPU_S_MIN: f64 = 0.1;
