@@ -1,6 +1,6 @@
 """python-socketio against an application of its own (`interop_server`): rooms, acks with timeouts, namespaces, refusals."""
 
-from story import URL, Inbox, check, client, insist, part, same, tell, within
+from story import URL, Inbox, check, client, insist, leave, part, same, tell, within
 
 import socketio
 
@@ -28,7 +28,7 @@ async def acks():
         check("the client's own timeout", False)
     except socketio.exceptions.TimeoutError:
         check("the client's own timeout", True)
-    await sio.disconnect()
+    await leave(sio)
 
 
 async def rooms():
@@ -63,8 +63,8 @@ async def rooms():
     await insist(b, "join", "py-red", namespace="/app")
     answers = await a.call("ask", ("py-red", 30_000, "tea?"), namespace="/app", timeout=60)
     same("answers of the handlers", answers, {"complete": True, "answers": ["a: tea?", "b: tea?"]})
-    await a.disconnect()
-    await b.disconnect()
+    await leave(a)
+    await leave(b)
 
 
 async def refusals():
@@ -81,13 +81,13 @@ async def refusals():
         except socketio.exceptions.ConnectionError:
             await errors.until("the error", lambda rows: len(rows) > 0)
             same("message and data", errors.rows[0], {"message": "not authorized", "data": {"code": 401}})
-        await sio.disconnect()
+        await leave(sio)
     sio = client()
     auth = {"token": "open sesame", "user": "ann"}
     await within(sio.connect(URL, namespaces=["/private", "/app"], auth=auth, wait_timeout=60), "connect")
     same("in", await sio.call("whoami", namespace="/private"), "ann")
     same("in both", await sio.call("echo", 7, namespace="/app"), 7)
-    await sio.disconnect()
+    await leave(sio)
 
 
 async def story():

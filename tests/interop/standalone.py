@@ -1,6 +1,6 @@
 """python-socketio against the standalone server, with handlers of fixed arity: an additional argument would break them."""
 
-from story import URL, Inbox, Proxy, ask, check, client, insist, part, same, tell, within
+from story import URL, Inbox, Proxy, ask, check, client, insist, leave, part, same, tell, within
 
 import asyncio
 
@@ -41,8 +41,8 @@ def transport_story(name, transports):
         await insist(writer, "emit", topic, "two", {"picture": BYTES}, 2)
         await inbox.until("five events", lambda rows: len(rows) >= 5)
         same("events", inbox.rows, [("one", {"a": [1, None, "ä€\U0001f600"]}), ("two", 1, "b"), ("none",), ("one", BYTES), ("two", {"picture": BYTES}, 2)])
-        await reader.disconnect()
-        await writer.disconnect()
+        await leave(reader)
+        await leave(writer)
 
     return run
 
@@ -54,7 +54,7 @@ async def refused():
         check("an unknown namespace is refused", False)
     except socketio.exceptions.ConnectionError as error:
         check("an unknown namespace is refused", "Invalid namespace" in str(error) or "failed to connect" in str(error), str(error))
-    await sio.disconnect()
+    await leave(sio)
 
 
 def reader_of(auth):
@@ -104,8 +104,8 @@ def cut_story(name, transports):
             await emit(writer, topic, round * 10 + 1, round * 10 + 5)
             await inbox.until(f"{round * 10 + 5}", lambda rows: round * 10 + 5 in rows)
         judge(name, inbox.rows, 35)
-        await sio.disconnect()
-        await writer.disconnect()
+        await leave(sio)
+        await leave(writer)
 
     return run
 
@@ -119,15 +119,15 @@ async def other_process():
     await insist(sio, "subscribe", "python-restart")
     await emit(writer, "python-restart", 1, 5)
     await inbox.until("5", lambda rows: 5 in rows)
-    await sio.disconnect()
+    await leave(sio)
     await emit(writer, "python-restart", 6, 9)
     again, rest, _ = reader_of(auth)
     await connect(again, URL, auth, None)
     await emit(writer, "python-restart", 10, 10)
     await rest.until("10", lambda rows: 10 in rows)
     judge("both together", inbox.rows + rest.rows, 10)
-    await again.disconnect()
-    await writer.disconnect()
+    await leave(again)
+    await leave(writer)
 
 
 async def killed():
@@ -144,8 +144,8 @@ async def killed():
     await emit(writer, "python-killed", 21, 25)
     await inbox.until("25", lambda rows: 25 in rows)
     judge("killed", inbox.rows, 25)
-    await sio.disconnect()
-    await writer.disconnect()
+    await leave(sio)
+    await leave(writer)
 
 
 async def story():

@@ -68,6 +68,14 @@ def client():
     return socketio.AsyncClient(reconnection_delay=0.05, reconnection_delay_max=0.5, randomization_factor=0, handle_sigint=False)
 
 
+async def leave(sio):
+    """Disconnects once all is sent: told to go while a POST is on its way, python-engineio drops what it has not sent yet, its own
+    goodbye as well, and waits for a poll that nobody has a reason to answer before the next ping."""
+    if sio.connected:
+        await within(sio.eio.queue.join(), "all is sent")
+    await sio.disconnect()
+
+
 async def insist(sio, name, *args, namespace=None):
     reply = await sio.call(name, args, namespace=namespace, timeout=PATIENCE_S)
     if not isinstance(reply, dict) or reply.get("ok") is not True:
