@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use redeliver_protocol::client::{CursorKeeper, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::frame::{Ownership, Window};
-use redeliver_protocol::history::{Cursor, Known, Start};
+use redeliver_protocol::history::{Cursor, Start};
 use redeliver_protocol::name::{NameError, TopicName};
 use redeliver_protocol::seq::{Nth, SubscriptionId};
 use tokio::sync::{mpsc, oneshot};
@@ -190,25 +190,17 @@ impl SubscribeBuilder {
 
     /// Where each topic starts. A place in several topics is a position: the nth that comes with it is that of one of them.
     fn start_of_each(&self) -> Start {
-        let start = match (&self.start, &self.keeper) {
+        let mut start = match (&self.start, &self.keeper) {
             (Some(start), _) => start.clone(),
             (None, Keeper::Server) => Start::Resume { at_least: None },
             (None, Keeper::Nobody | Keeper::Store(_)) => Start::default(),
         };
-        match start {
-            Start::After(known) if self.is_merged => Start::After(Known { nth: Nth::ZERO, ..known }),
-            Start::Resume { at_least: Some(known) } if self.is_merged => {
-                Start::Resume { at_least: Some(Known { nth: Nth::ZERO, ..known }) }
-            }
-            Start::After(_)
-            | Start::Resume { .. }
-            | Start::Latest
-            | Start::Earliest
-            | Start::AfterSeq(_)
-            | Start::Since(_)
-            | Start::Within(_)
-            | Start::Last(_) => start,
+        if self.is_merged
+            && let Start::After(known) | Start::Resume { at_least: Some(known) } = &mut start
+        {
+            known.nth = Nth::ZERO;
         }
+        start
     }
 
     fn number(&self) -> Result<SubscriptionId, SubscribeError> {

@@ -279,8 +279,9 @@ impl Deliveries {
     /// Takes what was found as far as it lies before that seq, and its first event in any case.
     fn take_found(&mut self, id: SubscriptionId, before: Seq) -> Result<Option<Batch>, Close> {
         let Some(merged) = self.merged(id) else { return Ok(None) };
-        let Some(Found { read, mut batch, .. }) = merged.found.take() else { return Ok(None) };
-        let part = Found { read, seq: Seq::ZERO, batch: batch.clone() }.first(before)?;
+        let Some(found) = merged.found.take() else { return Ok(None) };
+        let part = found.first(before)?;
+        let Found { read, mut batch, .. } = found;
         if part.count >= batch.count {
             if batch.is_end {
                 merged.end_read = read;
