@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use redeliver_client::{
-    Client, ClientBuilder, Delivery, EmitNumber, GapCause, Known, MemoryCursorStore, Notice, Notices, Position, Seq,
+    Client, ClientBuilder, Delivery, EmitNumber, GapCause, MemoryCursorStore, Notice, Notices, Place, Position, Seq,
     Start, SubscribeBuilder, Subscription,
 };
 use redeliver_protocol::history;
@@ -26,7 +26,7 @@ enum Keeper {
     /// The client, in a store of its own.
     Store(MemoryCursorStore),
     /// The app, beside its data.
-    App(Option<Known>),
+    App(Option<Place>),
 }
 
 impl Keeper {
@@ -57,7 +57,7 @@ impl Keeper {
             }
             Delivery::Gap(gap) => {
                 gap.ack();
-                Known::new(gap.through, gap.nth_through)
+                Place::new(gap.through, gap.nth_through)
             }
             other => anyhow::bail!("{other:?} cannot be handled"),
         };

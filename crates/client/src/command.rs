@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
-use redeliver_protocol::client::{Delivery, EmitTicket, SubscribeRequest, SubscriptionEnd};
+use redeliver_protocol::client::{EmitTicket, StreamItem, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::request::{Answer, Question, RequestError, RequestTicket};
 use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
@@ -39,7 +39,7 @@ pub(crate) struct Outlet {
     /// Invariant: holds at most a window of events, since the session hands over no more than that unacknowledged; gaps,
     /// of which one stands for many events; and a bounded number of asides.
     /// Each with the number of its topic, or with that of the subscription if it concerns all of them.
-    pub(crate) deliveries: mpsc::UnboundedSender<(SubscriptionId, Delivery)>,
+    pub(crate) deliveries: mpsc::UnboundedSender<(SubscriptionId, StreamItem)>,
     /// How many deliveries that are neither event nor gap wait in `deliveries`: an app that takes nothing for weeks must
     /// not pile up the news of each reconnect.
     pub(crate) asides: Arc<AtomicUsize>,

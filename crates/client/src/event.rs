@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 use redeliver_protocol::event::PayloadKind;
-use redeliver_protocol::history::{self, Known};
+use redeliver_protocol::history::{self, Place};
 use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
@@ -112,8 +112,8 @@ impl Event {
     /// What an app stores beside its own data, in one transaction, to handle each event exactly once: subscribing with
     /// `Start::After` this goes on behind this event.
     #[must_use]
-    pub fn known(&self) -> Known {
-        Known { position: self.position, nth: self.nth, earlier: Vec::new() }
+    pub fn known(&self) -> Place {
+        Place { position: self.position, nth: self.nth, earlier: Vec::new() }
     }
 
     fn not(&self, wanted: &'static str, error: &dyn std::error::Error) -> PayloadError {

@@ -44,7 +44,7 @@ pub struct Subscription {
 /// Where a subscription takes what the driver puts into its outlet.
 #[derive(Debug)]
 pub(crate) struct Inlet {
-    pub(crate) deliveries: mpsc::UnboundedReceiver<(SubscriptionId, client::Delivery)>,
+    pub(crate) deliveries: mpsc::UnboundedReceiver<(SubscriptionId, client::StreamItem)>,
     pub(crate) asides: Arc<AtomicUsize>,
     pub(crate) volatile_bytes: Arc<AtomicUsize>,
     pub(crate) end: Arc<OnceLock<SubscriptionEnd>>,
@@ -169,25 +169,25 @@ impl Subscription {
         self.merged.get(&id).unwrap_or(&self.topic).clone()
     }
 
-    fn hand_over(&mut self, id: SubscriptionId, delivery: client::Delivery) -> Delivery {
+    fn hand_over(&mut self, id: SubscriptionId, delivery: client::StreamItem) -> Delivery {
         match delivery {
-            client::Delivery::Subscribed { after, nth, pending } => {
+            client::StreamItem::Subscribed { after, nth, pending } => {
                 self.inlet.asides.fetch_sub(1, Ordering::Relaxed);
                 Delivery::Resumed { after, nth, pending }
             }
-            client::Delivery::CaughtUp { seq } => {
+            client::StreamItem::CaughtUp { seq } => {
                 self.inlet.asides.fetch_sub(1, Ordering::Relaxed);
                 Delivery::CaughtUp { seq }
             }
-            client::Delivery::Volatile { time, name, kind, payload } => {
+            client::StreamItem::Volatile { time, name, kind, payload } => {
                 self.inlet.volatile_bytes.fetch_sub(volatile_bytes(&name, &payload), Ordering::Relaxed);
                 Delivery::Volatile(VolatileEvent { topic: self.topic_of(id), time, name, kind, payload })
             }
-            client::Delivery::Gap(gap) => {
+            client::StreamItem::Gap(gap) => {
                 let handle = self.handle(id, gap.through, gap.nth_through);
                 Delivery::Gap(Gap { topic: self.topic_of(id), gap, handle })
             }
-            client::Delivery::Event { epoch, record, redelivered } => {
+            client::StreamItem::Event { epoch, record, redelivered } => {
                 let position = Position::new(epoch, record.seq);
                 Delivery::Event(Event {
                     handle: self.handle(id, position, record.nth),

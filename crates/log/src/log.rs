@@ -24,7 +24,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
-use redeliver_protocol::history::{Cursor, EmitRun, Known, Opened, PublisherState, ReadOutcome, Start};
+use redeliver_protocol::history::{Cursor, EmitRun, Opened, Place, PublisherState, ReadOutcome, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
@@ -368,7 +368,7 @@ impl Log {
                 let nowhere = Position::new(Epoch::default(), Seq(1));
                 let shared = self.shared.read();
                 let handed_through = shared.topics.find(topic.as_str()).map_or(Nth::ZERO, |(_, entry)| entry.last_nth);
-                Ok(Some(Cursor { known: Known::new(nowhere, Nth::ZERO), handed_through }))
+                Ok(Some(Cursor { known: Place::new(nowhere, Nth::ZERO), handed_through }))
             }
         }
     }

@@ -91,7 +91,7 @@ impl Shared {
 /// A reader's place, with what is needed to answer it. Who answers at once only borrows the lineage: a count that all
 /// readers move is not for free.
 #[derive(Clone, Debug)]
-pub(crate) struct Place<L = Arc<Lineage>> {
+pub(crate) struct ReadPoint<L = Arc<Lineage>> {
     pub(crate) after: Seq,
     pub(crate) nth: Nth,
     pub(crate) floor: Floor,
@@ -101,15 +101,15 @@ pub(crate) struct Place<L = Arc<Lineage>> {
     pub(crate) last_nth: Nth,
 }
 
-impl Place<&Lineage> {
+impl ReadPoint<&Lineage> {
     /// The same, to be answered later.
-    pub(crate) fn kept(&self, lineage: &Arc<Lineage>) -> Place {
-        let Place { after, nth, floor, last_seq, last_nth, .. } = *self;
-        Place { after, nth, floor, lineage: Arc::clone(lineage), last_seq, last_nth }
+    pub(crate) fn kept(&self, lineage: &Arc<Lineage>) -> ReadPoint {
+        let ReadPoint { after, nth, floor, last_seq, last_nth, .. } = *self;
+        ReadPoint { after, nth, floor, lineage: Arc::clone(lineage), last_seq, last_nth }
     }
 }
 
-impl<L: std::ops::Deref<Target = Lineage>> Place<L> {
+impl<L: std::ops::Deref<Target = Lineage>> ReadPoint<L> {
     /// The answer, given the topic's first retained records after this place, if there are any. Only nths decide whether
     /// something is missing: whatever the reason, it shows.
     pub(crate) fn answer(&self, found: Option<Slice>) -> ReadOutcome {

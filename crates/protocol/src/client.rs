@@ -175,7 +175,7 @@ pub enum Output {
         /// The subscription.
         id: SubscriptionId,
         /// What.
-        delivery: Delivery,
+        delivery: StreamItem,
     },
     /// Save this cursor durably in the client's store, then answer [`Input::CursorSaved`].
     SaveCursor {
@@ -237,7 +237,7 @@ pub enum Output {
 
 /// What a subscription hands to the app, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
+pub enum StreamItem {
     /// The subscription stands (again). Comes before everything else of each connection.
     Subscribed {
         /// It starts after this position; a row, with none of its topics after a later one.

@@ -20,7 +20,7 @@ pub enum Start {
     /// that is further on in the same history wins over the stored cursor.
     Resume {
         /// What the app itself knows to be handled.
-        at_least: Option<Known>,
+        at_least: Option<Place>,
     },
     /// After the newest event.
     #[default]
@@ -28,7 +28,7 @@ pub enum Start {
     /// With the oldest event that is retained.
     Earliest,
     /// After a position that the reader has handled.
-    After(Known),
+    After(Place),
     /// After this seq, whatever the epoch: for people who read a number from a screen. Programs resume from positions.
     AfterSeq(Seq),
     /// With the first event at or after this time.
@@ -41,7 +41,7 @@ pub enum Start {
 
 /// What a reader knows of its own place: the position it has handled, and what lets a server judge it in full.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Known {
+pub struct Place {
     /// The last position that was handled.
     pub position: Position,
     /// The nth that belongs to it, which makes the count of a gap exact. Zero with a zero seq.
@@ -51,11 +51,11 @@ pub struct Known {
     pub earlier: Vec<Position>,
 }
 
-impl Known {
+impl Place {
     /// A place of which nothing earlier is known.
     #[must_use]
-    pub fn new(position: Position, nth: Nth) -> Known {
-        Known { position, nth, earlier: Vec::new() }
+    pub fn new(position: Position, nth: Nth) -> Place {
+        Place { position, nth, earlier: Vec::new() }
     }
 
     /// Moves on to a later position. If it is of another epoch, the last position of the one that is left is kept.
@@ -79,7 +79,7 @@ impl Known {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     /// The last handled position, its nth, and the earlier epochs'.
-    pub known: Known,
+    pub known: Place,
     /// Upper bound of the nths that may have been handed over already. What lies above `known.nth` and not above this
     /// is marked `redelivered` when it is handed over again.
     pub handed_through: Nth,
@@ -103,7 +103,7 @@ pub struct Opened {
     /// What the durable subscriber's stored cursor says to be handled, if there is one. It may lie before `after`: a
     /// client that comes back starts after what was handed over, and acknowledges the rest of it later. A cursor of
     /// another history than this log's is named only if it is what `gap` begins with.
-    pub stored: Option<Known>,
+    pub stored: Option<Place>,
     /// The epochs that began between `stored` and `after` (or the gap's beginning), oldest first, each with the head with
     /// which it began: what tells in which epoch an event between the two was written, when only its seq is known.
     pub epochs: Vec<Position>,
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_place_remembers_where_it_left_the_few_epochs_before() {
-        let mut known = Known::default();
+        let mut known = Place::default();
         for (epoch, seq) in [(1, 5), (1, 9), (2, 10), (2, 14), (3, 20)] {
             known.advance(at(epoch, seq), Nth(seq));
         }
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_place_that_goes_back_to_an_epoch_names_it_only_once() {
-        let mut known = Known::new(at(1, 100), Nth(100));
+        let mut known = Place::new(at(1, 100), Nth(100));
         known.advance(at(2, 120), Nth(120));
         known.advance(at(1, 80), Nth(80));
         assert_eq!((known.position, &known.earlier[..]), (at(1, 80), &[at(2, 120)][..]));

@@ -17,7 +17,7 @@ use redeliver_protocol::frame::{
     ClientFrame, Events, Features, Hello, Ownership, Reply, ReplyOutcome, Request, ServerFrame, Subscribe,
     SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
-use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Known, PublisherState, Start};
+use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{
     EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,
@@ -243,8 +243,8 @@ fn position() -> impl Strategy<Value = Position> {
     (any::<[u8; 16]>(), any::<u64>()).prop_map(|(epoch, seq)| Position::new(Epoch(epoch), Seq(seq)))
 }
 
-fn known() -> impl Strategy<Value = Known> {
-    (position(), any::<u64>(), vec(position(), 0..9)).prop_map(|(position, nth, earlier)| Known {
+fn known() -> impl Strategy<Value = Place> {
+    (position(), any::<u64>(), vec(position(), 0..9)).prop_map(|(position, nth, earlier)| Place {
         position,
         nth: Nth(nth),
         earlier,

@@ -15,7 +15,7 @@ use redeliver_protocol::frame::{
     ClientFrame, Events, FEATURES, Features, Hello, Ownership, Reply, ReplyOutcome, Request, ServerFrame, Subscribe,
     SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
-use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Known, PublisherState, Start};
+use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{
     EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,
@@ -105,8 +105,8 @@ fn no_vector_is_without_a_message() {
 }
 
 fn client_frames() -> Vec<(&'static str, ClientFrame)> {
-    let known = || Known::new(Position::new(E, Seq(41)), Nth(9));
-    let came_back = Known { earlier: vec![Position::new(F, Seq(30))], ..known() };
+    let known = || Place::new(Position::new(E, Seq(41)), Nth(9));
+    let came_back = Place { earlier: vec![Position::new(F, Seq(30))], ..known() };
     let subscribe = |start| {
         ClientFrame::Subscribe(Subscribe {
             id: SubscriptionId(1),

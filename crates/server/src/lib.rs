@@ -70,12 +70,12 @@ pub mod wire;
 mod writer;
 
 pub use redeliver_log::{Log, LogConfig, LogError, Retention, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
-pub use redeliver_protocol::client::{Delivery, SubscriptionEnd};
+pub use redeliver_protocol::client::{StreamItem as Delivery, SubscriptionEnd};
 pub use redeliver_protocol::config::{Limits, ServerConfig};
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, VolatileEvent};
 pub use redeliver_protocol::frame::{Ownership, Window};
-pub use redeliver_protocol::history::{Gap, GapCause, Known, Start};
+pub use redeliver_protocol::history::{Gap, GapCause, Place, Start};
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
 pub use redeliver_protocol::request::{Answer, Refusal, RequestError};
 pub use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};

@@ -39,8 +39,11 @@ pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener,
         match accepted {
             Ok((stream, peer)) => {
                 let helping = shared.help();
-                let place =
-                    Place { handshake: Mutex::new(permit.ok()), kept: Mutex::new(None), room: Arc::clone(&kept) };
+                let place = ConnectionSlot {
+                    handshake: Mutex::new(permit.ok()),
+                    kept: Mutex::new(None),
+                    room: Arc::clone(&kept),
+                };
                 let shared = Arc::clone(&shared);
                 tokio::spawn(exchanges(shared, routes.clone(), stream, peer, place, helping));
             }
@@ -54,13 +57,13 @@ pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener,
 }
 
 /// What a connection takes of the listener's bounds: a handshake, until it asks for a path of the routes.
-struct Place {
+struct ConnectionSlot {
     handshake: Mutex<Option<OwnedSemaphorePermit>>,
     kept: Mutex<Option<OwnedSemaphorePermit>>,
     room: Arc<Semaphore>,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Keeps the connection beyond its handshake, if there is room for one more.
     fn keep(&self) -> bool {
         let mut kept = self.kept.lock();
@@ -85,7 +88,7 @@ async fn exchanges<R: Routes>(
     routes: R,
     stream: TcpStream,
     peer: SocketAddr,
-    place: Place,
+    place: ConnectionSlot,
     _helping: Presence,
 ) {
     // Without this, small frames wait for 40 ms.
@@ -107,7 +110,13 @@ async fn exchanges<R: Routes>(
 }
 
 /// A single exchange, or as many as the routes are asked for. A WebSocket goes on in a task of its own.
-async fn exchange<R: Routes>(shared: Arc<Shared>, routes: R, stream: TcpStream, peer: SocketAddr, place: Place) {
+async fn exchange<R: Routes>(
+    shared: Arc<Shared>,
+    routes: R,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: ConnectionSlot,
+) {
     let upgrading = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let is_routed = !is_own(&request) && routes.owns(request.uri().path());

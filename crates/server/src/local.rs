@@ -11,7 +11,7 @@ use futures_core::Stream;
 use parking_lot::Mutex;
 use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{
-    ClientSession, CursorKeeper, Delivery, Identity, Input, Output, SubscribeRequest, SubscriptionEnd,
+    ClientSession, CursorKeeper, Identity, Input, Output, StreamItem as Delivery, SubscribeRequest, SubscriptionEnd,
 };
 use redeliver_protocol::codec::{encode_client, encode_close, encode_hello, encode_server, events_head};
 use redeliver_protocol::config::ClientConfig;

@@ -458,7 +458,7 @@ const PUT_OFF_DELAY: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use redeliver_protocol::event::PayloadKind;
-    use redeliver_protocol::history::Known;
+    use redeliver_protocol::history::Place;
     use redeliver_protocol::name::EventName;
     use redeliver_protocol::seq::{Epoch, Nth, Position};
 
@@ -471,7 +471,7 @@ mod tests {
 
     fn cursor(seq: u64) -> Cursor {
         let position = Position::new(Epoch([1; 16]), Seq(seq));
-        Cursor { known: Known { position, nth: Nth(seq), earlier: Vec::new() }, handed_through: Nth(seq) }
+        Cursor { known: Place { position, nth: Nth(seq), earlier: Vec::new() }, handed_through: Nth(seq) }
     }
 
     fn key(subscriber: &str) -> CursorKey {

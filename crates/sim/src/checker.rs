@@ -10,7 +10,7 @@ mod truth;
 use std::fmt;
 use std::ops::AddAssign;
 
-use redeliver_protocol::client::Delivery;
+use redeliver_protocol::client::StreamItem;
 use redeliver_protocol::time::Instant;
 
 use self::asides::Asides;
@@ -214,7 +214,7 @@ impl Judge {
                 figures.answers += u64::from(result.is_ok());
                 asides.answered(case, *number, result);
             }
-            Entry::Delivered { run, delivery: Delivery::Volatile { payload, .. } } => {
+            Entry::Delivered { run, delivery: StreamItem::Volatile { payload, .. } } => {
                 figures.volatile += 1;
                 asides.delivered(case, *run, payload);
             }

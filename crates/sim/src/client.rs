@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{
-    ClientSession, CursorKeeper, Delivery, EmitTicket, Identity, Input, Output, SubscribeRequest, SubscriptionEnd,
+    ClientSession, CursorKeeper, EmitTicket, Identity, Input, Output, StreamItem, SubscribeRequest, SubscriptionEnd,
 };
 use redeliver_protocol::codec;
 use redeliver_protocol::frame::Ownership;
@@ -335,11 +335,11 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, id: Process, subscription: SubscriptionId, delivery: Delivery) {
+    fn deliver(&mut self, id: Process, subscription: SubscriptionId, delivery: StreamItem) {
         let item = match &delivery {
-            Delivery::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth)),
-            Delivery::Gap(gap) => Some((gap.through, gap.nth_through)),
-            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => None,
+            StreamItem::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth)),
+            StreamItem::Gap(gap) => Some((gap.through, gap.nth_through)),
+            StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => None,
         };
         let hasty = self.plan.mutant == Some(Mutant::CursorBeforeHandler);
         let Some(reader) = self.running(id).and_then(|running| running.readers.get_mut(&subscription)) else { return };

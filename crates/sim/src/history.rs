@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use redeliver_protocol::client::{Delivery, EmitOutcome, SubscriptionEnd};
+use redeliver_protocol::client::{EmitOutcome, StreamItem, SubscriptionEnd};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::Window;
 use redeliver_protocol::history::{Cursor, Start};
@@ -254,7 +254,7 @@ pub enum Entry {
         /// The reader.
         run: Run,
         /// What.
-        delivery: Delivery,
+        delivery: StreamItem,
     },
     /// The app has handled an event or gap.
     Handled {

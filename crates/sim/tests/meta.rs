@@ -5,7 +5,7 @@
 )]
 
 use bytes::Bytes;
-use redeliver_protocol::client::{Delivery, EmitOutcome};
+use redeliver_protocol::client::{EmitOutcome, StreamItem};
 use redeliver_protocol::history::GapCause;
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_sim::checker::{Rule, check};
@@ -83,7 +83,7 @@ fn damages() -> Vec<Damage> {
         ("an ack before its handler", &[Rule::AckAfterHandler], early_ack),
         ("a gap that counts one too many", &[Rule::TrueGaps], |entries| change_gap(entries, |gap| gap.count += 1)),
         ("a gap that is not told", &[Rule::Complete], |entries| {
-            remove(entries, |entry| matches!(entry, Entry::Delivered { delivery: Delivery::Gap(_), .. }))
+            remove(entries, |entry| matches!(entry, Entry::Delivered { delivery: StreamItem::Gap(_), .. }))
         }),
         ("a gap over what is there", &[Rule::TrueGaps], |entries| {
             change_gap(entries, |gap| (gap.nth_through, gap.count) = (Nth(gap.nth_through.0 + 1), gap.count + 1))
@@ -115,12 +115,12 @@ fn remove(entries: &mut Entries, which: fn(&Entry) -> bool) -> bool {
 }
 
 fn is_inner_event(entry: &Entry) -> bool {
-    matches!(entry, Entry::Delivered { run: Run(0), delivery: Delivery::Event { record, .. } } if record.nth.0 == 3)
+    matches!(entry, Entry::Delivered { run: Run(0), delivery: StreamItem::Event { record, .. } } if record.nth.0 == 3)
 }
 
 fn change_event(entries: &mut Entries, one: fn(&mut redeliver_protocol::event::Record)) -> bool {
     change(entries, |entry| match entry {
-        Entry::Delivered { delivery: Delivery::Event { record, .. }, .. } => {
+        Entry::Delivered { delivery: StreamItem::Event { record, .. }, .. } => {
             one(record);
             true
         }
@@ -130,7 +130,7 @@ fn change_event(entries: &mut Entries, one: fn(&mut redeliver_protocol::event::R
 
 fn change_gap(entries: &mut Entries, one: fn(&mut redeliver_protocol::history::Gap)) -> bool {
     change(entries, |entry| match entry {
-        Entry::Delivered { delivery: Delivery::Gap(gap), .. }
+        Entry::Delivered { delivery: StreamItem::Gap(gap), .. }
             if gap.count > 0 && gap.count_is_exact && gap.cause != GapCause::EpochChanged =>
         {
             one(gap);
@@ -141,7 +141,7 @@ fn change_gap(entries: &mut Entries, one: fn(&mut redeliver_protocol::history::G
 }
 
 fn is_volatile(entry: &Entry) -> bool {
-    matches!(entry, Entry::Delivered { delivery: Delivery::Volatile { .. }, .. })
+    matches!(entry, Entry::Delivered { delivery: StreamItem::Volatile { .. }, .. })
 }
 
 fn again(entries: &mut Entries, which: fn(&Entry) -> bool) -> bool {
@@ -172,7 +172,7 @@ fn another_answer(entries: &mut Entries) -> bool {
 fn twice(entries: &mut Entries) -> bool {
     let at = entries
         .iter()
-        .position(|(_, entry)| matches!(entry, Entry::Delivered { delivery: Delivery::Event { .. }, .. }));
+        .position(|(_, entry)| matches!(entry, Entry::Delivered { delivery: StreamItem::Event { .. }, .. }));
     let Some(at) = at else { return false };
     let again = entries[at].clone();
     entries.insert(at + 1, again);
@@ -181,7 +181,7 @@ fn twice(entries: &mut Entries) -> bool {
 
 fn event_of(entry: &Entry) -> Option<(Run, Position)> {
     match entry {
-        Entry::Delivered { run, delivery: Delivery::Event { epoch, record, .. } } => {
+        Entry::Delivered { run, delivery: StreamItem::Event { epoch, record, .. } } => {
             Some((*run, Position::new(*epoch, record.seq)))
         }
         _ => None,
@@ -284,7 +284,7 @@ fn unmarked(entries: &mut Entries) -> bool {
         .iter()
         .enumerate()
         .filter(|(_, (_, entry))| {
-            matches!(entry, Entry::Delivered { delivery: Delivery::Event { redelivered: true, .. }, .. })
+            matches!(entry, Entry::Delivered { delivery: StreamItem::Event { redelivered: true, .. }, .. })
         })
         .map(|(at, _)| at)
         .collect();
@@ -304,7 +304,7 @@ fn unmarked(entries: &mut Entries) -> bool {
 }
 
 fn unmark(entry: &mut Entry) {
-    if let Entry::Delivered { delivery: Delivery::Event { redelivered, .. }, .. } = entry {
+    if let Entry::Delivered { delivery: StreamItem::Event { redelivered, .. }, .. } = entry {
         *redelivered = false;
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redeliver_server::{
-    Action, Delivery, EmitError, Known, LocalSubscribe, NewEvent, Nth, Position, Server, Start, TopicName,
+    Action, Delivery, EmitError, LocalSubscribe, NewEvent, Nth, Place, Position, Server, Start, TopicName,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -209,7 +209,7 @@ impl Options {
             (Some(After::Seq(seq)), None) => Ok(Some(Start::AfterSeq(redeliver_server::Seq(*seq)))),
             (Some(After::Text(word)), None) if word == "earliest" => Ok(Some(Start::Earliest)),
             (Some(After::Text(offset)), None) => match Offset::parse(offset) {
-                Some(offset) => Ok(Some(Start::After(Known::new(offset.position, Nth::ZERO)))),
+                Some(offset) => Ok(Some(Start::After(Place::new(offset.position, Nth::ZERO)))),
                 None => Err(Reply::refused("invalid", &"`after` is an offset, a seq or \"earliest\"")),
             },
             (Some(_), Some(_)) => Err(Reply::refused("invalid", &"`after` and `last` exclude each other")),

@@ -72,7 +72,7 @@ struct Connection {
     handshake: Handshake,
     /// Whether the client looks like JavaScript, and takes offsets.
     is_script: bool,
-    sockets: BTreeMap<Namespace, Place>,
+    sockets: BTreeMap<Namespace, SocketPhase>,
     /// Until when a namespace must be joined, if none was yet.
     deadline: Option<Instant>,
     steps: u32,
@@ -82,7 +82,7 @@ struct Connection {
 }
 
 /// A namespace that the connection has asked for.
-enum Place {
+enum SocketPhase {
     Connecting(BoxFuture<'static, Result<Box<Live>, ConnectError>>),
     Live(Box<Live>),
 }
@@ -110,9 +110,9 @@ impl Connection {
         };
         for (_, place) in std::mem::take(&mut self.sockets) {
             match place {
-                Place::Live(live) => live.end(reason),
+                SocketPhase::Live(live) => live.end(reason),
                 // Dropped before it was told that it is connected: it was never here.
-                Place::Connecting(connecting) => drop(connecting),
+                SocketPhase::Connecting(connecting) => drop(connecting),
             }
         }
     }
@@ -218,16 +218,16 @@ impl Connection {
     fn packet(&mut self, Incoming { namespace, packet }: Incoming) -> Option<DisconnectReason> {
         match (packet, self.sockets.get_mut(&namespace)) {
             (Packet::Connect { auth }, None) => return self.connect(namespace, auth),
-            (Packet::Event { id, name, args }, Some(Place::Live(live))) => {
+            (Packet::Event { id, name, args }, Some(SocketPhase::Live(live))) => {
                 live.event(id, name, args_of(&args));
                 return None;
             }
-            (Packet::Ack { id, args }, Some(Place::Live(live))) => {
+            (Packet::Ack { id, args }, Some(SocketPhase::Live(live))) => {
                 live.answered(id, args_of(&args));
                 return None;
             }
             (Packet::Disconnect, Some(_)) => {
-                if let Some(Place::Live(live)) = self.sockets.remove(&namespace) {
+                if let Some(SocketPhase::Live(live)) = self.sockets.remove(&namespace) {
                     live.end(DisconnectReason::ClientNamespaceDisconnect);
                 }
                 return None;
@@ -252,7 +252,7 @@ impl Connection {
         let auth = auth.and_then(|auth| serde_json::from_str(&auth).ok());
         let handshake = Handshake { auth: auth.unwrap_or_else(|| json!({})), ..self.handshake.clone() };
         let connecting = connecting::connect(core, handshake, self.is_script).boxed();
-        self.sockets.insert(namespace, Place::Connecting(connecting));
+        self.sockets.insert(namespace, SocketPhase::Connecting(connecting));
         None
     }
 
@@ -262,7 +262,7 @@ impl Connection {
                 self.deadline = None;
                 self.engine.send_text(encode_connect(&namespace, &live.connect_answer()));
                 debug!(sid = live.socket.id(), recovered = live.socket.recovered(), "a socket is connected");
-                self.sockets.insert(namespace, Place::Live(live));
+                self.sockets.insert(namespace, SocketPhase::Live(live));
             }
             Err(error) => {
                 self.sockets.remove(&namespace);
@@ -272,11 +272,11 @@ impl Connection {
     }
 
     fn woken(&mut self, namespace: &Namespace, wake: Wake) -> Option<DisconnectReason> {
-        let Some(Place::Live(live)) = self.sockets.get_mut(namespace) else { return None };
+        let Some(SocketPhase::Live(live)) = self.sockets.get_mut(namespace) else { return None };
         match live.handle(wake, &mut self.engine) {
             Leaving::No => None,
             Leaving::Socket(reason) => {
-                if let Some(Place::Live(live)) = self.sockets.remove(namespace) {
+                if let Some(SocketPhase::Live(live)) = self.sockets.remove(namespace) {
                     live.end(reason);
                 }
                 // A fenced socket's client is not told that it was disconnected: it has a newer connection.
@@ -302,30 +302,30 @@ impl Connection {
 
     fn live(&mut self) -> impl Iterator<Item = &mut Live> {
         self.sockets.values_mut().filter_map(|place| match place {
-            Place::Live(live) => Some(&mut **live),
-            Place::Connecting(_) => None,
+            SocketPhase::Live(live) => Some(&mut **live),
+            SocketPhase::Connecting(_) => None,
         })
     }
 
     fn is_full(&self) -> bool {
         self.sockets.values().any(|place| match place {
-            Place::Live(live) => live.waiting_events() >= self.core.config.waiting_events_max,
-            Place::Connecting(_) => false,
+            SocketPhase::Live(live) => live.waiting_events() >= self.core.config.waiting_events_max,
+            SocketPhase::Connecting(_) => false,
         })
     }
 }
 
-impl Place {
+impl SocketPhase {
     async fn next(&mut self, is_drained: bool) -> SocketWake {
         match self {
-            Place::Connecting(connecting) => SocketWake::Connected(connecting.await),
-            Place::Live(live) => SocketWake::Live(live.next(is_drained).await),
+            SocketPhase::Connecting(connecting) => SocketWake::Connected(connecting.await),
+            SocketPhase::Live(live) => SocketWake::Live(live.next(is_drained).await),
         }
     }
 }
 
 /// The next that any of the sockets waits for. Cancel safe, as each of them is.
-async fn next_of(sockets: &mut BTreeMap<Namespace, Place>, is_drained: bool) -> (Namespace, SocketWake) {
+async fn next_of(sockets: &mut BTreeMap<Namespace, SocketPhase>, is_drained: bool) -> (Namespace, SocketWake) {
     if sockets.len() > 1 {
         let all = sockets
             .iter_mut()

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use redeliver_log::{Log, LogConfig, Tended, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
-use redeliver_protocol::history::{Cursor, EmitFate, GapCause, Known, PublisherState, ReadOutcome};
+use redeliver_protocol::history::{Cursor, EmitFate, GapCause, Place, PublisherState, ReadOutcome};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
@@ -130,7 +130,7 @@ impl Writer {
         }
         let last = head.seq.0 + u64::try_from(events.len())?;
         let publisher = Some((PUBLISHER, EmitNumber(head.seq.0)));
-        let known = Known::new(head, Nth::ZERO);
+        let known = Place::new(head, Nth::ZERO);
         let requests = vec![
             WriteRequest::Emit { publisher, first: EmitNumber(first), events },
             WriteRequest::SaveCursor {

@@ -7,7 +7,7 @@ use redeliver_protocol::config::{EARLIER_EPOCHS_MAX, EMITS_PER_FRAME_MAX, Server
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::event::{EmitOptions, NewEvent};
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, Subscribed};
-use redeliver_protocol::history::{EmitFate, GapCause, Known, PublisherState, Start};
+use redeliver_protocol::history::{EmitFate, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
@@ -75,14 +75,14 @@ type Lie = fn(Sent) -> (u64, u64);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_in_no_history_is_told_a_gap_and_gets_what_is_there() {
     let stranger = Epoch([0xab; 16]);
-    let at = |epoch, seq, nth| Known::new(Position::new(epoch, Seq(seq)), Nth(nth));
+    let at = |epoch, seq, nth| Place::new(Position::new(epoch, Seq(seq)), Nth(nth));
     attack(ServerConfig::default(), async |site| {
         let last = five(site, "t").await;
         let here = last.epoch;
         // The head lies behind it now.
         site.bystanders.go_on().await;
         let many = vec![Position::new(stranger, Seq(u64::MAX)); EARLIER_EPOCHS_MAX];
-        let with_many = Known { earlier: many.clone(), ..at(stranger, 7, 7) };
+        let with_many = Place { earlier: many.clone(), ..at(stranger, 7, 7) };
         let changed = Some(GapCause::EpochChanged);
         let cases = [
             ("an unknown epoch", Start::After(at(stranger, 3, 3)), changed, 0),
@@ -108,7 +108,7 @@ async fn a_position_in_no_history_is_told_a_gap_and_gets_what_is_there() {
         }
         let too_many = [&many[..], &many[..1]].concat();
         let mut peer = Peer::welcomed(&site.address, &hello()).await;
-        let start = Start::After(Known { earlier: too_many, ..at(stranger, 7, 7) });
+        let start = Start::After(Place { earlier: too_many, ..at(stranger, 7, 7) });
         peer.send(&ClientFrame::Subscribe(subscribe("t", start))).await;
         assert_eq!(peer.closed().await.code, CloseCode::LimitBroken);
     })
@@ -126,7 +126,7 @@ async fn a_forged_position_never_moves_a_durable_cursor() {
         assert_eq!(peer.frame().await, ServerFrame::Acked { id: ID, seq: events[2].seq });
         drop(peer);
 
-        let forged = Known::new(Position::new(Epoch([0xab; 16]), Seq(u64::MAX)), Nth(u64::MAX));
+        let forged = Place::new(Position::new(Epoch([0xab; 16]), Seq(u64::MAX)), Nth(u64::MAX));
         for start in [Start::Resume { at_least: Some(forged.clone()) }, Start::After(forged)] {
             let mut peer = Peer::welcomed(&site.address, &hello_subscriber("honest")).await;
             let place = peer.subscribe(durable("t", start)).await;

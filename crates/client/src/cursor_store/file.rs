@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use parking_lot::Mutex;
-use redeliver_protocol::history::{Cursor, Known};
+use redeliver_protocol::history::{Cursor, Place};
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 use serde::{Deserialize, Serialize};
 
@@ -183,7 +183,7 @@ impl Line {
 
     fn into_cursor(self) -> (CursorKey, Cursor) {
         let position = |epoch: Epoch, seq: u64| Position::new(epoch, Seq(seq));
-        let known = Known {
+        let known = Place {
             position: position(self.epoch, self.seq),
             nth: Nth(self.nth),
             earlier: self.earlier.into_iter().map(|earlier| position(earlier.epoch, earlier.seq)).collect(),
@@ -218,7 +218,7 @@ mod tests {
 
     fn cursor(seq: u64) -> Cursor {
         let earlier = vec![Position::new(Epoch([7; 16]), Seq(3))];
-        let known = Known { position: Position::new(Epoch([8; 16]), Seq(seq)), nth: Nth(seq / 2), earlier };
+        let known = Place { position: Position::new(Epoch([8; 16]), Seq(seq)), nth: Nth(seq / 2), earlier };
         Cursor { known, handed_through: Nth(seq) }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use redeliver_protocol::client::{Delivery, SubscriptionEnd};
+use redeliver_protocol::client::{StreamItem, SubscriptionEnd};
 use redeliver_protocol::seq::{Seq, SubscriptionId};
 use tokio::sync::oneshot;
 
@@ -59,10 +59,10 @@ impl Subscriptions {
         self.entries.get(&row)?.outlet.keys.get(&id).cloned()
     }
 
-    pub(super) fn deliver(&mut self, id: SubscriptionId, delivery: Delivery) {
+    pub(super) fn deliver(&mut self, id: SubscriptionId, delivery: StreamItem) {
         let row = self.row_of(id);
         let Some(entry) = self.entries.get_mut(&row) else { return };
-        if let Delivery::Subscribed { after, nth, pending } = &delivery
+        if let StreamItem::Subscribed { after, nth, pending } = &delivery
             && let Some(opened) = entry.outlet.opened.take()
         {
             // Whoever waited for it may have gone; the unsubscribe is on its way then.
@@ -70,14 +70,14 @@ impl Subscriptions {
             return;
         }
         let is_aside = match delivery {
-            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } => true,
-            Delivery::Event { .. } | Delivery::Gap(_) | Delivery::Volatile { .. } => false,
+            StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } => true,
+            StreamItem::Event { .. } | StreamItem::Gap(_) | StreamItem::Volatile { .. } => false,
         };
         if is_aside && entry.outlet.asides.fetch_add(1, Ordering::Relaxed) >= ASIDES_MAX {
             entry.outlet.asides.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        if let Delivery::Volatile { name, payload, .. } = &delivery {
+        if let StreamItem::Volatile { name, payload, .. } = &delivery {
             let bytes = volatile_bytes(name, payload);
             let waiting = entry.outlet.volatile_bytes.fetch_add(bytes, Ordering::Relaxed);
             if waiting > 0 && waiting.saturating_add(bytes) > VOLATILE_BYTES_MAX {

@@ -14,7 +14,7 @@ use redeliver_protocol::codec::{self, FromClient};
 use redeliver_protocol::config::Limits;
 use redeliver_protocol::error::{Close, RefusalCode};
 use redeliver_protocol::frame::{ClientFrame, Events, Hello, SUBPROTOCOL, ServerFrame, Subscribe, Subscribed, Welcome};
-use redeliver_protocol::history::{EmitFate, EmitRun, Known, PublisherState};
+use redeliver_protocol::history::{EmitFate, EmitRun, Place, PublisherState};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::time::Timestamp;
 use tokio::io::DuplexStream;
@@ -383,7 +383,7 @@ fn subscriber(hello: &Hello) -> String {
 
 /// What a client that has handled everything up to this nth of a topic with no other events would have stored.
 pub(crate) fn cursor_at(nth: u64) -> Cursor {
-    let known = Known { position: Position::new(EPOCH, Seq(nth)), nth: Nth(nth), earlier: Vec::new() };
+    let known = Place { position: Position::new(EPOCH, Seq(nth)), nth: Nth(nth), earlier: Vec::new() };
     Cursor { known, handed_through: Nth(nth) }
 }
 

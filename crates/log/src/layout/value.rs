@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 use redeliver_protocol::config::EARLIER_EPOCHS_MAX;
-use redeliver_protocol::history::{Cursor, GapCause, Known};
+use redeliver_protocol::history::{Cursor, GapCause, Place};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -251,7 +251,7 @@ impl CursorEntry {
         let (nth, handed_through) = (Nth(reader.u64()?), Nth(reader.u64()?));
         let count = reader.u8()?;
         let earlier = (0..count).map(|_| self::position(&mut reader)).collect::<Result<_, _>>()?;
-        Ok(CursorEntry { cursor: Cursor { known: Known { position, nth, earlier }, handed_through }, when })
+        Ok(CursorEntry { cursor: Cursor { known: Place { position, nth, earlier }, handed_through }, when })
     }
 }
 
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_cursor_comes_back_with_its_earlier_epochs() {
         let earlier = vec![Position::new(Epoch([2; 16]), Seq(5)), Position::new(Epoch([1; 16]), Seq(3))];
-        let known = Known { position: Position::new(Epoch([3; 16]), Seq(9)), nth: Nth(4), earlier };
+        let known = Place { position: Position::new(Epoch([3; 16]), Seq(9)), nth: Nth(4), earlier };
         let cursor = Cursor { known, handed_through: Nth(6) };
         let bytes = CursorEntry::encode(&cursor, Timestamp(77));
         assert_eq!(CursorEntry::decode(&bytes), Ok(CursorEntry { cursor, when: Timestamp(77) }));

@@ -13,12 +13,12 @@ use crate::excepts;
 use crate::kv::{Batch, Direction};
 use crate::layout::key;
 use crate::layout::piece::{self, Found};
-use crate::state::{Place, Shared};
+use crate::state::{ReadPoint, Shared};
 
 impl Log {
     /// Names those who are not to get an event that was read alone. Without the list nobody may be given the event: that is
     /// told as a gap.
-    pub(super) fn with_except(&self, outcome: ReadOutcome, place: &Place) -> Result<ReadOutcome, LogError> {
+    pub(super) fn with_except(&self, outcome: ReadOutcome, place: &ReadPoint) -> Result<ReadOutcome, LogError> {
         let ReadOutcome::Batch(mut batch) = outcome else { return Ok(outcome) };
         if batch.except.is_none() {
             return Ok(ReadOutcome::Batch(batch));

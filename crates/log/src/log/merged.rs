@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use redeliver_protocol::history::{Gap, GapCause, Known, ReadOutcome, Start};
+use redeliver_protocol::history::{Gap, GapCause, Place, ReadOutcome, Start};
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -181,7 +181,7 @@ impl Log {
         let nth = match lane.nth {
             Some(nth) => nth,
             None => {
-                let known = Known::new(reader.foreign.unwrap_or(position), Nth::ZERO);
+                let known = Place::new(reader.foreign.unwrap_or(position), Nth::ZERO);
                 let opened = self.open_topic(&lane.topic, &Start::After(known), None, Timestamp::default())?;
                 lane.after = opened.after.seq.max(start);
                 // A gap behind another history has no place in this one: it comes first.

@@ -16,7 +16,7 @@ use crate::error::LogError;
 use crate::gather::{Gather, Whereabouts};
 use crate::index::Topic;
 use crate::lineage::Lineage;
-use crate::state::{Place, Shared};
+use crate::state::{ReadPoint, Shared};
 use crate::tail::{Chunk, Limits, Slice};
 
 /// So many unfolded commits are looked through between two looks at the published state.
@@ -176,7 +176,7 @@ impl Log {
         &self,
         shared: &Shared,
         (id, entry): (u32, &Topic),
-        place: &Place<&Lineage>,
+        place: &ReadPoint<&Lineage>,
         limits: Limits,
     ) -> Option<ReadOutcome> {
         let outcome = from_memory(place, entry, limits);
@@ -244,7 +244,7 @@ impl Log {
     /// Gathers from the store.
     fn gather(
         &self,
-        place: &Place,
+        place: &ReadPoint,
         mut whereabouts: Whereabouts,
         start: Seq,
         not_before: Timestamp,
@@ -307,8 +307,8 @@ fn excepted(shared: &Shared, outcome: ReadOutcome, limits: Limits) -> Option<Rea
     if limits.is_mixed { Some(outcome) } else { with_except_in_memory(shared, outcome) }
 }
 
-pub(super) fn place<'a>(shared: &'a Shared, topic: &Topic, after: Seq, nth: Nth) -> Place<&'a Lineage> {
-    Place {
+pub(super) fn place<'a>(shared: &'a Shared, topic: &Topic, after: Seq, nth: Nth) -> ReadPoint<&'a Lineage> {
+    ReadPoint {
         after,
         nth,
         floor: shared.floor,
@@ -334,7 +334,7 @@ fn whereabouts(shared: &Shared, id: u32, topic: &Topic, start: Seq) -> Whereabou
     Whereabouts { topic: id, runs, nothing_below, commits, recent_from: topic.recent.first_nth() }
 }
 
-pub(super) fn from_memory(place: &Place<&Lineage>, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {
+pub(super) fn from_memory(place: &ReadPoint<&Lineage>, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {
     if topic.last_seq <= place.after {
         return Some(ReadOutcome::End);
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use redeliver_protocol::history::{Cursor, Gap, GapCause, Known, Opened, Start};
+use redeliver_protocol::history::{Cursor, Gap, GapCause, Opened, Place, Start};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
@@ -93,7 +93,7 @@ impl Moment<'_> {
         opened
     }
 
-    fn resume(&self, at_least: Option<&Known>, stored: Option<&Cursor>) -> Result<Opened, LogError> {
+    fn resume(&self, at_least: Option<&Place>, stored: Option<&Cursor>) -> Result<Opened, LogError> {
         let (Some(cursor), Some(at_least)) = (stored, at_least) else {
             return match stored.map(|cursor| &cursor.known).or(at_least) {
                 Some(known) => self.after(known),
@@ -128,7 +128,7 @@ impl Moment<'_> {
         Ok(self.opened(self.position(seq), nth, None))
     }
 
-    fn after(&self, known: &Known) -> Result<Opened, LogError> {
+    fn after(&self, known: &Place) -> Result<Opened, LogError> {
         if !self.is_valid(known.position) {
             return self.after_epoch_change(known.position, self.last_common(known));
         }
@@ -225,7 +225,7 @@ impl Moment<'_> {
         self.lineage.is_valid(position, self.head.seq)
     }
 
-    fn last_common(&self, known: &Known) -> Option<Position> {
+    fn last_common(&self, known: &Place) -> Option<Position> {
         let been = std::iter::once(&known.position).chain(&known.earlier);
         been.filter_map(|position| self.lineage.common(*position, self.head.seq)).max_by_key(|common| common.seq)
     }

@@ -9,7 +9,7 @@ use redeliver_log::{Committed, Log, LogConfig, Staged, Tended, WriteOutcome, Wri
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
-use redeliver_protocol::history::{Cursor, EmitRun, Gap, Known, Opened, ReadOutcome, Start};
+use redeliver_protocol::history::{Cursor, EmitRun, Gap, Opened, Place, ReadOutcome, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
@@ -263,8 +263,8 @@ pub(crate) fn at(number: u8, seq: u64) -> Position {
     Position::new(epoch(number), Seq(seq))
 }
 
-pub(crate) fn known(position: Position, nth: u64) -> Known {
-    Known::new(position, Nth(nth))
+pub(crate) fn known(position: Position, nth: u64) -> Place {
+    Place::new(position, Nth(nth))
 }
 
 pub(crate) fn topic(name: &str) -> TopicName {

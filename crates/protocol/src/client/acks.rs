@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::{CursorKeeper, Output};
 use crate::frame::ClientFrame;
-use crate::history::{Cursor, Known};
+use crate::history::{Cursor, Place};
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
 
 /// Stands in a saved cursor's `handed_through` if events behind a change of history may have been handed over, while
@@ -20,7 +20,7 @@ pub(super) struct Acks {
     id: SubscriptionId,
     keeper: Keeper,
     /// What the app has acknowledged; where the reader began, before that. And in which history.
-    acked: Option<(Known, u32)>,
+    acked: Option<(Place, u32)>,
     /// Events and bytes acknowledged since the last ack (or cursor) went out.
     gathered: (usize, usize),
     /// The app's last ack has not gone out, or its cursor not been saved.
@@ -86,7 +86,7 @@ impl Acks {
         Acks { id, keeper, acked, gathered: (0, 0), dirty: false, stream: None }
     }
 
-    pub(super) fn place(&self) -> Option<&Known> {
+    pub(super) fn place(&self) -> Option<&Place> {
         self.acked.as_ref().map(|(known, _)| known)
     }
 
@@ -96,7 +96,7 @@ impl Acks {
     }
 
     /// The reader begins here; nothing before it is to be acknowledged.
-    pub(super) fn begin(&mut self, at: Known, history: u32) {
+    pub(super) fn begin(&mut self, at: Place, history: u32) {
         self.acked = Some((at, history));
     }
 
@@ -115,7 +115,7 @@ impl Acks {
     }
 
     /// The keeper's cursor stands here, further than all that was handed over: that is all confirmed, acknowledged or not.
-    pub(super) fn overtaken(&mut self, by: Known, history: u32, out: &mut VecDeque<Output>) {
+    pub(super) fn overtaken(&mut self, by: Place, history: u32, out: &mut VecDeque<Output>) {
         let seq = by.position.seq;
         self.begin(by, history);
         self.dirty = false;
@@ -144,7 +144,7 @@ impl Acks {
                 known.advance(position, nth);
                 *in_history = history;
             }
-            None => self.begin(Known::new(position, nth), history),
+            None => self.begin(Place::new(position, nth), history),
         }
     }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::inbox::Misfit;
 use super::session::{ClientSession, Timer};
 use super::subscription::Subscription;
-use super::{Delivery, Output, SubscribeRequest, SubscriptionEnd};
+use super::{Output, StreamItem, SubscribeRequest, SubscriptionEnd};
 use crate::codec::Records;
 use crate::error::RefusalCode;
 use crate::frame::{ClientFrame, Events, Features, SubscribeMerged};
@@ -316,25 +316,25 @@ impl Row {
     fn handed_over(&mut self, id: SubscriptionId, out: &mut VecDeque<Output>) {
         let Some(Output::Deliver { delivery, .. }) = out.back() else { return };
         let news = match delivery {
-            Delivery::Event { .. } | Delivery::Gap(_) => {
+            StreamItem::Event { .. } | StreamItem::Gap(_) => {
                 self.handed += 1;
                 return;
             }
-            Delivery::Volatile { .. } => return,
-            Delivery::Subscribed { after, pending, .. } => {
+            StreamItem::Volatile { .. } => return,
+            StreamItem::Subscribed { after, pending, .. } => {
                 self.standing.push((*after, *pending));
                 if self.standing.len() < self.members.len() {
                     None
                 } else {
                     let after = self.standing.iter().map(|(after, _)| *after).max_by_key(|after| after.seq);
                     let pending = self.standing.iter().fold(0, |sum: u64, (_, pending)| sum.saturating_add(*pending));
-                    Some(Delivery::Subscribed { after: after.unwrap_or_default(), nth: Nth::ZERO, pending })
+                    Some(StreamItem::Subscribed { after: after.unwrap_or_default(), nth: Nth::ZERO, pending })
                 }
             }
-            Delivery::CaughtUp { seq } => {
+            StreamItem::CaughtUp { seq } => {
                 self.caught_up.push(*seq);
                 let seq = self.caught_up.iter().max().copied().unwrap_or_default();
-                (self.caught_up.len() >= self.members.len()).then_some(Delivery::CaughtUp { seq })
+                (self.caught_up.len() >= self.members.len()).then_some(StreamItem::CaughtUp { seq })
             }
         };
         out.pop_back();

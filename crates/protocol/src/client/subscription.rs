@@ -14,9 +14,9 @@ use std::collections::VecDeque;
 
 use super::acks::{Acks, UNBOUNDED};
 use super::inbox::{InHand, Inbox, Item, Misfit};
-use super::{CursorKeeper, Delivery, Output, SubscribeRequest, SubscriptionEnd};
+use super::{CursorKeeper, Output, StreamItem, SubscribeRequest, SubscriptionEnd};
 use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Volatile, Window};
-use crate::history::{Gap, GapCause, Known, Start};
+use crate::history::{Gap, GapCause, Place, Start};
 use crate::name::TopicName;
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
 
@@ -38,7 +38,7 @@ pub(super) struct Subscription {
     history: u32,
     handed_history: u32,
     /// The place up to which everything is handed over.
-    handed: Option<Known>,
+    handed: Option<Place>,
     /// Events of the present history up to this nth may have been handed over by an earlier process.
     marks_through: Nth,
     /// What an earlier process left in the client's store.
@@ -225,7 +225,7 @@ impl Subscription {
                 no_ack_through = answer.nth.0.checked_sub(1).map(Nth);
                 if !self.acks.has_begun() {
                     let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
-                    self.acks.begin(Known::new(gap.after, nth), if breaks { self.history - 1 } else { self.history });
+                    self.acks.begin(Place::new(gap.after, nth), if breaks { self.history - 1 } else { self.history });
                 }
                 self.inbox.opening_gap(gap);
             }
@@ -270,7 +270,7 @@ impl Subscription {
             return;
         }
         let Volatile { id: _, time, name, kind, payload } = event;
-        out.push_back(Output::Deliver { id: self.id, delivery: Delivery::Volatile { time, name, kind, payload } });
+        out.push_back(Output::Deliver { id: self.id, delivery: StreamItem::Volatile { time, name, kind, payload } });
     }
 
     pub(super) fn acked_by_server(&mut self, seq: Seq, out: &mut VecDeque<Output>) {
@@ -422,7 +422,7 @@ impl Subscription {
             | Start::AfterSeq(_)
             | Start::Since(_)
             | Start::Within(_)
-            | Start::Last(_) => Known::default(),
+            | Start::Last(_) => Place::default(),
         });
         known.advance(after, nth);
         self.handed_history = self.history;
@@ -475,8 +475,8 @@ impl Subscription {
 
     fn hand_over(&mut self, item: Item, order: u64, out: &mut VecDeque<Output>) {
         let delivery = match item {
-            Item::Subscribed { after, nth, pending } => Delivery::Subscribed { after, nth, pending },
-            Item::CaughtUp { seq } => Delivery::CaughtUp { seq },
+            Item::Subscribed { after, nth, pending } => StreamItem::Subscribed { after, nth, pending },
+            Item::CaughtUp { seq } => StreamItem::CaughtUp { seq },
             Item::Skip { through, nth_through } => {
                 if self.row.is_some() {
                     self.in_hand.hold_skip(through, nth_through, self.history, order);
@@ -487,14 +487,14 @@ impl Subscription {
             Item::Gap { gap } => {
                 self.in_hand.hold_gap(&gap, self.history, order);
                 self.move_to(gap.through, gap.nth_through);
-                Delivery::Gap(gap)
+                StreamItem::Gap(gap)
             }
             Item::Event { epoch, record } => {
                 let position = Position::new(epoch, record.seq);
                 self.in_hand.hold_event(position, &record, self.history, order);
                 self.move_to(position, record.nth);
                 let redelivered = record.nth <= self.marks_through;
-                Delivery::Event { epoch, record, redelivered }
+                StreamItem::Event { epoch, record, redelivered }
             }
         };
         out.push_back(Output::Deliver { id: self.id, delivery });

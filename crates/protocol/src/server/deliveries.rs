@@ -9,7 +9,7 @@ use super::flight::AckKind;
 use super::keeper::{Ending, LateAck, Save};
 use super::merging::Groups;
 use super::outputs::Outputs;
-use super::subscription::{Place, Stage, Subscription};
+use super::subscription::{OpenSubscription, Stage, Subscription};
 use super::{Output, fault};
 use crate::config::{EARLIER_EPOCHS_MAX, Limits};
 use crate::error::{Close, RefusalCode};
@@ -143,7 +143,7 @@ impl Deliveries {
                 return self.finish(id, ServerFrame::SubscribeRefused { id, code, reason }, out);
             }
         };
-        let mut place = Place::new(&subscription.request, &opened);
+        let mut place = OpenSubscription::new(&subscription.request, &opened);
         let initial = match &mut place.keeper {
             Some(keeper) => keeper.initial_save(&place.flight),
             None => None,
@@ -265,7 +265,7 @@ impl Deliveries {
 
     pub(super) fn save_if_due(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let place = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced());
-        let Some(Place { flight, keeper: Some(keeper), .. }) = place else { return };
+        let Some(OpenSubscription { flight, keeper: Some(keeper), .. }) = place else { return };
         if let Some(save) = keeper.next_save(flight) {
             self.push_save(id, save, out);
         }
@@ -322,7 +322,7 @@ impl Deliveries {
     fn end(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
         let Stage::Open(place) = &mut subscription.stage else { return };
-        let Place { flight, keeper, .. } = &mut **place;
+        let OpenSubscription { flight, keeper, .. } = &mut **place;
         let ending = keeper.as_mut().map_or(Ending::Done, |keeper| keeper.end(flight));
         match ending {
             Ending::Save(save) => self.push_save(id, save, out),

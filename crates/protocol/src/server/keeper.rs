@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use super::flight::Flight;
 use crate::config::EARLIER_EPOCHS_MAX;
 use crate::frame::Subscribe;
-use crate::history::{Cursor, GapCause, Known, Opened, Start};
+use crate::history::{Cursor, GapCause, Opened, Place, Start};
 use crate::seq::{Nth, Position, Seq};
 
 /// A durable subscription's cursor.
 #[derive(Clone, Debug)]
 pub(super) struct Keeper {
     /// What the reader has acknowledged.
-    known: Known,
+    known: Place,
     /// Whether `known` belongs to a history that this log does not know (a gap stands before it): then no seq compares
     /// with it, and the first ack replaces it.
     is_foreign: bool,
@@ -207,9 +207,9 @@ impl Keeper {
 
 /// Where a cursor begins that is not stored yet. If the reader came out of another history, it is the reader's own place
 /// there: a later resume then is told the same gap.
-fn initial(request: &Subscribe, opened: &Opened) -> Known {
+fn initial(request: &Subscribe, opened: &Opened) -> Place {
     let Some(gap) = &opened.gap else {
-        return Known { position: opened.after, nth: opened.nth, earlier: Vec::new() };
+        return Place { position: opened.after, nth: opened.nth, earlier: Vec::new() };
     };
     let told = match &request.start {
         Start::Resume { at_least } => at_least.as_ref(),
@@ -222,7 +222,7 @@ fn initial(request: &Subscribe, opened: &Opened) -> Known {
         Some(known) if known.position == gap.after => known.clone(),
         Some(_) | None => {
             let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
-            Known { position: gap.after, nth, earlier: Vec::new() }
+            Place { position: gap.after, nth, earlier: Vec::new() }
         }
     }
 }

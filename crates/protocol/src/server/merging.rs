@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::deliveries::Deliveries;
 use super::fault;
 use super::outputs::Outputs;
-use super::subscription::Place;
+use super::subscription::OpenSubscription;
 use crate::codec;
 use crate::config::Limits;
 use crate::error::{Close, DecodeError};
@@ -313,7 +313,7 @@ impl Deliveries {
         self.subscriptions.get_mut(&id)?.merged.as_deref_mut()
     }
 
-    fn place(&mut self, id: SubscriptionId) -> Option<&mut Place> {
+    fn place(&mut self, id: SubscriptionId) -> Option<&mut OpenSubscription> {
         self.subscriptions.get_mut(&id)?.announced()
     }
 }

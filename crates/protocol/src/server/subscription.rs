@@ -29,12 +29,12 @@ pub(super) enum Stage {
     /// It waits to be told where it starts.
     Opening,
     /// It has a place. Its reader is told once the first cursor is durable.
-    Open(Box<Place>),
+    Open(Box<OpenSubscription>),
 }
 
 /// Where an open subscription is.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct OpenSubscription {
     pub(super) flight: Flight,
     /// The cursor, if it is durable.
     pub(super) keeper: Option<Keeper>,
@@ -64,7 +64,7 @@ impl Subscription {
     }
 
     /// The place of a subscription whose reader knows about it.
-    pub(super) fn announced(&mut self) -> Option<&mut Place> {
+    pub(super) fn announced(&mut self) -> Option<&mut OpenSubscription> {
         match &mut self.stage {
             Stage::Open(place) if place.announcement.is_none() => Some(place),
             Stage::Open(_) | Stage::Behind(_) | Stage::Claiming | Stage::Opening => None,
@@ -72,8 +72,8 @@ impl Subscription {
     }
 }
 
-impl Place {
-    pub(super) fn new(request: &Subscribe, opened: &Opened) -> Place {
+impl OpenSubscription {
+    pub(super) fn new(request: &Subscribe, opened: &Opened) -> OpenSubscription {
         let announcement = Subscribed {
             id: request.id,
             after: opened.after,
@@ -84,7 +84,7 @@ impl Place {
             gap: opened.gap.clone(),
             window: request.window,
         };
-        Place {
+        OpenSubscription {
             flight: Flight::new(opened, request.window),
             keeper: request.durable.then(|| Keeper::new(request, opened, request.window.events)),
             announcement: Some(Box::new(announcement)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use redeliver_protocol::client::{CursorKeeper, Delivery, EmitTicket, Input};
+use redeliver_protocol::client::{CursorKeeper, EmitTicket, Input, StreamItem};
 use redeliver_protocol::error::{CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::frame::{ServerFrame, Subscribed, Window};
 use redeliver_protocol::history::{EmitFate, GapCause, PublisherState, Start};
@@ -73,10 +73,10 @@ fn play(script: &mut Script, step: Step, tickets: &mut u64) {
         Step::Frame(frame) => script.server(frame),
         Step::NextEvents(count) => {
             let reached = script.handed.iter().rev().find_map(|(_, delivery)| match delivery {
-                Delivery::Event { record, .. } => Some((record.seq.0, record.nth.0)),
-                Delivery::Subscribed { after, nth, .. } => Some((after.seq.0, nth.0)),
-                Delivery::Gap(gap) => Some((gap.through.seq.0, gap.nth_through.0)),
-                Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => None,
+                StreamItem::Event { record, .. } => Some((record.seq.0, record.nth.0)),
+                StreamItem::Subscribed { after, nth, .. } => Some((after.seq.0, nth.0)),
+                StreamItem::Gap(gap) => Some((gap.through.seq.0, gap.nth_through.0)),
+                StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => None,
             });
             let (seq, nth) = reached.unwrap_or_default();
             let records: Vec<_> = (1..=count).map(|n| (seq.saturating_add(n), nth.saturating_add(n))).collect();
@@ -96,9 +96,9 @@ fn play(script: &mut Script, step: Step, tickets: &mut u64) {
         }
         Step::Ack(back) => {
             let mut held = script.handed.iter().rev().filter_map(|(_, delivery)| match delivery {
-                Delivery::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth.0)),
-                Delivery::Gap(gap) => Some((gap.through, gap.nth_through.0)),
-                Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => None,
+                StreamItem::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth.0)),
+                StreamItem::Gap(gap) => Some((gap.through, gap.nth_through.0)),
+                StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => None,
             });
             if let Some((position, nth)) = held.nth(back) {
                 script.ack(position, nth);
@@ -118,22 +118,22 @@ fn follows(script: &Script) {
     let mut reached = Nth::ZERO;
     for (at, (_, delivery)) in script.handed.iter().enumerate() {
         match delivery {
-            Delivery::Subscribed { nth, .. } => {
+            StreamItem::Subscribed { nth, .. } => {
                 let told_next = script.handed.get(at + 1).map(|(_, next)| next);
-                if !matches!(told_next, Some(Delivery::Gap(_)) | None) {
+                if !matches!(told_next, Some(StreamItem::Gap(_)) | None) {
                     assert!(*nth >= reached, "stands at nth {nth} again behind {reached}");
                     reached = *nth;
                 }
             }
-            Delivery::Gap(gap) => {
+            StreamItem::Gap(gap) => {
                 assert!(gap.nth_through >= reached || gap.cause == GapCause::EpochChanged);
                 reached = gap.nth_through;
             }
-            Delivery::Event { record, .. } => {
+            StreamItem::Event { record, .. } => {
                 assert!(record.nth > reached, "nth {} came behind {reached}", record.nth);
                 reached = record.nth;
             }
-            Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => {}
+            StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => {}
         }
     }
 }

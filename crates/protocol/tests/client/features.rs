@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redeliver_protocol::client::{ConnectionState, CursorKeeper, Delivery, EmitOutcome, EmitTicket, Input};
+use redeliver_protocol::client::{ConnectionState, CursorKeeper, EmitOutcome, EmitTicket, Input, StreamItem};
 use redeliver_protocol::codec;
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
@@ -214,7 +214,7 @@ fn what_needs_a_feature_that_hello_did_not_name_is_a_violation() {
         script.server(subscribed(WIRE, at(10), 4));
         script.server(frame);
         assert_eq!(script.disconnects.len(), 1);
-        assert!(!script.handed.iter().any(|(_, delivery)| matches!(delivery, Delivery::Volatile { .. })));
+        assert!(!script.handed.iter().any(|(_, delivery)| matches!(delivery, StreamItem::Volatile { .. })));
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{
-    AskedKey, ClientSession, ConnectionState, CursorKeeper, Delivery, EmitOutcome, EmitTicket, Identity, Input, Output,
-    SubscribeRequest, SubscriptionEnd,
+    AskedKey, ClientSession, ConnectionState, CursorKeeper, EmitOutcome, EmitTicket, Identity, Input, Output,
+    StreamItem, SubscribeRequest, SubscriptionEnd,
 };
 use redeliver_protocol::codec;
 use redeliver_protocol::config::{ClientConfig, Limits};
@@ -15,7 +15,7 @@ use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::frame::{
     ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
 };
-use redeliver_protocol::history::{Cursor, EmitFate, EmitRun, Gap, GapCause, Known, PublisherState, Start};
+use redeliver_protocol::history::{Cursor, EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::request::{Answer, Question, RequestError, RequestTicket};
 use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
@@ -37,7 +37,7 @@ pub(crate) struct Script {
     pub(crate) connects: u32,
     pub(crate) hellos: Vec<Hello>,
     pub(crate) sent: Vec<ClientFrame>,
-    pub(crate) handed: Vec<(SubscriptionId, Delivery)>,
+    pub(crate) handed: Vec<(SubscriptionId, StreamItem)>,
     pub(crate) saves: Vec<(SubscriptionId, Cursor)>,
     pub(crate) confirmed: Vec<Seq>,
     pub(crate) gone: Vec<(SubscriptionId, SubscriptionEnd)>,
@@ -281,8 +281,8 @@ pub(crate) fn at(seq: u64) -> Position {
     Position::new(A, Seq(seq))
 }
 
-pub(crate) fn known(position: Position, nth: u64) -> Known {
-    Known::new(position, Nth(nth))
+pub(crate) fn known(position: Position, nth: u64) -> Place {
+    Place::new(position, Nth(nth))
 }
 
 pub(crate) fn welcome(publisher: PublisherState) -> ServerFrame {
@@ -377,8 +377,8 @@ pub(crate) fn as_emit(frame: ClientFrame) -> Option<(u64, usize)> {
     if let ClientFrame::Emit { first, events } = frame { Some((first.0, events.len())) } else { None }
 }
 
-pub(crate) fn as_event(delivery: Delivery) -> Option<(u64, bool)> {
-    if let Delivery::Event { record, redelivered, .. } = delivery { Some((record.nth.0, redelivered)) } else { None }
+pub(crate) fn as_event(delivery: StreamItem) -> Option<(u64, bool)> {
+    if let StreamItem::Event { record, redelivered, .. } = delivery { Some((record.nth.0, redelivered)) } else { None }
 }
 
 /// Events that are not marked.

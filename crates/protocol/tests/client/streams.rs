@@ -1,9 +1,9 @@
 //! Stories of what a reader is handed, and in which order, whatever the connection or the server does.
 
-use redeliver_protocol::client::{ConnectionState, CursorKeeper, Delivery, SubscriptionEnd};
+use redeliver_protocol::client::{ConnectionState, CursorKeeper, StreamItem, SubscriptionEnd};
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::frame::{ClientFrame, Ownership, ServerFrame, Subscribed, Window};
-use redeliver_protocol::history::{GapCause, Known, Start};
+use redeliver_protocol::history::{GapCause, Place, Start};
 use redeliver_protocol::seq::{Nth, Position, Seq, SubscriptionId};
 
 use crate::script::*;
@@ -17,8 +17,8 @@ fn a_reader_is_told_where_it_stands_then_gets_events_then_that_it_has_caught_up(
     script.server(events(WIRE, 5..=6));
     script.server(ServerFrame::CaughtUp { id: WIRE, seq: Seq(12) });
     let kinds: Vec<_> = script.handed.iter().map(|(id, delivery)| (*id, delivery.clone())).collect();
-    assert_eq!(kinds[0], (SUB, Delivery::Subscribed { after: at(10), nth: Nth(4), pending: 2 }));
-    assert_eq!(kinds[3], (SUB, Delivery::CaughtUp { seq: Seq(12) }));
+    assert_eq!(kinds[0], (SUB, StreamItem::Subscribed { after: at(10), nth: Nth(4), pending: 2 }));
+    assert_eq!(kinds[3], (SUB, StreamItem::CaughtUp { seq: Seq(12) }));
     assert_eq!(script.take_events(), fresh(5..=6));
 }
 
@@ -215,7 +215,7 @@ fn a_gap_is_told_in_its_place_and_acknowledged_by_its_end() {
     let missing = gap(at(11), at(40), 20, 15, GapCause::RetentionAge);
     script.server(ServerFrame::Gap { id: WIRE, gap: missing.clone() });
     script.server(batch(A, WIRE, &[(41, 21)], 1, b""));
-    assert_eq!(script.handed[2].1, Delivery::Gap(missing));
+    assert_eq!(script.handed[2].1, StreamItem::Gap(missing));
     assert_eq!(script.take_events(), fresh(5..=5).into_iter().chain(fresh(21..=21)).collect::<Vec<_>>());
     script.take_sent();
     script.ack(at(40), 20);
@@ -234,7 +234,7 @@ fn a_gap_before_the_start_is_told_behind_subscribed_and_not_twice() {
     let answer = Subscribed { gap: Some(missing.clone()), ..subscribed_frame(WIRE, at(40), 20) };
     script.server(ServerFrame::Subscribed(answer));
     let told: Vec<_> = script.handed.iter().map(|(_, delivery)| delivery.clone()).collect();
-    assert_eq!(told, [Delivery::Subscribed { after: at(40), nth: Nth(20), pending: 0 }, Delivery::Gap(missing)]);
+    assert_eq!(told, [StreamItem::Subscribed { after: at(40), nth: Nth(20), pending: 0 }, StreamItem::Gap(missing)]);
     script.reconnect();
     assert_eq!(script.take_subscribe().start, Start::After(known(at(40), 20)), "it was told");
 }
@@ -260,7 +260,7 @@ fn a_reader_remembers_where_it_left_earlier_epochs() {
     script.take_sent();
     script.reconnect();
     let last = Position::new(B, Seq(seq_of(9)));
-    let expected = Known { position: last, nth: Nth(9), earlier: vec![at(seq_of(6))] };
+    let expected = Place { position: last, nth: Nth(9), earlier: vec![at(seq_of(6))] };
     assert_eq!(script.take_subscribe().start, Start::After(expected));
 }
 
@@ -274,7 +274,7 @@ fn a_log_that_has_gone_back_is_told_as_a_gap_and_the_reader_follows_it() {
     let answer = Subscribed { gap: Some(back.clone()), ..subscribed_frame(WIRE, at(seq_of(6)), 6) };
     script.server(ServerFrame::Subscribed(answer));
     script.server(events_in(B, WIRE, 7..=8));
-    assert_eq!(script.handed[1].1, Delivery::Gap(back));
+    assert_eq!(script.handed[1].1, StreamItem::Gap(back));
     assert_eq!(script.take_events(), fresh(7..=8));
     script.take_sent();
     script.reconnect();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use redeliver_protocol::client::{CursorKeeper, Delivery, EmitOutcome, Input as ToClient, SubscribeRequest};
+use redeliver_protocol::client::{CursorKeeper, EmitOutcome, Input as ToClient, StreamItem, SubscribeRequest};
 use redeliver_protocol::frame::Window;
 use redeliver_protocol::history::Start;
 use redeliver_protocol::seq::SubscriptionId;
@@ -65,7 +65,7 @@ fn holds(mut pair: Pair, client: Client, is_durable: bool, context: &str) {
     // meanwhile: then up to three windows are marked for nothing. Nobody else marks anything.
     let excused = if is_durable { 3 * WINDOW.events as usize * (real.hellos.len() - 1) } else { 0 };
     assert!(marked <= excused, "{context}: {marked} marked without a reason");
-    assert!(real.delivered.iter().all(|(_, delivery)| !matches!(delivery, Delivery::Gap(_))), "{context}");
+    assert!(real.delivered.iter().all(|(_, delivery)| !matches!(delivery, StreamItem::Gap(_))), "{context}");
     assert_eq!(real.receipts.len() as u64, EVENTS * 3 / 4, "{context}");
     assert!(real.receipts.values().all(|outcome| matches!(outcome, EmitOutcome::Stored { .. })), "{context}");
     assert_eq!(pair.hub.log.head().seq.0, EVENTS, "{context}: an emit was stored twice");

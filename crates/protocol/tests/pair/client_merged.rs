@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use redeliver_protocol::client::{CursorKeeper, Delivery, Input as ToClient, SubscribeRequest, SubscriptionEnd};
+use redeliver_protocol::client::{CursorKeeper, Input as ToClient, StreamItem, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
@@ -62,7 +62,7 @@ fn handed(
     client: Client,
 ) -> Vec<(String, bool, SubscriptionId, Position, redeliver_protocol::seq::Nth)> {
     let events = pair.real(client).delivered.iter().filter_map(|(id, delivery)| match delivery {
-        Delivery::Event { epoch, record, redelivered } => {
+        StreamItem::Event { epoch, record, redelivered } => {
             Some((text(record), *redelivered, *id, Position::new(*epoch, record.seq), record.nth))
         }
         _ => None,
@@ -98,7 +98,7 @@ fn a_row_hands_over_each_event_once_and_in_the_order_of_the_log() {
     let real = pair.real(client);
     let news: Vec<_> =
         real.delivered.iter().filter(|(id, _)| *id == ROW).map(|(_, delivery)| delivery.clone()).collect();
-    let [Delivery::Subscribed { after, pending, .. }, Delivery::CaughtUp { seq }] = &news[..] else {
+    let [StreamItem::Subscribed { after, pending, .. }, StreamItem::CaughtUp { seq }] = &news[..] else {
         panic!("{news:?}")
     };
     assert_eq!((after.seq, *seq), (Seq(0), Seq(EVENTS / 2)));
@@ -136,7 +136,10 @@ fn a_row_hands_over_everything_once_whichever_message_is_the_last() {
                 let context = format!("{keeper:?} {cut:?}");
                 assert_eq!(texts(&mut pair, client), numbers(1..=EVENTS), "{context}");
                 let real = pair.real(client);
-                assert!(real.delivered.iter().all(|(_, delivery)| !matches!(delivery, Delivery::Gap(_))), "{context}");
+                assert!(
+                    real.delivered.iter().all(|(_, delivery)| !matches!(delivery, StreamItem::Gap(_))),
+                    "{context}"
+                );
                 assert_eq!(real.confirmed.get(&ROW), Some(&Seq(EVENTS)), "{context}");
                 assert_eq!(real.ended, [], "{context}");
             }
@@ -400,7 +403,8 @@ fn a_history_that_is_gone_is_told_for_each_topic_and_the_row_goes_on() {
     emit(&mut pair, 10..=12);
     pair.pass(A_WHILE);
     assert_eq!(texts(&mut pair, client), [numbers(1..=9), numbers(10..=12)].concat());
-    let gaps = pair.real(client).delivered.iter().filter(|(_, delivery)| matches!(delivery, Delivery::Gap(_))).count();
+    let gaps =
+        pair.real(client).delivered.iter().filter(|(_, delivery)| matches!(delivery, StreamItem::Gap(_))).count();
     assert_eq!(gaps, 3);
     assert_eq!(pair.real(client).confirmed.get(&ROW), Some(&Seq(3)));
 }
@@ -419,8 +423,11 @@ fn what_one_topic_lacks_is_told_in_its_place_after_a_long_absence() {
     let texts = texts(&mut pair, client);
     assert_eq!(texts, [numbers(1..=6), numbers(13..=20)].concat());
     let real = pair.real(client);
-    let lost: u64 =
-        real.delivered.iter().map(|(_, delivery)| if let Delivery::Gap(gap) = delivery { gap.count } else { 0 }).sum();
+    let lost: u64 = real
+        .delivered
+        .iter()
+        .map(|(_, delivery)| if let StreamItem::Gap(gap) = delivery { gap.count } else { 0 })
+        .sum();
     let expected: usize = (7..=12).map(|number| topics_of(number).len()).sum();
     assert_eq!(lost, expected as u64, "each topic counts its own");
 }

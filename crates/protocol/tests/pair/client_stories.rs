@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redeliver_protocol::client::{
-    ConnectionState, CursorKeeper, Delivery, EmitOutcome, Input as ToClient, SubscribeRequest, SubscriptionEnd,
+    ConnectionState, CursorKeeper, EmitOutcome, Input as ToClient, StreamItem, SubscribeRequest, SubscriptionEnd,
 };
 use redeliver_protocol::config::{ClientConfig, ServerConfig};
 use redeliver_protocol::error::RefusalCode;
@@ -37,11 +37,11 @@ fn with_marks(range: std::ops::RangeInclusive<u64>, mark: bool) -> Vec<(String, 
 fn gaps(pair: &mut Pair, client: Client) -> Vec<Gap> {
     let delivered = pair.real(client).delivered.iter();
     let gaps = delivered.filter_map(|(_, delivery)| match delivery {
-        Delivery::Gap(gap) => Some(gap.clone()),
-        Delivery::Subscribed { .. }
-        | Delivery::Event { .. }
-        | Delivery::CaughtUp { .. }
-        | Delivery::Volatile { .. } => None,
+        StreamItem::Gap(gap) => Some(gap.clone()),
+        StreamItem::Subscribed { .. }
+        | StreamItem::Event { .. }
+        | StreamItem::CaughtUp { .. }
+        | StreamItem::Volatile { .. } => None,
     });
     gaps.collect()
 }
@@ -49,12 +49,12 @@ fn gaps(pair: &mut Pair, client: Client) -> Vec<Gap> {
 /// The app handles the event with this nth, of those it was handed.
 fn handle(pair: &mut Pair, client: Client, nth: u64) {
     let found = pair.real(client).delivered.iter().rev().find_map(|(_, delivery)| match delivery {
-        Delivery::Event { epoch, record, .. } if record.nth.0 == nth => Some(Position::new(*epoch, record.seq)),
-        Delivery::Event { .. }
-        | Delivery::Subscribed { .. }
-        | Delivery::Gap(_)
-        | Delivery::CaughtUp { .. }
-        | Delivery::Volatile { .. } => None,
+        StreamItem::Event { epoch, record, .. } if record.nth.0 == nth => Some(Position::new(*epoch, record.seq)),
+        StreamItem::Event { .. }
+        | StreamItem::Subscribed { .. }
+        | StreamItem::Gap(_)
+        | StreamItem::CaughtUp { .. }
+        | StreamItem::Volatile { .. } => None,
     });
     pair.handled(client, 1, found.expect("it was handed over"), nth);
 }
@@ -110,11 +110,11 @@ fn a_reader_hears_when_it_has_caught_up_and_again_after_a_reconnect() {
     pair.emit_many("orders", 1..=3);
     let client = pair.client(1);
     pair.follow(client, 1, request("orders", Start::Earliest, CursorKeeper::Nobody));
-    assert!(matches!(pair.real(client).delivered.last(), Some((_, Delivery::CaughtUp { seq: Seq(3) }))));
+    assert!(matches!(pair.real(client).delivered.last(), Some((_, StreamItem::CaughtUp { seq: Seq(3) }))));
     pair.cut(client);
     pair.emit_many("orders", 4..=5);
     pair.pass(A_WHILE);
-    assert!(matches!(pair.real(client).delivered.last(), Some((_, Delivery::CaughtUp { seq: Seq(5) }))));
+    assert!(matches!(pair.real(client).delivered.last(), Some((_, StreamItem::CaughtUp { seq: Seq(5) }))));
 }
 
 #[test]

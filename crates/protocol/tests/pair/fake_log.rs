@@ -8,7 +8,7 @@ use redeliver_protocol::codec::encode_record;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::{EmitOptions, NewEvent, RecordKind};
 use redeliver_protocol::history::{
-    Batch, Cursor, EmitFate, EmitRun, Gap, GapCause, Known, Opened, PublisherState, ReadOutcome, Start,
+    Batch, Cursor, EmitFate, EmitRun, Gap, GapCause, Opened, Place, PublisherState, ReadOutcome, Start,
 };
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
@@ -208,7 +208,7 @@ impl FakeLog {
         &self,
         topic: &TopicName,
         start: &Start,
-        stored: Option<&Known>,
+        stored: Option<&Place>,
         now: Timestamp,
     ) -> (Position, Option<Gap>) {
         let head = self.head();
@@ -245,7 +245,7 @@ impl FakeLog {
         self.position(Seq(before as u64).max(self.floor))
     }
 
-    fn judge(&self, topic: &TopicName, known: &Known) -> (Position, Option<Gap>) {
+    fn judge(&self, topic: &TopicName, known: &Place) -> (Position, Option<Gap>) {
         let at = known.position;
         if !self.is_valid(at) {
             let common = known.earlier.iter().copied().find(|position| self.is_valid(*position));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redeliver_protocol::client::{Delivery, Input as ToClient, Output as FromClient};
+use redeliver_protocol::client::{Input as ToClient, Output as FromClient, StreamItem};
 use redeliver_protocol::codec;
 use redeliver_protocol::request::Answer;
 use redeliver_protocol::server::{ConnectionId, Input};
@@ -266,11 +266,11 @@ impl Real {
         match output {
             FromClient::Deliver { id, delivery } => {
                 let handled = match &delivery {
-                    Delivery::Event { epoch, record, .. } => {
+                    StreamItem::Event { epoch, record, .. } => {
                         Some((redeliver_protocol::seq::Position::new(*epoch, record.seq), record.nth))
                     }
-                    Delivery::Gap(gap) => Some((gap.through, gap.nth_through)),
-                    Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => None,
+                    StreamItem::Gap(gap) => Some((gap.through, gap.nth_through)),
+                    StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => None,
                 };
                 self.delivered.push((id, delivery));
                 if let Some((position, nth)) = handled.filter(|_| self.acks_at_once) {

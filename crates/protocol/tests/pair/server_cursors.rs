@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::frame::{ClientFrame, ServerFrame, Subscribe, Window};
-use redeliver_protocol::history::{Cursor, GapCause, Known, Start};
+use redeliver_protocol::history::{Cursor, GapCause, Place, Start};
 use redeliver_protocol::name::SubscriberName;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::server::Output;
@@ -23,8 +23,8 @@ fn at(epoch: u8, seq: u64) -> Position {
     Position::new(Epoch([epoch; 16]), Seq(seq))
 }
 
-fn known(epoch: u8, seq: u64, nth: u64) -> Known {
-    Known { position: at(epoch, seq), nth: Nth(nth), earlier: Vec::new() }
+fn known(epoch: u8, seq: u64, nth: u64) -> Place {
+    Place { position: at(epoch, seq), nth: Nth(nth), earlier: Vec::new() }
 }
 
 fn acked(seq: u64) -> ServerFrame {
@@ -37,7 +37,7 @@ fn small(window: u32) -> ClientFrame {
 }
 
 /// A durable reader that comes back after what was handed to it, as a client does after a lost connection.
-fn return_after(handed: Known) -> Subscribe {
+fn return_after(handed: Place) -> Subscribe {
     Subscribe { start: Start::Resume { at_least: Some(handed) }, ..resume(1, "orders") }
 }
 

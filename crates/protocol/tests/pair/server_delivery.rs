@@ -5,7 +5,7 @@ use std::time::Duration;
 use redeliver_protocol::config::{Limits, ServerConfig};
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::frame::{ClientFrame, ServerFrame, Subscribe, Window};
-use redeliver_protocol::history::{Gap, GapCause, Known, ReadOutcome, Start};
+use redeliver_protocol::history::{Gap, GapCause, Place, ReadOutcome, Start};
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::server::{Input, Output};
 
@@ -20,8 +20,8 @@ fn windowed(id: u32, topic: &str, events: u32, bytes: u32) -> ClientFrame {
     ClientFrame::Subscribe(Subscribe { window: Window { events, bytes }, ..subscribe(id, topic) })
 }
 
-fn known(epoch: u8, seq: u64, nth: u64) -> Known {
-    Known { position: Position::new(Epoch([epoch; 16]), Seq(seq)), nth: Nth(nth), earlier: Vec::new() }
+fn known(epoch: u8, seq: u64, nth: u64) -> Place {
+    Place { position: Position::new(Epoch([epoch; 16]), Seq(seq)), nth: Nth(nth), earlier: Vec::new() }
 }
 
 #[test]

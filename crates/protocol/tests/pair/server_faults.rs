@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use redeliver_protocol::codec::{self, FromServer};
 use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::frame::{ClientFrame, Ownership, Subscribe, Window};
-use redeliver_protocol::history::{Known, Start};
+use redeliver_protocol::history::{Place, Start};
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
 
 use crate::hub::{Held, close_with};
@@ -94,7 +94,7 @@ fn a_message_beyond_the_largest_is_too_large() {
 fn more_earlier_epochs_than_agreed_are_a_broken_limit() {
     let mut pair = Pair::new();
     let peer = pair.guest(1, None);
-    let known = Known { earlier: vec![Position::default(); 9], ..Known::default() };
+    let known = Place { earlier: vec![Position::default(); 9], ..Place::default() };
     let request = Subscribe { start: Start::After(known), ..subscribe(1, "orders") };
     pair.send(peer, ClientFrame::Subscribe(request));
     assert_eq!(pair.closed(peer).code, CloseCode::LimitBroken);
@@ -109,7 +109,7 @@ fn forged_positions_of_every_kind_never_hurt() {
                 let mut pair = Pair::new();
                 pair.emit_many("orders", 1..=3);
                 let peer = pair.guest(1, Some("billing"));
-                let known = Known {
+                let known = Place {
                     position: Position::new(Epoch([epoch; 16]), Seq(seq)),
                     nth: Nth(nth),
                     earlier: vec![Position::new(Epoch([1; 16]), Seq(nth))],
@@ -212,7 +212,7 @@ fn any_subscribe() -> impl Strategy<Value = Subscribe> {
         Just(Start::Earliest),
         Just(Start::Resume { at_least: None }),
         (0..9_u64).prop_map(Start::Last),
-        (0..9_u64, 0..9_u64, 0..3_u8).prop_map(|(seq, nth, epoch)| Start::After(Known {
+        (0..9_u64, 0..9_u64, 0..3_u8).prop_map(|(seq, nth, epoch)| Start::After(Place {
             position: Position::new(Epoch([epoch; 16]), Seq(seq)),
             nth: Nth(nth),
             earlier: vec![],

@@ -181,7 +181,7 @@ fn what_is_gone_of_one_topic_is_told_and_the_rest_comes_in_order() {
     pair.hub.log.floor = Seq(3);
     let peer = reader(&mut pair, None);
     let epoch = pair.hub.log.head().epoch;
-    let after = |seq| Start::After(redeliver_protocol::history::Known::new(Position::new(epoch, Seq(seq)), Nth::ZERO));
+    let after = |seq| Start::After(redeliver_protocol::history::Place::new(Position::new(epoch, Seq(seq)), Nth::ZERO));
     let frames = [
         one_of(1, Subscribe { start: after(0), ..subscribe(1, "a") }),
         one_of(1, Subscribe { start: after(0), ..subscribe(2, "b") }),

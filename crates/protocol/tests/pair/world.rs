@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{
-    ClientSession, CursorKeeper, Delivery, EmitOutcome, EmitTicket, Identity, Input as ToClient, SubscribeRequest,
+    ClientSession, CursorKeeper, EmitOutcome, EmitTicket, Identity, Input as ToClient, StreamItem, SubscribeRequest,
     SubscriptionEnd,
 };
 use redeliver_protocol::codec::{self, FromServer, Records};
@@ -68,7 +68,7 @@ pub(crate) enum Kind {
 pub(crate) struct Real {
     pub(crate) session: ClientSession,
     /// Everything that was handed over, in order.
-    pub(crate) delivered: Vec<(SubscriptionId, Delivery)>,
+    pub(crate) delivered: Vec<(SubscriptionId, StreamItem)>,
     /// What became of emits.
     pub(crate) receipts: BTreeMap<EmitTicket, EmitOutcome>,
     /// Emits that are lost again, from and through.
@@ -386,10 +386,11 @@ impl Pair {
     pub(crate) fn records(&mut self, client: Client, id: u32) -> Vec<(Record, bool)> {
         let delivered = self.real(client).delivered.iter().filter(|(of, _)| of.0 == id);
         let records = delivered.filter_map(|(_, delivery)| match delivery {
-            Delivery::Event { record, redelivered, .. } => Some((record.clone(), *redelivered)),
-            Delivery::Subscribed { .. } | Delivery::Gap(_) | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => {
-                None
-            }
+            StreamItem::Event { record, redelivered, .. } => Some((record.clone(), *redelivered)),
+            StreamItem::Subscribed { .. }
+            | StreamItem::Gap(_)
+            | StreamItem::CaughtUp { .. }
+            | StreamItem::Volatile { .. } => None,
         });
         records.collect()
     }

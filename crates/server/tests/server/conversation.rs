@@ -3,7 +3,7 @@
 use futures_util::{SinkExt, StreamExt};
 use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, Window};
-use redeliver_protocol::history::{EmitFate, EmitRun, Known, PublisherState, Start};
+use redeliver_protocol::history::{EmitFate, EmitRun, Place, PublisherState, Start};
 use redeliver_protocol::seq::{EmitNumber, Nth, Position, Seq, SubscriptionId};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -60,7 +60,7 @@ async fn a_reader_that_missed_events_gets_them_in_order_and_then_the_live_ones()
     let mut reader = Peer::welcomed(&address, hello()).await;
     let last = &seen[6];
     let position = Position::new(server.head().epoch, last.seq);
-    let known = Known { position, nth: last.nth, earlier: Vec::new() };
+    let known = Place { position, nth: last.nth, earlier: Vec::new() };
     let subscribed = reader.subscribe(subscribe("t", Start::After(known))).await;
     assert_eq!((subscribed.after, subscribed.nth, subscribed.pending), (position, Nth(7), 33));
     assert_eq!(payloads(&reader.events(33).await), numbers(7..40));

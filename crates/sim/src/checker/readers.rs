@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use redeliver_protocol::client::{Delivery, SubscriptionEnd};
+use redeliver_protocol::client::{StreamItem, SubscriptionEnd};
 use redeliver_protocol::event::Record;
 use redeliver_protocol::frame::Window;
-use redeliver_protocol::history::{Gap, GapCause, Known, Start};
+use redeliver_protocol::history::{Gap, GapCause, Place, Start};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 
@@ -33,9 +33,9 @@ struct Reader {
     durable: Option<DurableKey>,
     /// What the log looked like when the app subscribed.
     asked: Asked,
-    place: Option<Place>,
+    place: Option<ReaderPoint>,
     /// From which place the client's own store or the app's position makes it begin.
-    known: Option<Known>,
+    known: Option<Place>,
     told: Option<(Position, Nth)>,
     /// When the present stream began, as the number of its entry.
     begun: usize,
@@ -50,7 +50,7 @@ struct Reader {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct ReaderPoint {
     position: Position,
     nth: Nth,
 }
@@ -121,7 +121,7 @@ impl Readers {
         emits: &Emits,
         figures: &mut Figures,
         run: Run,
-        delivery: &Delivery,
+        delivery: &StreamItem,
     ) {
         let Some(reader) = self.runs.get_mut(&run) else { return };
         case.must(!reader.over, Rule::OneOwner, || format!("{run:?} has ended and is given {delivery:?}"));
@@ -131,7 +131,7 @@ impl Readers {
         };
         let mut ctx = Ctx { case, branch, durable: &mut self.durable, run };
         match delivery {
-            Delivery::Subscribed { after, nth, .. } => {
+            StreamItem::Subscribed { after, nth, .. } => {
                 reader.settle_subscribed(&mut ctx, None);
                 if let Some(key) = &reader.durable {
                     ctx.durable.stream_began(key);
@@ -142,7 +142,7 @@ impl Readers {
                 let granted = reader.durable.as_ref().and_then(|key| ctx.durable.granted(key, connection));
                 reader.begun = granted.unwrap_or(ctx.case.entry);
             }
-            Delivery::Event { epoch, record, redelivered } => {
+            StreamItem::Event { epoch, record, redelivered } => {
                 reader.settle_subscribed(&mut ctx, None);
                 figures.delivered += 1;
                 figures.redelivered += u64::from(*redelivered);
@@ -150,7 +150,7 @@ impl Readers {
                 let position = Position::new(*epoch, record.seq);
                 check_content(case, truth, emits, &reader.topic, position, record);
             }
-            Delivery::Gap(gap) => {
+            StreamItem::Gap(gap) => {
                 figures.gaps += 1;
                 figures.epoch_gaps += u64::from(gap.cause == GapCause::EpochChanged);
                 if !reader.settle_subscribed(&mut ctx, Some(gap)) {
@@ -158,8 +158,8 @@ impl Readers {
                 }
             }
             // It has no place that could be wrong.
-            Delivery::Volatile { .. } => {}
-            Delivery::CaughtUp { seq } => {
+            StreamItem::Volatile { .. } => {}
+            StreamItem::CaughtUp { seq } => {
                 reader.settle_subscribed(&mut ctx, None);
                 let owed = branch.nth_at(&reader.topic, *seq);
                 let place = reader.place.map_or(Nth::ZERO, |place| place.nth);
@@ -295,7 +295,7 @@ impl Reader {
         });
         let first = self.place.is_none();
         if first {
-            self.place = self.known.as_ref().map(|known| Place { position: known.position, nth: known.nth });
+            self.place = self.known.as_ref().map(|known| ReaderPoint { position: known.position, nth: known.nth });
         }
         let mut took = false;
         if let Some(gap) = gap.filter(|gap| gap.through == after) {
@@ -321,7 +321,7 @@ impl Reader {
             let told_lost = took.then_some(gap).flatten();
             ctx.durable.started(ctx.case, ctx.branch, key, (run, nth, self.begun), told_lost);
         }
-        self.be(Place { position: after, nth });
+        self.be(ReaderPoint { position: after, nth });
         took
     }
 
@@ -386,7 +386,7 @@ impl Reader {
         ctx.case.must(open <= self.window.events as usize, Rule::OnceOrMarked, || {
             format!("{run:?} has {open} events unacknowledged, its window is {}", self.window.events)
         });
-        self.be(Place { position, nth: record.nth });
+        self.be(ReaderPoint { position, nth: record.nth });
     }
 
     fn gap(&mut self, ctx: &mut Ctx<'_>, gap: &Gap) {
@@ -397,13 +397,13 @@ impl Reader {
             if is_ahead {
                 let nth = branch.nth_at(&topic, gap.after.seq);
                 ctx.durable.overtaken(ctx.case, branch, &key, (run, place.nth, nth));
-                self.place = Some(Place { position: gap.after, nth });
+                self.place = Some(ReaderPoint { position: gap.after, nth });
             }
         }
         let Some(place) = self.place else {
             // A resume of a durable subscriber by a new process: where it stood is judged by the subscriber's runs.
             self.items.push_back(Item { position: gap.through, is_event: false, handled: false });
-            self.be(Place { position: gap.through, nth: gap.nth_through });
+            self.be(ReaderPoint { position: gap.through, nth: gap.nth_through });
             return;
         };
         let floor = branch.floor(&topic);
@@ -441,7 +441,7 @@ impl Reader {
             ctx.durable.covered(key, branch.keys_between(&topic, from, gap.nth_through));
         }
         self.items.push_back(Item { position: gap.through, is_event: false, handled: false });
-        self.be(Place { position: gap.through, nth: gap.nth_through });
+        self.be(ReaderPoint { position: gap.through, nth: gap.nth_through });
     }
 
     /// The nth of the last place that this run has been to and that this line has, too.
@@ -453,7 +453,7 @@ impl Reader {
         common.max().map_or(Nth::ZERO, |seq| branch.nth_at(&self.topic, seq))
     }
 
-    fn be(&mut self, place: Place) {
+    fn be(&mut self, place: ReaderPoint) {
         self.place = Some(place);
         self.been.insert(place.position.epoch, (place.position.seq, place.nth));
     }

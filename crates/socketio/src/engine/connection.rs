@@ -16,7 +16,7 @@ use redeliver_server::wire::{Wire, WireEvent};
 use tokio::time::Sleep;
 use tracing::debug;
 
-use super::door::{Place, Post, Reply, Visit};
+use super::door::{Post, Reply, SessionEntry, Visit};
 use super::http::Refusal;
 use super::packet::{Message, SharedFrame};
 use super::session::{EngineCloseReason, EngineEvent, ProbeStep, Session};
@@ -30,7 +30,7 @@ pub struct EngineConnection {
     request: HandshakeRequest,
     session: Session,
     /// None when it is over.
-    place: Option<Place>,
+    place: Option<SessionEntry>,
     /// The session's WebSocket, or the one under probe while it polls.
     carrier: Carrier,
     get: Option<Reply>,
@@ -73,7 +73,7 @@ enum Step {
 impl EngineConnection {
     pub(super) fn new(
         engine: Engine,
-        place: Place,
+        place: SessionEntry,
         request: HandshakeRequest,
         session: Session,
         carrier: Carrier,

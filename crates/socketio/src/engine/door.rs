@@ -158,14 +158,14 @@ impl Sessions {
     }
 
     /// A place for a new session, if there is room.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>) -> Option<SessionEntry> {
         let (sid, door) = (Sid::random(), Arc::<Door>::default());
         let mut table = self.table.lock();
         if table.doors.len() >= self.sessions_max {
             return None;
         }
         table.doors.insert(sid, Arc::clone(&door));
-        Some(Place { sid, door, sessions: Arc::clone(self) })
+        Some(SessionEntry { sid, door, sessions: Arc::clone(self) })
     }
 
     /// Finds a session. A farewell is given to a poll only, and once.
@@ -199,13 +199,13 @@ impl Table {
 
 /// A session's entry among all others. Dropped, it is given up: requests for it find nobody.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct SessionEntry {
     pub(super) sid: Sid,
     pub(super) door: Arc<Door>,
     sessions: Arc<Sessions>,
 }
 
-impl Place {
+impl SessionEntry {
     /// Gives it up, and keeps this for the one poll that may still come.
     pub(super) fn leave(self, farewell: Bytes) {
         if farewell.len() > FAREWELL_BYTES_MAX {
@@ -221,7 +221,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SessionEntry {
     fn drop(&mut self) {
         let removed = {
             let mut table = self.sessions.table.lock();
