@@ -6,7 +6,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use redeliver_benches::event;
 use redeliver_log::kv::memory::MemoryKv;
-use redeliver_log::{Log, LogConfig, Tended, WriteRequest, open_dir};
+use redeliver_log::{Log, LogConfig, Maintenance, WriteRequest, open_dir};
 use redeliver_protocol::history::ReadOutcome;
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Seq};
@@ -71,7 +71,7 @@ fn request(events: u64) -> WriteRequest {
 fn commit(log: &Log, request: WriteRequest) {
     let staged = log.stage(vec![request], NOW).unwrap();
     log.publish(staged).unwrap();
-    while log.tend(NOW, Instant::ORIGIN).unwrap() == Tended::More {}
+    while log.maintain(NOW, Instant::ORIGIN).unwrap() == Maintenance::More {}
 }
 
 criterion_group!(benches, append, replay);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use redeliver_log::{Log, LogConfig, Tended, WriteOutcome, WriteRequest, open_dir};
+use redeliver_log::{Log, LogConfig, Maintenance, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::history::ReadOutcome;
@@ -64,7 +64,9 @@ impl Committer {
             let staged = self.log.stage(requests, wall_clock()).context("a commit cannot be staged")?;
             let committed = self.log.publish(staged).context("a commit cannot be made durable")?;
             took.push(before.elapsed());
-            while self.log.tend(wall_clock(), self.monotonic()).context("the log cannot be tended")? == Tended::More {}
+            while self.log.maintain(wall_clock(), self.monotonic()).context("the log cannot be tended")?
+                == Maintenance::More
+            {}
             all += before.elapsed();
             let stored = committed.outcomes.iter().filter(|outcome| is_stored(outcome)).count();
             ensure!(stored == asked, "of {asked} emits {stored} were stored");

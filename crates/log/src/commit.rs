@@ -16,7 +16,7 @@ use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use crate::layout::Damaged;
-use crate::layout::scan::{Reader, put_name, put_varint};
+use crate::layout::reader::{Reader, put_name, put_varint};
 
 /// Most events in one commit: what a commit that cannot be read at all may have held.
 pub(crate) const COMMIT_EVENTS_MAX: usize = 4096;

@@ -15,7 +15,7 @@ pub struct LogConfig {
     /// How much of the newest events is kept in memory as wire records for readers near the head, in bytes.
     pub recent_bytes_max: usize,
     /// How much of what was read from the store is kept for a few seconds, in bytes: many who come back at once share it.
-    pub shelf_bytes_max: usize,
+    pub read_cache_bytes_max: usize,
     /// How long a publisher's state is kept after its last emit.
     pub publisher_idle: Duration,
     /// How long a durable subscriber's cursor is kept after its last change.
@@ -29,7 +29,7 @@ impl Default for LogConfig {
             tail_bytes_max: 64 * 1024 * 1024,
             fold_bytes: 8 * 1024 * 1024,
             recent_bytes_max: 64 * 1024 * 1024,
-            shelf_bytes_max: 32 * 1024 * 1024,
+            read_cache_bytes_max: 32 * 1024 * 1024,
             publisher_idle: Duration::from_secs(30 * 24 * 3600),
             cursor_idle: Duration::from_secs(90 * 24 * 3600),
         }

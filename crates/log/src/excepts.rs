@@ -7,7 +7,7 @@ use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::Seq;
 
 use crate::layout::Damaged;
-use crate::layout::scan::{Reader, put_name};
+use crate::layout::reader::{Reader, put_name};
 
 /// The lists of the newest events that have one.
 #[derive(Debug)]

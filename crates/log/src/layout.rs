@@ -5,12 +5,12 @@
 
 pub(crate) mod key;
 pub(crate) mod piece;
-pub(crate) mod scan;
+pub(crate) mod reader;
 pub(crate) mod value;
 
 /// The format that this version writes. It reads all up to this one; opening a log makes it one of this format.
 ///
-/// 1: each topic has a key of its own (`n`) with its name and its last event. 2: the roster (`d`, `h`) instead.
+/// 1: each topic has a key of its own (`n`) with its name and its last event. 2: the topic table (`d`, `h`) instead.
 pub(crate) const FORMAT: u32 = 2;
 
 /// A value is not what was written.

@@ -61,12 +61,12 @@
 //!
 //! - `log`: what callers see. `log/decide` says what becomes of emits, `log/draft` makes commits of them, `log/stage` applies
 //!   and publishes; `log/states` keeps what gateways save; `log/read`, `log/merged` and `log/subscribe` answer
-//!   readers; `log/tend` picks the next step of `log/folding` and
+//!   readers; `log/maintenance` picks the next step of `log/folding` and
 //!   `log/trimming`; `log/open` recovers.
-//! - `layout`, `commit`, `fold/manifest`, `roster`: the only places that know bytes on the medium.
+//! - `layout`, `commit`, `fold/manifest`, `topic_table`: the only places that know bytes on the medium.
 //! - `state`, `index`, `tail`, `publishers`, `lineage`, `floor`: what is held in memory; pure. So is `merged`: topics as one
 //!   row.
-//! - `excepts`: who is not to get which event. `gather`, `fold`: from the store to records, and from commits to runs.
+//! - `excepts`: who is not to get which event. `scan`, `fold`: from the store to records, and from commits to runs.
 //! - `store`: the one door. [`kv`]: the stores behind it, of which the durable one is a journal before sled. [`data_dir`]: the directory that one of them lives in.
 
 pub mod config;
@@ -79,23 +79,23 @@ mod content;
 mod excepts;
 mod floor;
 mod fold;
-mod gather;
 mod index;
 mod layout;
 mod lineage;
 mod log;
 mod merged;
 mod publishers;
-mod roster;
-mod shelf;
+mod read_cache;
+mod scan;
 mod state;
 mod store;
 mod tail;
+mod topic_table;
 
 pub use crate::config::{LogConfig, Retention};
 pub use crate::data_dir::open_dir;
 pub use crate::error::LogError;
 pub use crate::log::{
-    Committed, Log, LogStats, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, Staged, Tended, WriteOutcome, WriteRequest,
+    Committed, Log, LogStats, Maintenance, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, Staged, WriteOutcome, WriteRequest,
 };
 pub use crate::merged::{MergedEvent, MergedItem, MergedReader, MergedRow};

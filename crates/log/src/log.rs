@@ -5,13 +5,13 @@ mod decide;
 mod draft;
 mod excepts;
 mod folding;
+mod maintenance;
 mod merged;
 mod open;
 mod read;
 mod stage;
 mod states;
 mod subscribe;
-mod tend;
 mod trimming;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -36,14 +36,14 @@ use crate::kv::Kv;
 use crate::layout::value::CursorEntry;
 use crate::layout::{key, piece};
 use crate::publishers::Publishers;
-use crate::shelf::Shelf;
+use crate::read_cache::ReadCache;
 use crate::state::Shared;
 use crate::store::Store;
 use crate::tail::Limits;
 
-/// One log. Readers share it; one writer at a time calls [`Log::stage`], [`Log::publish`] and [`Log::tend`].
+/// One log. Readers share it; one writer at a time calls [`Log::stage`], [`Log::publish`] and [`Log::maintain`].
 ///
-/// Locks are taken in the order `reading`, `work`, `publishers`, `shared`, `shelf`, and never across a sync by what readers
+/// Locks are taken in the order `reading`, `work`, `publishers`, `shared`, `read_cache`, and never across a sync by what readers
 /// need.
 #[derive(Debug)]
 pub struct Log {
@@ -51,7 +51,7 @@ pub struct Log {
     store: Store,
     shared: RwLock<Shared>,
     /// What was read from the store a moment ago.
-    shelf: Mutex<Shelf>,
+    read_cache: Mutex<ReadCache>,
     /// Held by who reads from the store, by the place: others who come to the same place wait, and share what was found.
     reading: [Mutex<()>; read::READING_PLACES],
     publishers: Mutex<Publishers>,
@@ -81,9 +81,9 @@ struct Work {
     heads: open::Heads,
     /// No event up to this seq has an except list any more.
     excepts_trimmed: Seq,
-    sweep: Option<trimming::Sweep>,
-    /// When the last sweep began.
-    swept: Timestamp,
+    expiry: Option<trimming::Expiry>,
+    /// When the last expiry pass began.
+    expiry_began: Timestamp,
 }
 
 /// Something to be written with the next commit.
@@ -144,9 +144,9 @@ pub struct Committed {
     pub grown: Vec<TopicName>,
 }
 
-/// What [`Log::tend`] did.
+/// What [`Log::maintain`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tended {
+pub enum Maintenance {
     /// Nothing is to be done now.
     Idle,
     /// A step was done; another one is useful.
@@ -205,16 +205,16 @@ impl Log {
             saved_floor: recovered.saved_floor,
             heads: recovered.heads,
             excepts_trimmed: Seq::ZERO,
-            sweep: None,
-            swept: clock.now(),
+            expiry: None,
+            expiry_began: clock.now(),
         };
         let fold_point = recovered.shared.fold_point;
-        let shelf = Mutex::new(Shelf::new(config.shelf_bytes_max, monotonic));
+        let read_cache = Mutex::new(ReadCache::new(config.read_cache_bytes_max, monotonic));
         let log = Log {
             config,
             store,
             shared: RwLock::new(recovered.shared),
-            shelf,
+            read_cache,
             reading: [const { Mutex::new(()) }; read::READING_PLACES],
             publishers: Mutex::new(recovered.publishers),
             work: Mutex::new(work),
@@ -260,17 +260,17 @@ impl Log {
     ///
     /// [`LogError::StorageFull`]: nothing was done, and it will go on when there is space. Any other error is the end of
     /// this log.
-    pub fn tend(&self, now: Timestamp, monotonic: Instant) -> Result<Tended, LogError> {
-        self.tend_step(now, monotonic)
+    pub fn maintain(&self, now: Timestamp, monotonic: Instant) -> Result<Maintenance, LogError> {
+        self.maintenance_step(now, monotonic)
     }
 
-    /// Whether the unfolded tail is full, so that emits should wait for [`Log::tend`].
+    /// Whether the unfolded tail is full, so that emits should wait for [`Log::maintain`].
     #[must_use]
     pub fn tail_is_full(&self) -> bool {
         self.shared.read().tail_bytes >= self.config.tail_bytes_max
     }
 
-    /// How many steps of [`Log::tend`] should lie between this commit and the next, so that the tail does not fill: none
+    /// How many steps of [`Log::maintain`] should lie between this commit and the next, so that the tail does not fill: none
     /// while it is short. Folding between commits makes them slower; folding at last, when it is full, would stop them.
     #[must_use]
     pub fn steps_due(&self) -> u32 {

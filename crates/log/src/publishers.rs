@@ -1,5 +1,5 @@
 //! What is known of publishers: how far each has come, and what became of its recent numbers. Pure: what a commit changes
-//! is gathered in a [`Draft`] and taken over only once the commit is durable.
+//! is collected in a [`Draft`] and taken over only once the commit is durable.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,7 +18,7 @@ pub(crate) const REFUSED_MAX: usize = 256;
 pub(crate) struct Publishers {
     all: BTreeMap<PublisherId, Publisher>,
     /// Where the search for idle ones goes on.
-    swept: Option<PublisherId>,
+    searched: Option<PublisherId>,
 }
 
 /// One publisher.
@@ -108,21 +108,21 @@ impl Publishers {
     }
 
     /// Looks at the next few publishers and gives those that have not emitted since `before` and have nothing unfolded.
-    pub(crate) fn sweep(&mut self, before: Timestamp, count: usize) -> (Vec<PublisherId>, bool) {
+    pub(crate) fn idle_since(&mut self, before: Timestamp, count: usize) -> (Vec<PublisherId>, bool) {
         use std::ops::Bound::{Excluded, Unbounded};
-        let from = self.swept.map_or(Unbounded, Excluded);
+        let from = self.searched.map_or(Unbounded, Excluded);
         let mut idle = Vec::new();
         let mut looked = 0;
         for (id, publisher) in self.all.range((from, Unbounded)).take(count) {
             looked += 1;
-            self.swept = Some(*id);
+            self.searched = Some(*id);
             if publisher.is_idle(before) {
                 idle.push(*id);
             }
         }
         let is_through = looked < count;
         if is_through {
-            self.swept = None;
+            self.searched = None;
         }
         (idle, is_through)
     }

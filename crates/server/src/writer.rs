@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redeliver_log::{Committed, Log, LogError, Tended, WriteOutcome, WriteRequest};
+use redeliver_log::{Committed, Log, LogError, Maintenance, WriteOutcome, WriteRequest};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::{EmitFate, EmitRun};
 use redeliver_protocol::seq::EmitNumber;
@@ -67,7 +67,7 @@ impl Writer {
                     self.keep_up()?;
                     more = true;
                 }
-                Work::Idle => more = self.tend()? == Tended::More,
+                Work::Idle => more = self.tend()? == Maintenance::More,
                 Work::Closed => return Ok(()),
             }
         }
@@ -76,7 +76,7 @@ impl Writer {
     /// While the tail is full, emits wait for the fold.
     fn make_room(&mut self) -> Result<(), LogError> {
         while self.log().tail_is_full() {
-            if self.tend()? == Tended::Idle {
+            if self.tend()? == Maintenance::Idle {
                 break;
             }
         }
@@ -86,22 +86,22 @@ impl Writer {
     /// Folds a little between commits if there are so many that it is never idle.
     fn keep_up(&mut self) -> Result<(), LogError> {
         for _ in 0..self.log().steps_due() {
-            if self.tend()? == Tended::Idle {
+            if self.tend()? == Maintenance::Idle {
                 break;
             }
         }
         Ok(())
     }
 
-    fn tend(&mut self) -> Result<Tended, LogError> {
+    fn tend(&mut self) -> Result<Maintenance, LogError> {
         let monotonic = Instant::from_origin(self.opened.elapsed());
-        match self.log().tend(wall_clock(), monotonic) {
+        match self.log().maintain(wall_clock(), monotonic) {
             Err(error) if error.is_retryable() => {
                 if !self.storage_full {
                     warn!(%error, "upkeep of the log waits");
                 }
                 self.storage_full = true;
-                Ok(Tended::Idle)
+                Ok(Maintenance::Idle)
             }
             Ok(tended) => {
                 self.storage_full = false;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redeliver_log::kv::memory::{MemoryKv, Unsynced};
-use redeliver_log::{Log, Tended};
+use redeliver_log::{Log, Maintenance};
 use redeliver_protocol::codec;
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
@@ -397,9 +397,9 @@ impl World {
         let Some(server) = self.server.as_ref().filter(|server| server.opening == opening) else { return };
         let mut pause = pause;
         if !unsynced {
-            match server.log.tend(wall, now) {
-                Ok(Tended::Idle) => {}
-                Ok(Tended::More) => pause /= 20,
+            match server.log.maintain(wall, now) {
+                Ok(Maintenance::Idle) => {}
+                Ok(Maintenance::More) => pause /= 20,
                 Err(error) if error.is_retryable() => {}
                 Err(error) => return self.fail(format!("tending failed: {error}")),
             }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use redeliver_log::{Log, LogConfig, Tended, WriteOutcome, WriteRequest, open_dir};
+use redeliver_log::{Log, LogConfig, Maintenance, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::history::{Cursor, EmitFate, GapCause, Place, PublisherState, ReadOutcome};
@@ -154,7 +154,7 @@ impl Writer {
     fn tend(&mut self) -> Result<()> {
         for step in 0_u64.. {
             let bytes = self.log.stats().tail_bytes;
-            let tended = self.log.tend(wall_clock()?, Instant::from_origin(self.began.elapsed()))?;
+            let tended = self.log.maintain(wall_clock()?, Instant::from_origin(self.began.elapsed()))?;
             let stats = self.log.stats();
             if stats.tail_bytes < bytes {
                 say(&format!("folded {}", bytes - stats.tail_bytes))?;
@@ -163,7 +163,7 @@ impl Writer {
                 self.floor = stats.floor;
                 say(&format!("floor {}", self.floor))?;
             }
-            if tended == Tended::Idle || step > STEPS_MAX {
+            if tended == Maintenance::Idle || step > STEPS_MAX {
                 break;
             }
         }

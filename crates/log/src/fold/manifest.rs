@@ -10,7 +10,7 @@ use redeliver_protocol::seq::Seq;
 use redeliver_protocol::time::Timestamp;
 
 use crate::layout::Damaged;
-use crate::layout::scan::Reader;
+use crate::layout::reader::Reader;
 use crate::state::{Run, Span};
 
 /// Most spans of a run: retention by age and bytes passes a run in so many steps. Held in memory for all runs.

@@ -4,7 +4,7 @@ use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
 
 use super::Damaged;
-use super::scan::Reader;
+use super::reader::Reader;
 
 /// Tail commits: `l | first_seq`, in pieces.
 pub(crate) const COMMIT: u8 = b'l';

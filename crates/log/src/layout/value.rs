@@ -7,7 +7,7 @@ use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::Damaged;
-use super::scan::Reader;
+use super::reader::Reader;
 
 /// `m | format`: which format, and when the log was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

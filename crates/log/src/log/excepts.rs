@@ -7,7 +7,7 @@ use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::Seq;
 
 use super::folding::DELETED_KEYS_MAX;
-use super::{Log, Tended, Work};
+use super::{Log, Maintenance, Work};
 use crate::error::LogError;
 use crate::excepts;
 use crate::kv::{Batch, Direction};
@@ -49,10 +49,10 @@ impl Log {
     }
 
     /// Deletes some lists of events below the floor.
-    pub(super) fn trim_excepts(&self, work: &mut Work) -> Result<Tended, LogError> {
+    pub(super) fn trim_excepts(&self, work: &mut Work) -> Result<Maintenance, LogError> {
         let through = work.saved_floor;
         if work.excepts_trimmed >= through {
-            return Ok(Tended::Idle);
+            return Ok(Maintenance::Idle);
         }
         let mut batch = Batch::default();
         let (from, to) = (key::except(Seq::ZERO), key::except(through.next()));
@@ -61,12 +61,12 @@ impl Log {
         }
         if batch.is_empty() {
             work.excepts_trimmed = through;
-            return Ok(Tended::Idle);
+            return Ok(Maintenance::Idle);
         }
         // A reader that has read such an event but not yet its list begins anew.
         self.shared.write().generation += 1;
         self.store.write(&batch)?;
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 }
 

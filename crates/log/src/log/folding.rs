@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redeliver_protocol::seq::{PublisherId, Seq};
 
 use super::open::{Heads, Taken};
-use super::{Log, Tended, Work};
+use super::{Log, Maintenance, Work};
 use crate::error::LogError;
 use crate::fold::{FoldEntry, RunContent, TopicContent};
 use crate::index::Topic;
@@ -15,8 +15,8 @@ use crate::kv::{Batch, Direction};
 use crate::layout::key::{self, Meta};
 use crate::layout::piece::{self, Found};
 use crate::layout::value::{self, Plan};
-use crate::roster::{Head, encode_heads, encode_names};
 use crate::state::{Run, TailCommit};
+use crate::topic_table::{Head, encode_heads, encode_names};
 
 /// A fold that is under way.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Folded {
 
 impl Log {
     /// Plans a fold if the tail is large enough.
-    pub(super) fn begin_fold(&self, work: &mut Work) -> Result<Tended, LogError> {
+    pub(super) fn begin_fold(&self, work: &mut Work) -> Result<Maintenance, LogError> {
         let plan = {
             let shared = self.shared.read();
             let (tail, floor) = (&shared.tail, shared.floor.seq);
@@ -47,7 +47,7 @@ impl Log {
                 tail.iter().take_while(|commit| commit.last <= floor).map(|commit| commit.value_bytes).sum();
             let is_trimmed = trimmed_bytes > 0 && trimmed_bytes >= self.config.fold_bytes / TRIMMED_SHARE;
             if !is_trimmed && shared.tail_bytes < self.config.fold_bytes {
-                return Ok(Tended::Idle);
+                return Ok(Maintenance::Idle);
             }
             let is_trimmed = tail.front().is_some_and(|commit| commit.last <= floor);
             let mut bytes = 0;
@@ -58,14 +58,14 @@ impl Log {
             });
             match (tail.front(), run.last()) {
                 (Some(first), Some(last)) => Plan { first: first.first, last: last.last, is_trimmed },
-                (_, _) => return Ok(Tended::Idle),
+                (_, _) => return Ok(Maintenance::Idle),
             }
         };
         let mut batch = Batch::default();
         piece::put_small(&mut batch, key::meta(Meta::Plan), &plan.encode());
         self.store.write(&batch)?;
         work.fold = Some(self.reading(plan));
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 
     /// A fold of this plan, from its beginning.
@@ -76,14 +76,14 @@ impl Log {
     }
 
     /// One step of the fold under way.
-    pub(super) fn fold_step(&self, work: &mut Work, fold: Fold) -> Result<Tended, LogError> {
+    pub(super) fn fold_step(&self, work: &mut Work, fold: Fold) -> Result<Maintenance, LogError> {
         match fold {
             Fold::Reading { plan, mut left, mut content } => {
                 let mut bytes = 0;
                 while bytes < READ_BYTES {
                     let Some(commit) = left.pop_front() else {
                         work.fold = Some(self.writing(work, plan, *content));
-                        return Ok(Tended::More);
+                        return Ok(Maintenance::More);
                     };
                     bytes += commit.value_bytes.max(1);
                     self.read_commit(&commit, &mut content)?;
@@ -120,11 +120,11 @@ impl Log {
                 }
             }
         }
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 
     /// Deletes some of the commits that are folded.
-    pub(super) fn delete_folded(&self, work: &mut Work) -> Result<Tended, LogError> {
+    pub(super) fn delete_folded(&self, work: &mut Work) -> Result<Maintenance, LogError> {
         if !work.folded_commits.is_empty() {
             let mut batch = Batch::default();
             let mut count = 0;
@@ -137,7 +137,7 @@ impl Log {
             }
             self.store.write(&batch)?;
             work.folded_commits.drain(..count);
-            return Ok(Tended::More);
+            return Ok(Maintenance::More);
         }
         // Whatever an earlier opening left.
         let end = key::commit(work.folded_through.next());
@@ -155,7 +155,7 @@ impl Log {
         }
         self.store.write(&batch)?;
         work.may_have_older_commits = !is_through;
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 
     fn read_commit(&self, commit: &TailCommit, content: &mut RunContent) -> Result<(), LogError> {
@@ -178,7 +178,7 @@ impl Log {
 
     fn writing(&self, work: &Work, plan: Plan, mut content: RunContent) -> Fold {
         let mut left: VecDeque<FoldEntry> = content.entries().into();
-        let heads = self.put_roster(work, plan, &content, &mut left);
+        let heads = self.put_topic_table(work, plan, &content, &mut left);
         let folded = Folded {
             plan,
             run: content.run(),
@@ -191,7 +191,7 @@ impl Log {
 
     /// The names of the topics that have none in the store, and the heads of the fold's topics; of all of them once the
     /// others are as much.
-    fn put_roster(&self, work: &Work, plan: Plan, content: &RunContent, left: &mut VecDeque<FoldEntry>) -> Heads {
+    fn put_topic_table(&self, work: &Work, plan: Plan, content: &RunContent, left: &mut VecDeque<FoldEntry>) -> Heads {
         let shared = self.shared.read();
         let nameless = content.topics.keys().filter_map(|id| {
             let topic = shared.topics.topic(*id).filter(|topic| !topic.has_key)?;
@@ -271,7 +271,7 @@ impl Log {
     }
 
     /// Deletes some of the heads that a later fold has written again.
-    pub(super) fn delete_earlier_heads(&self, work: &mut Work) -> Result<Tended, LogError> {
+    pub(super) fn delete_earlier_heads(&self, work: &mut Work) -> Result<Maintenance, LogError> {
         let (from, to) = (key::heads(Seq::ZERO, 0), key::heads(work.heads.all, 0));
         let mut batch = Batch::default();
         for entry in self.store.kv().range(&from, &to, Direction::Up).take(DELETED_KEYS_MAX) {
@@ -279,7 +279,7 @@ impl Log {
         }
         self.store.write(&batch)?;
         work.heads.has_earlier = batch.entries().len() == DELETED_KEYS_MAX;
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 }
 

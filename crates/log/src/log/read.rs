@@ -13,9 +13,9 @@ use redeliver_protocol::time::Timestamp;
 use super::Log;
 use super::excepts::with_except_in_memory;
 use crate::error::LogError;
-use crate::gather::{Gather, Whereabouts};
 use crate::index::Topic;
 use crate::lineage::Lineage;
+use crate::scan::{TopicScan, Whereabouts};
 use crate::state::{ReadPoint, Shared};
 use crate::tail::{Chunk, Limits, Slice};
 
@@ -33,7 +33,7 @@ pub(super) struct First {
 }
 
 /// What was found in the store.
-struct Gathered {
+struct Scanned {
     topic: u32,
     chunk: Option<Chunk>,
     /// The nth of the first event in memory, if nothing more lies before it.
@@ -68,13 +68,12 @@ impl Log {
                 (place.kept(&shared.lineage), whereabouts(&shared, id, entry, start), shared.generation)
             };
             let start = after.max(place.floor.seq);
-            let gathered =
-                self.gather(&place, whereabouts, start, Timestamp::default(), limits.ahead(place.last_seq))?;
-            let is_clean = gathered.damaged.is_empty();
+            let scanned = self.scan(&place, whereabouts, start, Timestamp::default(), limits.ahead(place.last_seq))?;
+            let is_clean = scanned.damaged.is_empty();
             if is_clean {
-                self.keep(&gathered, start, generation);
+                self.keep(&scanned, start, generation);
             }
-            let Some(found) = self.found(&gathered, start, Limits { seq_max: place.last_seq, ..limits }, generation)
+            let Some(found) = self.found(&scanned, start, Limits { seq_max: place.last_seq, ..limits }, generation)
             else {
                 continue;
             };
@@ -84,7 +83,7 @@ impl Log {
             }
             let is_clean = is_clean && matches!(outcome, ReadOutcome::Batch(_));
             if is_clean || self.shared.read().generation == generation {
-                self.note_damage(gathered.damaged);
+                self.note_damage(scanned.damaged);
                 return Ok(outcome);
             }
         }
@@ -143,14 +142,14 @@ impl Log {
             };
             let limits = Limits { seq_max: place.last_seq, ..ONE };
             let ahead = if ahead { PLAIN.ahead(place.last_seq) } else { limits };
-            let gathered = self.gather(&place, whereabouts, after, not_before, ahead)?;
-            let is_clean = gathered.damaged.is_empty();
+            let scanned = self.scan(&place, whereabouts, after, not_before, ahead)?;
+            let is_clean = scanned.damaged.is_empty();
             if is_clean && !is_timed {
-                self.keep(&gathered, after, generation);
+                self.keep(&scanned, after, generation);
             }
-            let Some(found) = self.found(&gathered, after, limits, generation) else { continue };
+            let Some(found) = self.found(&scanned, after, limits, generation) else { continue };
             if (is_clean && found.is_some()) || self.shared.read().generation == generation {
-                self.note_damage(gathered.damaged);
+                self.note_damage(scanned.damaged);
                 return Ok(found.map(|slice| First { seq: slice.first_seq, nth: slice.first_nth }));
             }
         }
@@ -167,7 +166,7 @@ impl Log {
         }
         let limits = Limits { seq_max: shared.head, ..ONE };
         let recent = entry.recent.after(after, limits, |_| None).filter(|slice| slice.follows);
-        let slice = recent.or_else(|| self.shelf.lock().after(id, after, &limits))?;
+        let slice = recent.or_else(|| self.read_cache.lock().after(id, after, &limits))?;
         Some(Some(First { seq: slice.first_seq, nth: slice.first_nth }))
     }
 
@@ -183,7 +182,7 @@ impl Log {
         if let Some(outcome) = outcome.and_then(|outcome| excepted(shared, outcome, limits)) {
             return Some(outcome);
         }
-        let slice = self.shelf.lock().after(id, place.after.max(place.floor.seq), &limits)?;
+        let slice = self.read_cache.lock().after(id, place.after.max(place.floor.seq), &limits)?;
         (slice.first_nth == place.nth.next()).then(|| place.answer(Some(slice)))
     }
 
@@ -196,23 +195,23 @@ impl Log {
     }
 
     /// Keeps what was found after a seq for others, unless keys have moved since.
-    fn keep(&self, gathered: &Gathered, after: Seq, generation: u64) {
-        let Some(chunk) = gathered.chunk.as_ref().filter(|_| gathered.is_plain) else { return };
+    fn keep(&self, scanned: &Scanned, after: Seq, generation: u64) {
+        let Some(chunk) = scanned.chunk.as_ref().filter(|_| scanned.is_plain) else { return };
         let shared = self.shared.read();
         if shared.generation == generation {
-            self.shelf.lock().put(gathered.topic, after, chunk.clone());
+            self.read_cache.lock().put(scanned.topic, after, chunk.clone());
         }
     }
 
     /// What of the finds goes to who asked. None at all: the log has moved, and it is to be looked for again.
     #[allow(clippy::option_option, reason = "that nothing was found is not that it is not known")]
-    fn found(&self, gathered: &Gathered, after: Seq, limits: Limits, generation: u64) -> Option<Option<Slice>> {
-        if let Some(chunk) = &gathered.chunk {
+    fn found(&self, scanned: &Scanned, after: Seq, limits: Limits, generation: u64) -> Option<Option<Slice>> {
+        if let Some(chunk) = &scanned.chunk {
             return Some(chunk.after(after, &limits));
         }
-        let Some(recent_from) = gathered.reached_recent else { return Some(None) };
+        let Some(recent_from) = scanned.reached_recent else { return Some(None) };
         let shared = self.shared.read();
-        let entry = shared.topics.topic(gathered.topic)?;
+        let entry = shared.topics.topic(scanned.topic)?;
         if shared.generation != generation || entry.recent.first_nth() != Some(recent_from) {
             return None;
         }
@@ -238,22 +237,22 @@ impl Log {
         let limits = Limits { seq_max: shared.head, ..ONE };
         entry.last_seq <= after
             || entry.recent.after(after, limits, |_| None).is_some_and(|slice| slice.follows)
-            || self.shelf.lock().after(id, after, &limits).is_some()
+            || self.read_cache.lock().after(id, after, &limits).is_some()
     }
 
-    /// Gathers from the store.
-    fn gather(
+    /// Scans the store.
+    fn scan(
         &self,
         place: &ReadPoint,
         mut whereabouts: Whereabouts,
         start: Seq,
         not_before: Timestamp,
         limits: Limits,
-    ) -> Result<Gathered, LogError> {
-        let mut gather = Gather::new(start, not_before, limits, &place.lineage);
-        gather.run(self.store.kv(), &whereabouts)?;
+    ) -> Result<Scanned, LogError> {
+        let mut scan = TopicScan::new(start, not_before, limits, &place.lineage);
+        scan.run(self.store.kv(), &whereabouts)?;
         // Only damage and times make one look farther than the first few commits.
-        while gather.is_empty() && !gather.reached_recent() && whereabouts.commits.len() == COMMITS_MAX {
+        while scan.is_empty() && !scan.reached_recent() && whereabouts.commits.len() == COMMITS_MAX {
             let Some(last) = whereabouts.commits.last().copied() else { break };
             whereabouts.runs = std::sync::Arc::default();
             whereabouts.commits = {
@@ -262,14 +261,14 @@ impl Log {
                 let left = entry.map_or(&[][..], |entry| entry.commits_after(last.commit.next()));
                 left.iter().filter(|tail_ref| tail_ref.commit > last.commit).take(COMMITS_MAX).copied().collect()
             };
-            gather.run(self.store.kv(), &whereabouts)?;
+            scan.run(self.store.kv(), &whereabouts)?;
         }
-        Ok(Gathered {
+        Ok(Scanned {
             topic: whereabouts.topic,
-            damaged: std::mem::take(&mut gather.damaged),
-            reached_recent: whereabouts.recent_from.filter(|_| gather.reached_recent()),
-            is_plain: gather.is_plain(),
-            chunk: gather.finish(),
+            damaged: std::mem::take(&mut scan.damaged),
+            reached_recent: whereabouts.recent_from.filter(|_| scan.reached_recent()),
+            is_plain: scan.is_plain(),
+            chunk: scan.finish(),
         })
     }
 

@@ -7,7 +7,7 @@ use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::folding::{DELETED_KEYS_MAX, WRITE_BYTES};
-use super::{Log, Tended, Work};
+use super::{Log, Maintenance, Work};
 use crate::error::LogError;
 use crate::fold::manifest;
 use crate::kv::{Batch, Direction};
@@ -24,7 +24,7 @@ pub(super) struct Trim {
 
 /// A search for what has expired.
 #[derive(Debug)]
-pub(super) enum Sweep {
+pub(super) enum Expiry {
     Publishers,
     /// These publishers, which were idle when they were found; then on with the next ones, unless these were the last.
     Idle {
@@ -37,25 +37,27 @@ pub(super) enum Sweep {
 
 impl Log {
     /// Raises the floor by age, durably before it shows.
-    pub(super) fn raise_floor_by_age(&self, work: &mut Work) -> Result<Tended, LogError> {
-        let Some(age) = self.config.retention.age else { return Ok(Tended::Idle) };
-        let Some(floor) = self.shared.read().floor_at(work.clock.now().before(age)) else { return Ok(Tended::Idle) };
+    pub(super) fn raise_floor_by_age(&self, work: &mut Work) -> Result<Maintenance, LogError> {
+        let Some(age) = self.config.retention.age else { return Ok(Maintenance::Idle) };
+        let Some(floor) = self.shared.read().floor_at(work.clock.now().before(age)) else {
+            return Ok(Maintenance::Idle);
+        };
         let mut batch = Batch::default();
         piece::put_small(&mut batch, key::meta(Meta::Floor), &floor.encode());
         put_clock(work, &mut batch);
         self.store.write(&batch)?;
         work.saved_floor = floor.seq;
         self.shared.write().raise_floor(floor);
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 
     /// Begins to delete the oldest run if it is wholly below the floor.
-    pub(super) fn begin_trim(&self, work: &mut Work) -> Result<Tended, LogError> {
+    pub(super) fn begin_trim(&self, work: &mut Work) -> Result<Maintenance, LogError> {
         let run = {
             let shared = self.shared.read();
             match shared.runs.first() {
                 Some(run) if run.last <= shared.floor.seq => run.first,
-                Some(_) | None => return Ok(Tended::Idle),
+                Some(_) | None => return Ok(Maintenance::Idle),
             }
         };
         let left = self.keys_of_run(run)?;
@@ -68,11 +70,11 @@ impl Log {
         Arc::make_mut(&mut shared.runs).remove(0);
         drop(shared);
         work.trim = Some(Trim { run, left });
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 
     /// Deletes some keys of the run that is being trimmed.
-    pub(super) fn trim_step(&self, work: &mut Work, mut trim: Trim) -> Result<Tended, LogError> {
+    pub(super) fn trim_step(&self, work: &mut Work, mut trim: Trim) -> Result<Maintenance, LogError> {
         let mut batch = Batch::default();
         for key in trim.left.iter().take(DELETED_KEYS_MAX) {
             batch.delete(key.clone());
@@ -88,7 +90,7 @@ impl Log {
         } else {
             tracing::debug!(run = %trim.run, "a run is trimmed");
         }
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 
     /// All keys of a run, the manifest's own last.
@@ -134,45 +136,45 @@ impl Log {
     }
 
     /// Looks for publishers and cursors that have expired, a few at a time, once in a while.
-    pub(super) fn sweep_step(&self, work: &mut Work) -> Result<Tended, LogError> {
+    pub(super) fn expire_step(&self, work: &mut Work) -> Result<Maintenance, LogError> {
         let now = work.clock.now();
-        let Some(sweep) = work.sweep.take() else {
-            if now < work.swept.after(SWEEP_INTERVAL) {
-                return Ok(Tended::Idle);
+        let Some(expiry) = work.expiry.take() else {
+            if now < work.expiry_began.after(EXPIRY_INTERVAL) {
+                return Ok(Maintenance::Idle);
             }
             // The clock is worth a key once in a while, or an idle log would lose it with each restart.
             let mut batch = Batch::default();
             put_clock(work, &mut batch);
             self.store.write(&batch)?;
-            work.swept = now;
-            work.sweep = Some(Sweep::Publishers);
-            return Ok(Tended::More);
+            work.expiry_began = now;
+            work.expiry = Some(Expiry::Publishers);
+            return Ok(Maintenance::More);
         };
-        match sweep {
-            Sweep::Publishers => {
+        match expiry {
+            Expiry::Publishers => {
                 let before = now.before(self.config.publisher_idle);
-                let (left, is_through) = self.publishers.lock().sweep(before, SWEPT_AT_ONCE);
-                work.sweep = Some(Sweep::Idle { left, is_through });
+                let (left, is_through) = self.publishers.lock().idle_since(before, EXPIRED_AT_ONCE);
+                work.expiry = Some(Expiry::Idle { left, is_through });
             }
-            Sweep::Idle { mut left, is_through } => {
-                self.sweep_publishers(&mut left, now.before(self.config.publisher_idle))?;
-                work.sweep = Some(match (left.is_empty(), is_through) {
-                    (false, _) => Sweep::Idle { left, is_through },
-                    (true, false) => Sweep::Publishers,
-                    (true, true) => Sweep::Cursors(vec![key::CURSOR]),
+            Expiry::Idle { mut left, is_through } => {
+                self.expire_publishers(&mut left, now.before(self.config.publisher_idle))?;
+                work.expiry = Some(match (left.is_empty(), is_through) {
+                    (false, _) => Expiry::Idle { left, is_through },
+                    (true, false) => Expiry::Publishers,
+                    (true, true) => Expiry::Cursors(vec![key::CURSOR]),
                 });
             }
-            Sweep::Cursors(from) => {
-                work.sweep = self.sweep_cursors(&from, now.before(self.config.cursor_idle))?.map(Sweep::Cursors);
+            Expiry::Cursors(from) => {
+                work.expiry = self.expire_cursors(&from, now.before(self.config.cursor_idle))?.map(Expiry::Cursors);
             }
         }
-        Ok(Tended::More)
+        Ok(Maintenance::More)
     }
 
     /// Deletes what is stored of the last of these publishers that are still idle, as much as one step may, and takes those
     /// off the list that are done. What a publisher once emitted goes before its state does: it might come back under the
     /// same id and number from 1 again.
-    fn sweep_publishers(&self, left: &mut Vec<PublisherId>, before: Timestamp) -> Result<(), LogError> {
+    fn expire_publishers(&self, left: &mut Vec<PublisherId>, before: Timestamp) -> Result<(), LogError> {
         let mut batch = Batch::default();
         let mut gone = Vec::new();
         while let Some(id) = left.last().copied() {
@@ -197,13 +199,13 @@ impl Log {
     }
 
     /// Deletes the expired among the next cursors. Gives the key to go on from.
-    fn sweep_cursors(&self, from: &[u8], before: Timestamp) -> Result<Option<Vec<u8>>, LogError> {
+    fn expire_cursors(&self, from: &[u8], before: Timestamp) -> Result<Option<Vec<u8>>, LogError> {
         let mut batch = Batch::default();
         let (mut next, mut bytes) = (None, 0);
         let entries = self.store.kv().range(from, &key::all(key::CURSOR).1, Direction::Up);
         for (at, entry) in entries.enumerate() {
             let (key, sealed) = entry?;
-            if at == SWEPT_AT_ONCE || bytes > WRITE_BYTES {
+            if at == EXPIRED_AT_ONCE || bytes > WRITE_BYTES {
                 next = Some(key);
                 break;
             }
@@ -219,10 +221,10 @@ impl Log {
 }
 
 /// How often expired publishers and cursors are looked for, by the paced clock.
-const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
+const EXPIRY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// So many of them are looked at in one step.
-const SWEPT_AT_ONCE: usize = 256;
+const EXPIRED_AT_ONCE: usize = 256;
 
 fn put_clock(work: &Work, batch: &mut Batch) {
     piece::put_small(batch, key::meta(Meta::Clock), &encode_seq(Seq(work.clock.now().0)));

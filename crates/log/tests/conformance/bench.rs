@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redeliver_log::kv::Kv;
 use redeliver_log::kv::memory::{Image, MemoryKv, Unsynced};
-use redeliver_log::{Committed, Log, LogConfig, Staged, Tended, WriteOutcome, WriteRequest, open_dir};
+use redeliver_log::{Committed, Log, LogConfig, Maintenance, Staged, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
@@ -162,14 +162,14 @@ impl Bench {
         self.monotonic += ms;
     }
 
-    pub(crate) fn tend(&self) -> Tended {
+    pub(crate) fn maintain(&self) -> Maintenance {
         let monotonic = Instant::from_origin(Duration::from_millis(self.monotonic));
-        self.log.tend(Timestamp(self.now), monotonic).expect("upkeep works")
+        self.log.maintain(Timestamp(self.now), monotonic).expect("upkeep works")
     }
 
     pub(crate) fn tend_all(&self) {
         let mut steps = 0;
-        while self.tend() == Tended::More {
+        while self.maintain() == Maintenance::More {
             steps += 1;
             assert!(steps < 100_000, "upkeep never ends");
         }

@@ -86,7 +86,7 @@ fn readers_beside(count: Option<u64>, recent_bytes_max: usize) {
         for number in 1..=EVENTS {
             let payload = number.to_string();
             bench.emit(vec![event(&["all", "some"], &payload), event(&[&format!("other{}", number % 9)], "x")]);
-            bench.tend();
+            bench.maintain();
         }
         for reader in readers {
             let (got, gone) = reader.join().unwrap();

@@ -40,7 +40,7 @@ fn full() -> Bench {
     }
     let cursor = Cursor { known: known(at(1, 3), 1), handed_through: Nth(1) };
     bench.save("me", "large", &cursor);
-    bench.tend();
+    bench.maintain();
     bench
 }
 

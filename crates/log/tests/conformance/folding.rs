@@ -1,7 +1,7 @@
 //! Folding and trimming: nothing that a reader sees depends on how far upkeep has come.
 
 use redeliver_log::kv::memory::Unsynced;
-use redeliver_log::{LogConfig, Tended};
+use redeliver_log::{LogConfig, Maintenance};
 use redeliver_protocol::history::{GapCause, Start};
 
 use crate::bench::{Bench, Got, emit_as, event};
@@ -33,7 +33,7 @@ fn reads_are_right_after_every_step_of_a_fold_and_after_a_crash_at_every_step() 
     fill(&bench, 60);
     let expected = everything(&bench);
     let mut steps = 0;
-    while bench.tend() == Tended::More {
+    while bench.maintain() == Maintenance::More {
         steps += 1;
         assert_eq!(everything(&bench), expected, "after step {steps}");
         let crashed = bench.copy();
@@ -57,7 +57,7 @@ fn a_fold_that_was_cut_in_the_middle_of_a_batch_is_done_again() {
         fill(&bench, 60);
         let expected = everything(&bench);
         for _ in 0..cut {
-            bench.tend();
+            bench.maintain();
         }
         let kv = bench.kv.crash(Unsynced::Lost);
         let bench = bench.over_store(kv);
@@ -95,7 +95,7 @@ fn commits_between_the_steps_of_a_fold_are_not_lost() {
         let mut expected = 0;
         for round in 0..400 {
             bench.say("t", &format!("{round}"));
-            bench.tend();
+            bench.maintain();
             expected += 1;
         }
         let payloads = bench.payloads("t");
@@ -143,7 +143,7 @@ fn retention_by_count_hides_at_once_and_tells_exact_gaps() {
         for round in 0..300_u64 {
             bench.emit(vec![event(&[if round % 3 == 0 { "a" } else { "b" }], "x")]);
             if round % 5 == 0 {
-                bench.tend();
+                bench.maintain();
             }
             let total = round / 3 + 1;
             let floor = (round + 1).saturating_sub(50);
@@ -209,7 +209,7 @@ fn retention_by_bytes_keeps_no_more_than_told_and_no_less_than_needed() {
     let bench = Bench::with(config);
     for round in 0..500_usize {
         bench.say("t", &"x".repeat(round % 90));
-        bench.tend();
+        bench.maintain();
         let kept: usize = bench.payloads("t").iter().map(|payload| payload.len() + 5).sum();
         assert!(kept <= 5_000, "{kept} after {round} {:?}", bench.log.stats());
         if round > 200 {
@@ -249,9 +249,9 @@ fn a_staged_commit_keeps_upkeep_waiting() {
     let bench = Bench::with(small(0));
     fill(&bench, 60);
     let staged = bench.stage(vec![emit_as(1, 0, 1, &["x"])]);
-    assert_eq!(bench.tend(), Tended::Idle);
+    assert_eq!(bench.maintain(), Maintenance::Idle);
     bench.log.publish(staged).unwrap();
-    assert_eq!(bench.tend(), Tended::More);
+    assert_eq!(bench.maintain(), Maintenance::More);
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_thousand_topics_fold_together_and_are_found_again() {
             for hundred in 0..10 {
                 let names: Vec<String> = (0..100).map(|i| format!("topic-{}", hundred * 100 + i)).collect();
                 bench.emit(names.iter().map(|name| event(&[name], &format!("{round}"))).collect());
-                bench.tend();
+                bench.maintain();
             }
         }
         bench.tend_all();

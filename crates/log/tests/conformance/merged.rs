@@ -30,7 +30,7 @@ enum Step {
         cold: bool,
     },
     Quiet,
-    Tend(usize),
+    Maintain(usize),
     Reopen,
 }
 
@@ -45,7 +45,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..TOPICS.len(), 0_u64..10).prop_map(|(topic, back)| Step::UnfollowAfter(topic, back)),
         8 => read.prop_map(|(events_max, bytes_max, cold)| Step::Read { events_max, bytes_max, cold }),
         1 => Just(Step::Quiet),
-        2 => (1_usize..12).prop_map(Step::Tend),
+        2 => (1_usize..12).prop_map(Step::Maintain),
         1 => Just(Step::Reopen),
     ];
     prop::collection::vec(step, 1..70)
@@ -181,9 +181,9 @@ fn run(config: LogConfig, steps: Vec<Step>) {
                     model.lanes.retain(|(_, _, until)| *until > model.place);
                 }
             }
-            Step::Tend(steps) => {
+            Step::Maintain(steps) => {
                 for _ in 0..steps {
-                    bench.tend();
+                    bench.maintain();
                 }
             }
             Step::Reopen => {

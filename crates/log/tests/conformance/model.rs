@@ -21,7 +21,7 @@ enum Step {
         again: u64,
         new: u64,
     },
-    Tend(usize),
+    Maintain(usize),
     /// A crash with a commit staged, which may survive.
     Crash {
         staged: bool,
@@ -35,7 +35,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => events.prop_map(Step::Emit),
         2 => (1_u8..4, 0_u64..6, 0_u64..6).prop_map(|(publisher, again, new)| Step::Publish { publisher, again, new }),
-        4 => (1_usize..12).prop_map(Step::Tend),
+        4 => (1_usize..12).prop_map(Step::Maintain),
         1 => any::<(bool, bool)>().prop_map(|(staged, kept)| Step::Crash { staged, kept }),
         1 => (0_u64..5_000).prop_map(Step::Wait),
     ];
@@ -172,9 +172,9 @@ fn run(config: LogConfig, steps: Vec<Step>) {
                 bench.emit(events);
             }
             Step::Publish { publisher, again, new } => publish(&bench, &mut model, publisher, again, new),
-            Step::Tend(steps) => {
+            Step::Maintain(steps) => {
                 for _ in 0..steps {
-                    bench.tend();
+                    bench.maintain();
                 }
             }
             Step::Crash { staged, kept } => {

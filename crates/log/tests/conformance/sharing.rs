@@ -115,7 +115,7 @@ fn a_reader_is_not_read_from_the_store_what_is_in_memory() {
 #[test]
 fn what_is_shared_is_bounded_and_what_retention_took_is_not_given_from_there() {
     let mut config = small(0);
-    config.shelf_bytes_max = 2_000;
+    config.read_cache_bytes_max = 2_000;
     config.retention.count = Some(100);
     let bench = Bench::with(config);
     for number in 0..40 {

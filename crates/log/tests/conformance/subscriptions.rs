@@ -223,7 +223,7 @@ fn times_are_found_in_folded_history_too() {
     for round in 0..200_u64 {
         bench.emit(vec![event(&["t"], &round.to_string()), event(&[if round % 20 == 0 { "rare" } else { "u" }], "x")]);
         bench.wait(1_000);
-        bench.tend();
+        bench.maintain();
     }
     for round in [0, 1, 37, 150, 199] {
         let opened = bench.open_at("t", Start::Since(Timestamp(1_000_000 + round * 1_000)));

@@ -1,4 +1,4 @@
-//! Opening: the topics, from the roster. Where that is damaged, a topic's last event is looked for in all that is folded:
+//! Opening: the topics, from the topic table. Where that is damaged, a topic's last event is looked for in all that is folded:
 //! a topic that was taken for shorter than it is would hide its newest events.
 
 use redeliver_protocol::codec::peek_record;
@@ -7,12 +7,12 @@ use redeliver_protocol::seq::{Nth, Seq};
 
 use super::{Recovery, small};
 use crate::error::LogError;
-use crate::gather::group_members;
 use crate::index::Topics;
 use crate::layout::key::{self, Meta};
 use crate::layout::piece::{Found, Pieces};
 use crate::layout::value::{self, TopicEntry};
-use crate::roster::{Head, read_heads, read_names};
+use crate::scan::group_members;
+use crate::topic_table::{Head, read_heads, read_names};
 
 /// How the topics' heads lie in the store: those of all of them as of one fold, and of some of them as of later ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

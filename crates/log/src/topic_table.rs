@@ -1,4 +1,4 @@
-//! The roster of topics as folds write it: names, once for each topic, and heads (a topic's last seq and nth), again for
+//! The table of topics as folds write it: names, once for each topic, and heads (a topic's last seq and nth), again for
 //! each fold that saw it. Many topics to a value, so that a topic costs a few bytes instead of a key. Pure.
 //!
 //! ```text
@@ -14,7 +14,7 @@ use redeliver_protocol::seq::{Nth, Seq};
 
 use crate::layout::Damaged;
 use crate::layout::piece::PIECE_BYTES;
-use crate::layout::scan::{Reader, put_name, put_varint};
+use crate::layout::reader::{Reader, put_name, put_varint};
 
 /// A topic's last event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,32 +2,32 @@
 
 use redeliver_protocol::time::{Instant, Timestamp};
 
-use super::{Log, Tended};
+use super::{Log, Maintenance};
 use crate::error::LogError;
 
 impl Log {
-    pub(super) fn tend_step(&self, now: Timestamp, monotonic: Instant) -> Result<Tended, LogError> {
-        self.shelf.lock().tick(monotonic);
+    pub(super) fn maintenance_step(&self, now: Timestamp, monotonic: Instant) -> Result<Maintenance, LogError> {
+        self.read_cache.lock().tick(monotonic);
         let mut guard = self.work.lock();
         let work = &mut *guard;
         work.clock.tick(now, monotonic);
         if work.is_staged {
             // The staged commit's sync comes first.
-            return Ok(Tended::Idle);
+            return Ok(Maintenance::Idle);
         }
         // What frees space goes before what needs some.
         if let Some(trim) = work.trim.take() {
             return self.trim_step(work, trim);
         }
         let aged = self.raise_floor_by_age(work);
-        if matches!(aged, Err(LogError::StorageFull)) && self.begin_trim(work)? == Tended::More {
-            return Ok(Tended::More);
+        if matches!(aged, Err(LogError::StorageFull)) && self.begin_trim(work)? == Maintenance::More {
+            return Ok(Maintenance::More);
         }
-        if aged? == Tended::More || self.begin_trim(work)? == Tended::More {
-            return Ok(Tended::More);
+        if aged? == Maintenance::More || self.begin_trim(work)? == Maintenance::More {
+            return Ok(Maintenance::More);
         }
-        if self.trim_excepts(work)? == Tended::More {
-            return Ok(Tended::More);
+        if self.trim_excepts(work)? == Maintenance::More {
+            return Ok(Maintenance::More);
         }
         if work.may_have_older_commits || !work.folded_commits.is_empty() {
             return self.delete_folded(work);
@@ -38,9 +38,9 @@ impl Log {
         if let Some(fold) = work.fold.take() {
             return self.fold_step(work, fold);
         }
-        if self.begin_fold(work)? == Tended::More {
-            return Ok(Tended::More);
+        if self.begin_fold(work)? == Maintenance::More {
+            return Ok(Maintenance::More);
         }
-        self.sweep_step(work)
+        self.expire_step(work)
     }
 }

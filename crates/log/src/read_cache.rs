@@ -12,7 +12,7 @@ use crate::tail::{Chunk, Limits, Slice};
 
 /// What was read, by topic and last seq.
 #[derive(Debug)]
-pub(crate) struct Shelf {
+pub(crate) struct ReadCache {
     pieces: BTreeMap<(u32, Seq), Piece>,
     /// In the order in which they came, and when that was. Names also such as were replaced.
     order: VecDeque<(Instant, (u32, Seq))>,
@@ -28,9 +28,9 @@ struct Piece {
     chunk: Chunk,
 }
 
-impl Shelf {
-    pub(crate) fn new(bytes_max: usize, now: Instant) -> Shelf {
-        Shelf { pieces: BTreeMap::new(), order: VecDeque::new(), bytes: 0, bytes_max, now }
+impl ReadCache {
+    pub(crate) fn new(bytes_max: usize, now: Instant) -> ReadCache {
+        ReadCache { pieces: BTreeMap::new(), order: VecDeque::new(), bytes: 0, bytes_max, now }
     }
 
     /// Takes what a topic has after a seq: nothing that is retained lies between that and the chunk, or in it without
@@ -104,49 +104,49 @@ mod tests {
         Chunk::new(Bytes::from(vec![7; marks.len()]), Nth(u64::from(first / 2)), Seq(u64::from(first)), marks)
     }
 
-    fn found(shelf: &Shelf, topic: u32, after: u64) -> Option<(u64, u64)> {
-        let slice = shelf.after(topic, Seq(after), &ALL)?;
+    fn found(read_cache: &ReadCache, topic: u32, after: u64) -> Option<(u64, u64)> {
+        let slice = read_cache.after(topic, Seq(after), &ALL)?;
         assert!(slice.follows);
         Some((slice.first_seq.0, slice.last_seq.0))
     }
 
     #[test]
     fn what_was_read_after_a_place_is_there_for_all_places_that_it_covers_and_no_other() {
-        let mut shelf = Shelf::new(10_000, Instant::default());
-        shelf.put(1, Seq(5), chunk(10..=20));
-        shelf.put(1, Seq(20), chunk(22..=30));
+        let mut read_cache = ReadCache::new(10_000, Instant::default());
+        read_cache.put(1, Seq(5), chunk(10..=20));
+        read_cache.put(1, Seq(20), chunk(22..=30));
         assert_eq!(
-            [4, 5, 9, 10, 11, 19].map(|after| found(&shelf, 1, after)),
+            [4, 5, 9, 10, 11, 19].map(|after| found(&read_cache, 1, after)),
             [None, Some((10, 20)), Some((10, 20)), Some((12, 20)), Some((12, 20)), Some((20, 20))]
         );
-        assert_eq!([20, 29, 30].map(|after| found(&shelf, 1, after)), [Some((22, 30)), Some((30, 30)), None]);
-        assert_eq!([0, 2].map(|topic| found(&shelf, topic, 5)), [None, None]);
-        shelf.put(1, Seq(3), chunk(10..=20));
-        assert_eq!(found(&shelf, 1, 3), Some((10, 20)), "the one that covers more counts");
+        assert_eq!([20, 29, 30].map(|after| found(&read_cache, 1, after)), [Some((22, 30)), Some((30, 30)), None]);
+        assert_eq!([0, 2].map(|topic| found(&read_cache, topic, 5)), [None, None]);
+        read_cache.put(1, Seq(3), chunk(10..=20));
+        assert_eq!(found(&read_cache, 1, 3), Some((10, 20)), "the one that covers more counts");
         let few = Limits { events_max: 2, ..ALL };
-        assert_eq!(shelf.after(1, Seq(12), &few).map(|slice| slice.last_seq), Some(Seq(16)));
+        assert_eq!(read_cache.after(1, Seq(12), &few).map(|slice| slice.last_seq), Some(Seq(16)));
         let bounded = Limits { seq_max: Seq(9), ..ALL };
-        assert_eq!(shelf.after(1, Seq(5), &bounded), None);
+        assert_eq!(read_cache.after(1, Seq(5), &bounded), None);
     }
 
     #[test]
     fn the_oldest_goes_first_and_nothing_is_kept_for_long() {
         let most = 5 * cost(&chunk(10..=20));
-        let mut shelf = Shelf::new(most, Instant::default());
+        let mut read_cache = ReadCache::new(most, Instant::default());
         for topic in 0..20 {
-            shelf.put(topic, Seq(5), chunk(10..=20));
-            shelf.put(topic, Seq(4), chunk(10..=20));
-            assert!(shelf.bytes <= most);
+            read_cache.put(topic, Seq(5), chunk(10..=20));
+            read_cache.put(topic, Seq(4), chunk(10..=20));
+            assert!(read_cache.bytes <= most);
         }
         assert_eq!(
-            (0..20).filter(|topic| found(&shelf, *topic, 5).is_some()).collect::<Vec<_>>(),
+            (0..20).filter(|topic| found(&read_cache, *topic, 5).is_some()).collect::<Vec<_>>(),
             [15, 16, 17, 18, 19]
         );
-        shelf.tick(Instant::default() + KEPT / 2);
-        shelf.put(20, Seq(5), chunk(10..=20));
-        shelf.tick(Instant::default() + KEPT);
-        assert_eq!((shelf.pieces.len(), shelf.order.len()), (1, 1));
-        shelf.tick(Instant::default() + KEPT * 2);
-        assert_eq!((shelf.bytes, shelf.order.capacity()), (0, 0));
+        read_cache.tick(Instant::default() + KEPT / 2);
+        read_cache.put(20, Seq(5), chunk(10..=20));
+        read_cache.tick(Instant::default() + KEPT);
+        assert_eq!((read_cache.pieces.len(), read_cache.order.len()), (1, 1));
+        read_cache.tick(Instant::default() + KEPT * 2);
+        assert_eq!((read_cache.bytes, read_cache.order.capacity()), (0, 0));
     }
 }

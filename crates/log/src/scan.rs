@@ -13,7 +13,7 @@ use crate::error::LogError;
 use crate::index::TailRef;
 use crate::kv::{Direction, Kv};
 use crate::layout::piece::{self, Found};
-use crate::layout::scan::Reader;
+use crate::layout::reader::Reader;
 use crate::layout::{Damaged, key};
 use crate::lineage::Lineage;
 use crate::state::Run;
@@ -34,9 +34,9 @@ pub(crate) struct Whereabouts {
     pub(crate) recent_from: Option<Nth>,
 }
 
-/// Records that are gathered: consecutive ones of one epoch, from the first one after a seq (and time) on.
+/// Records that are collected: consecutive ones of one epoch, from the first one after a seq (and time) on.
 #[derive(Debug)]
-pub(crate) struct Gather<'a> {
+pub(crate) struct TopicScan<'a> {
     after: Seq,
     not_before: Timestamp,
     limits: Limits,
@@ -55,9 +55,9 @@ pub(crate) struct Gather<'a> {
     pub(crate) damaged: Vec<Vec<u8>>,
 }
 
-impl<'a> Gather<'a> {
-    pub(crate) fn new(after: Seq, not_before: Timestamp, limits: Limits, lineage: &'a Lineage) -> Gather<'a> {
-        Gather {
+impl<'a> TopicScan<'a> {
+    pub(crate) fn new(after: Seq, not_before: Timestamp, limits: Limits, lineage: &'a Lineage) -> TopicScan<'a> {
+        TopicScan {
             after,
             not_before,
             limits,
@@ -109,12 +109,12 @@ impl<'a> Gather<'a> {
         self.reached_recent
     }
 
-    /// Whether all that was gathered is for everybody who asks for it, so that others may be given it too.
+    /// Whether all that was collected is for everybody who asks for it, so that others may be given it too.
     pub(crate) fn is_plain(&self) -> bool {
         !self.is_marked
     }
 
-    /// What was gathered.
+    /// What was collected.
     pub(crate) fn finish(self) -> Option<Chunk> {
         let (first_seq, first_nth) = self.first?;
         let (first_part, parts) = self.parts.split_first()?;
