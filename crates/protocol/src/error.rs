@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 macro_rules! codes {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $number:literal, $words:literal;)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $number:literal, $description:literal;)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub struct $name(pub u16);
@@ -16,11 +16,11 @@ macro_rules! codes {
         impl $name {
             $($(#[$vdoc])* pub const $variant: $name = $name($number);)*
 
-            /// The code in words; a code of a later version is named by its number alone.
+            /// What the code means, for a person. Says so if the code is of a later version.
             #[must_use]
-            pub fn words(self) -> &'static str {
+            pub fn description(self) -> &'static str {
                 match self.0 {
-                    $($number => $words,)*
+                    $($number => $description,)*
                     _ => "a code that this version does not know",
                 }
             }
@@ -28,7 +28,7 @@ macro_rules! codes {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{} ({})", self.words(), self.0)
+                write!(f, "{} ({})", self.description(), self.0)
             }
         }
 

@@ -61,7 +61,7 @@ impl Refusal {
     /// A refusal that says no more than its code.
     #[must_use]
     pub fn of(code: RefusalCode) -> Refusal {
-        Refusal { code, reason: code.words().to_owned() }
+        Refusal { code, reason: code.description().to_owned() }
     }
 }
 

@@ -26,17 +26,15 @@
 //! too much again does no harm, since the log answers duplicates with their old seqs.
 
 mod deliveries;
+mod durable_cursor;
 mod emits;
 mod fault;
-mod flight;
 mod heartbeat;
-mod keeper;
-mod merging;
+mod in_flight;
 mod outputs;
 pub mod owners;
 pub mod publishers;
 mod requests;
-mod rounds;
 mod session;
 mod subscription;
 pub mod watchers;

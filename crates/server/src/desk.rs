@@ -191,7 +191,7 @@ impl Desk {
                     }
                 } else {
                     let code = RefusalCode::Forbidden;
-                    self.handle(Input::Opened { id, result: Err((code, code.words().to_owned())) });
+                    self.handle(Input::Opened { id, result: Err((code, code.description().to_owned())) });
                 }
             }
             Output::Watch { id, topic } => {

@@ -357,7 +357,11 @@ impl Handle {
         let mut jitter = Jitter::new(Uuid::new_v4().as_u64_pair().0);
         self.shared.drain(|| {
             let code = CloseCode::Draining;
-            Close { code, reason: code.words().to_owned(), retry: RetryAdvice::After(jitter.up_to(DRAINING_RETRY_MAX)) }
+            Close {
+                code,
+                reason: code.description().to_owned(),
+                retry: RetryAdvice::After(jitter.up_to(DRAINING_RETRY_MAX)),
+            }
         });
     }
 }

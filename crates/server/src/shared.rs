@@ -174,7 +174,11 @@ impl Shared {
         });
         // The reason may name paths: it is for the operator, not for peers.
         let code = CloseCode::LogFailed;
-        self.hub.end_all(|| Close { code, reason: code.words().to_owned(), retry: RetryAdvice::After(FAILED_RETRY) });
+        self.hub.end_all(|| Close {
+            code,
+            reason: code.description().to_owned(),
+            retry: RetryAdvice::After(FAILED_RETRY),
+        });
     }
 }
 

@@ -355,7 +355,7 @@ impl World {
         let input = match gone.how {
             Displacement::TakenOver => Input::TakenOver { id: gone.subscription },
             Displacement::SameInstance => {
-                let reason = CloseCode::Superseded.words().to_owned();
+                let reason = CloseCode::Superseded.description().to_owned();
                 Input::Displaced(Close { code: CloseCode::Superseded, reason, retry: RetryAdvice::Never })
             }
         };

@@ -1,13 +1,16 @@
 //! The subscriptions of one session, from Subscribe to Unsubscribed: claims, openings, acks, saves.
 //!
 //! The reader's place is durable before it is told, and no event is told before the place. How events are read and sent
-//! is `rounds`' business.
+//! is `scheduling`'s business.
+
+pub(super) mod merging;
+mod scheduling;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::flight::AckKind;
-use super::keeper::{Ending, LateAck, Save};
-use super::merging::Groups;
+use self::merging::Groups;
+use super::durable_cursor::{Ending, LateAck, Save};
+use super::in_flight::AckKind;
 use super::outputs::Outputs;
 use super::subscription::{OpenSubscription, Stage, Subscription};
 use super::{Output, fault};
@@ -92,7 +95,7 @@ impl Deliveries {
         let stage = match self.admit(&request, limits) {
             Ok(stage) => stage,
             Err((code, words)) => {
-                let reason = words.unwrap_or_else(|| code.words()).to_owned();
+                let reason = words.unwrap_or_else(|| code.description()).to_owned();
                 out.send(ServerFrame::SubscribeRefused { id, code, reason });
                 return Ok(());
             }
@@ -144,8 +147,8 @@ impl Deliveries {
             }
         };
         let mut place = OpenSubscription::new(&subscription.request, &opened);
-        let initial = match &mut place.keeper {
-            Some(keeper) => keeper.initial_save(&place.flight),
+        let initial = match &mut place.cursor {
+            Some(cursor) => cursor.initial_save(&place.in_flight),
             None => None,
         };
         subscription.stage = Stage::Open(Box::new(place));
@@ -159,8 +162,8 @@ impl Deliveries {
     pub(super) fn cursor_saved(&mut self, id: SubscriptionId, seq: Seq, out: &mut Outputs) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
         let Stage::Open(place) = &mut subscription.stage else { return };
-        let Some(keeper) = &mut place.keeper else { return };
-        if let Some(seq) = keeper.saved(seq) {
+        let Some(cursor) = &mut place.cursor else { return };
+        if let Some(seq) = cursor.saved(seq) {
             out.acked(id, seq);
         }
         if subscription.is_ending {
@@ -183,17 +186,17 @@ impl Deliveries {
             return Err(fault::unexpected(format!("an ack of subscription {id} came before its Subscribed")));
         };
         let forged = || fault::limit_broken(format!("seq {seq}, nth {nth} of subscription {id} was not sent"));
-        let keeper = &mut place.keeper;
-        let kind = place.flight.ack(seq, nth, |position, nth| {
-            if let Some(keeper) = keeper {
-                keeper.acked(position, nth);
+        let cursor = &mut place.cursor;
+        let kind = place.in_flight.ack(seq, nth, |position, nth| {
+            if let Some(cursor) = cursor {
+                cursor.acked(position, nth);
             }
         });
-        let is_confirmed = match (kind, &mut place.keeper) {
+        let is_confirmed = match (kind, &mut place.cursor) {
             (AckKind::Forged, _) => return Err(forged()),
             (AckKind::New | AckKind::Old, None) => true,
-            (AckKind::New, Some(keeper)) => keeper.is_durable(seq),
-            (AckKind::Old, Some(keeper)) => match keeper.acked_late(seq, nth) {
+            (AckKind::New, Some(cursor)) => cursor.is_durable(seq),
+            (AckKind::Old, Some(cursor)) => match cursor.acked_late(seq, nth) {
                 LateAck::Confirmed => true,
                 LateAck::Taken => false,
                 LateAck::Forged => return Err(forged()),
@@ -248,7 +251,7 @@ impl Deliveries {
             Stage::Behind(_) => return,
             Stage::Claiming | Stage::Opening => (true, false),
             Stage::Open(place) => {
-                let is_saving = place.keeper.as_ref().is_some_and(|keeper| keeper.is_saving());
+                let is_saving = place.cursor.as_ref().is_some_and(|cursor| cursor.is_saving());
                 (is_saving, place.announcement.is_none() && !subscription.is_ending)
             }
         };
@@ -265,8 +268,8 @@ impl Deliveries {
 
     pub(super) fn save_if_due(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let place = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced());
-        let Some(OpenSubscription { flight, keeper: Some(keeper), .. }) = place else { return };
-        if let Some(save) = keeper.next_save(flight) {
+        let Some(OpenSubscription { in_flight, cursor: Some(cursor), .. }) = place else { return };
+        if let Some(save) = cursor.next_save(in_flight) {
             self.push_save(id, save, out);
         }
     }
@@ -322,8 +325,8 @@ impl Deliveries {
     fn end(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
         let Stage::Open(place) = &mut subscription.stage else { return };
-        let OpenSubscription { flight, keeper, .. } = &mut **place;
-        let ending = keeper.as_mut().map_or(Ending::Done, |keeper| keeper.end(flight));
+        let OpenSubscription { in_flight, cursor, .. } = &mut **place;
+        let ending = cursor.as_mut().map_or(Ending::Done, |cursor| cursor.end(in_flight));
         match ending {
             Ending::Save(save) => self.push_save(id, save, out),
             Ending::Wait => {}

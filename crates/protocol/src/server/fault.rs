@@ -48,11 +48,11 @@ pub(super) fn stuck() -> Close {
 
 /// The answer to a peer's goodbye.
 pub(super) fn done() -> Close {
-    never(CloseCode::Done, CloseCode::Done.words().to_owned())
+    never(CloseCode::Done, CloseCode::Done.description().to_owned())
 }
 
 fn retry(code: CloseCode) -> Close {
-    Close { code, reason: code.words().to_owned(), retry: RetryAdvice::Now }
+    Close { code, reason: code.description().to_owned(), retry: RetryAdvice::Now }
 }
 
 fn never(code: CloseCode, reason: String) -> Close {

@@ -1,8 +1,8 @@
 //! One subscription of a server session: from the request to the last save.
 
-use super::flight::Flight;
-use super::keeper::Keeper;
-use super::merging::Merged;
+use super::deliveries::merging::Merged;
+use super::durable_cursor::DurableCursor;
+use super::in_flight::InFlight;
 use crate::frame::{Subscribe, Subscribed, Window};
 use crate::history::{Batch, Gap, Opened};
 use crate::seq::{Nth, Seq, SubscriptionId};
@@ -35,9 +35,9 @@ pub(super) enum Stage {
 /// Where an open subscription is.
 #[derive(Clone, Debug)]
 pub(super) struct OpenSubscription {
-    pub(super) flight: Flight,
+    pub(super) in_flight: InFlight,
     /// The cursor, if it is durable.
-    pub(super) keeper: Option<Keeper>,
+    pub(super) cursor: Option<DurableCursor>,
     /// The answer to the reader, until it is given.
     pub(super) announcement: Option<Box<Subscribed>>,
     /// Whether a read may find something: set by every wake, cleared when a read begins.
@@ -85,8 +85,8 @@ impl OpenSubscription {
             window: request.window,
         };
         OpenSubscription {
-            flight: Flight::new(opened, request.window),
-            keeper: request.durable.then(|| Keeper::new(request, opened, request.window.events)),
+            in_flight: InFlight::new(opened, request.window),
+            cursor: request.durable.then(|| DurableCursor::new(request, opened, request.window.events)),
             announcement: Some(Box::new(announcement)),
             may_have_more: true,
             is_queued: false,
@@ -98,12 +98,12 @@ impl OpenSubscription {
     /// How many events and bytes may be read and sent now; none if the reader must first acknowledge, or the mark of what
     /// is handed over must first be durable.
     pub(super) fn room(&self) -> Option<(u32, usize)> {
-        let (events, bytes) = self.flight.room()?;
-        if !self.flight.fits(self.needs_bytes) {
+        let (events, bytes) = self.in_flight.room()?;
+        if !self.in_flight.fits(self.needs_bytes) {
             return None;
         }
-        let Some(keeper) = &self.keeper else { return Some((events, bytes)) };
-        match keeper.sendable_through().since(self.flight.sent_nth()) {
+        let Some(cursor) = &self.cursor else { return Some((events, bytes)) };
+        match cursor.sendable_through().since(self.in_flight.sent_nth()) {
             0 => None,
             marked => Some((events.min(u32::try_from(marked).unwrap_or(u32::MAX)), bytes)),
         }
@@ -114,19 +114,19 @@ impl OpenSubscription {
     pub(super) fn is_next(&self, batch: &Batch) -> bool {
         batch.count > 0
             && !batch.records.is_empty()
-            && batch.first_nth == self.flight.sent_nth().saturating_add(1)
-            && batch.last_seq.since(self.flight.sent().seq) >= u64::from(batch.count)
+            && batch.first_nth == self.in_flight.sent_nth().saturating_add(1)
+            && batch.last_seq.since(self.in_flight.sent().seq) >= u64::from(batch.count)
     }
 
     /// The same for a gap.
     pub(super) fn is_next_gap(&self, gap: &Gap) -> bool {
-        gap.through.seq > self.flight.sent().seq && gap.nth_through >= self.flight.sent_nth()
+        gap.through.seq > self.in_flight.sent().seq && gap.nth_through >= self.in_flight.sent_nth()
     }
 
     /// The head that was there when the subscription began, if it is reached just now. `at_end`: nothing more is there.
     pub(super) fn take_caught_up(&mut self, at_end: bool) -> Option<Seq> {
         let goal = self.catch_up?;
-        if at_end || self.flight.sent_nth() >= goal.nth || self.flight.sent().seq >= goal.head {
+        if at_end || self.in_flight.sent_nth() >= goal.nth || self.in_flight.sent().seq >= goal.head {
             self.catch_up = None;
             return Some(goal.head);
         }

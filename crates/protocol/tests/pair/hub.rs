@@ -379,7 +379,7 @@ impl Connection {
 
 /// A close as a shell gives it.
 pub(crate) fn close_with(code: CloseCode) -> Close {
-    Close { code, reason: code.words().to_owned(), retry: RetryAdvice::Never }
+    Close { code, reason: code.description().to_owned(), retry: RetryAdvice::Never }
 }
 
 /// The wall clock of the stories: it began in 2026.

@@ -55,7 +55,7 @@ impl World {
         };
         let head = server.log.head();
         if let Some(fenced) = fenced {
-            let reason = CloseCode::PublisherFenced.words().to_owned();
+            let reason = CloseCode::PublisherFenced.description().to_owned();
             let close = Close { code: CloseCode::PublisherFenced, reason, retry: RetryAdvice::Never };
             self.queue.after(Duration::ZERO, Due::Serve(fenced, Input::Displaced(close)));
         }

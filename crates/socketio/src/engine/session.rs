@@ -55,7 +55,7 @@ pub enum EngineCloseReason {
 impl EngineCloseReason {
     /// In the words of Socket.IO's JavaScript server.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             EngineCloseReason::TransportClose => "transport close",
             EngineCloseReason::TransportError => "transport error",

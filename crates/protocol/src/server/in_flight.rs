@@ -10,7 +10,7 @@ use crate::seq::{Nth, Position, Seq};
 
 /// The stretch between a reader's last ack and what was sent to it.
 #[derive(Clone, Debug)]
-pub(super) struct Flight {
+pub(super) struct InFlight {
     window: Window,
     /// None while an unacknowledged gap stands first whose beginning belongs to another history: its seqs compare with
     /// nothing here.
@@ -55,10 +55,10 @@ enum SpanKind {
     Gap,
 }
 
-impl Flight {
+impl InFlight {
     /// Nothing sent yet but, perhaps, the gap at the start.
-    pub(super) fn new(opened: &Opened, window: Window) -> Flight {
-        let mut flight = Flight {
+    pub(super) fn new(opened: &Opened, window: Window) -> InFlight {
+        let mut in_flight = InFlight {
             window,
             acked_seq: Some(opened.after.seq),
             acked_nth: opened.nth,
@@ -70,10 +70,10 @@ impl Flight {
         };
         if let Some(gap) = &opened.gap {
             let before = gap.after.seq;
-            flight.acked_seq = (before < gap.through.seq).then_some(before);
-            flight.spans.push_back(Span::gap(gap, before, opened.nth));
+            in_flight.acked_seq = (before < gap.through.seq).then_some(before);
+            in_flight.spans.push_back(Span::gap(gap, before, opened.nth));
         }
-        flight
+        in_flight
     }
 
     /// The last position that was sent.
@@ -263,8 +263,8 @@ mod tests {
         }
     }
 
-    fn flight(events: u32, bytes: u32) -> Flight {
-        Flight::new(&opened(10, 5), Window { events, bytes })
+    fn in_flight(events: u32, bytes: u32) -> InFlight {
+        InFlight::new(&opened(10, 5), Window { events, bytes })
     }
 
     fn batch(epoch: Epoch, first_nth: u64, count: u32, last_seq: u64, bytes: usize) -> Batch {
@@ -272,45 +272,45 @@ mod tests {
         Batch { epoch, count, first_nth: Nth(first_nth), last_seq: Seq(last_seq), records, except: None, is_end: false }
     }
 
-    fn ack(flight: &mut Flight, seq: u64, nth: u64) -> (AckKind, Vec<(Epoch, u64, u64)>) {
+    fn ack(in_flight: &mut InFlight, seq: u64, nth: u64) -> (AckKind, Vec<(Epoch, u64, u64)>) {
         let mut passed = Vec::new();
-        let kind = flight.ack(Seq(seq), Nth(nth), |at, nth| passed.push((at.epoch, at.seq.0, nth.0)));
+        let kind = in_flight.ack(Seq(seq), Nth(nth), |at, nth| passed.push((at.epoch, at.seq.0, nth.0)));
         (kind, passed)
     }
 
     #[test]
     fn the_window_closes_by_events_and_opens_with_acks_within_a_batch() {
-        let mut flight = flight(4, 1000);
-        flight.sent_batch(&batch(EPOCH, 6, 4, 20, 100));
-        assert_eq!(flight.room(), None);
-        assert_eq!(ack(&mut flight, 13, 7), (AckKind::New, vec![(EPOCH, 13, 7)]));
-        assert_eq!(flight.room(), Some((2, 900)));
-        assert_eq!(ack(&mut flight, 20, 9).0, AckKind::New);
-        assert_eq!(flight.room(), Some((4, 1000)));
+        let mut in_flight = in_flight(4, 1000);
+        in_flight.sent_batch(&batch(EPOCH, 6, 4, 20, 100));
+        assert_eq!(in_flight.room(), None);
+        assert_eq!(ack(&mut in_flight, 13, 7), (AckKind::New, vec![(EPOCH, 13, 7)]));
+        assert_eq!(in_flight.room(), Some((2, 900)));
+        assert_eq!(ack(&mut in_flight, 20, 9).0, AckKind::New);
+        assert_eq!(in_flight.room(), Some((4, 1000)));
     }
 
     #[test]
     fn an_empty_window_takes_an_event_of_any_size() {
-        let mut flight = flight(4, 10);
-        assert!(flight.fits(5000));
-        flight.sent_batch(&batch(EPOCH, 6, 1, 11, 5000));
-        assert_eq!(flight.room(), None);
-        assert!(!flight.fits(1));
-        ack(&mut flight, 11, 6);
-        assert!(flight.fits(5000));
+        let mut in_flight = in_flight(4, 10);
+        assert!(in_flight.fits(5000));
+        in_flight.sent_batch(&batch(EPOCH, 6, 1, 11, 5000));
+        assert_eq!(in_flight.room(), None);
+        assert!(!in_flight.fits(1));
+        ack(&mut in_flight, 11, 6);
+        assert!(in_flight.fits(5000));
     }
 
     #[test]
     fn an_ack_names_what_was_sent_or_is_forged() {
-        let mut flight = flight(100, 1000);
-        flight.sent_batch(&batch(EPOCH, 6, 3, 16, 10));
-        flight.sent_batch(&batch(LATER, 9, 1, 18, 10));
+        let mut in_flight = in_flight(100, 1000);
+        in_flight.sent_batch(&batch(EPOCH, 6, 3, 16, 10));
+        in_flight.sent_batch(&batch(LATER, 9, 1, 18, 10));
         for (seq, nth) in [(19, 9), (18, 8), (17, 9), (16, 7), (15, 8), (15, 6), (11, 7), (12, 5), (14, 6_000)] {
-            assert_eq!(ack(&mut flight, seq, nth).0, AckKind::Forged, "{seq} {nth}");
+            assert_eq!(ack(&mut in_flight, seq, nth).0, AckKind::Forged, "{seq} {nth}");
         }
-        assert_eq!(ack(&mut flight, 10, 5).0, AckKind::Old);
-        assert_eq!(ack(&mut flight, 18, 9), (AckKind::New, vec![(EPOCH, 16, 8), (LATER, 18, 9)]));
-        assert_eq!(ack(&mut flight, 16, 8).0, AckKind::Old);
+        assert_eq!(ack(&mut in_flight, 10, 5).0, AckKind::Old);
+        assert_eq!(ack(&mut in_flight, 18, 9), (AckKind::New, vec![(EPOCH, 16, 8), (LATER, 18, 9)]));
+        assert_eq!(ack(&mut in_flight, 16, 8).0, AckKind::Old);
     }
 
     #[test]
@@ -323,11 +323,11 @@ mod tests {
             count_is_exact: true,
             cause: GapCause::RetentionAge,
         };
-        let mut flight = flight(2, 1000);
-        flight.sent_gap(&gap);
-        assert_eq!(flight.room(), Some((2, 1000)));
-        assert_eq!(ack(&mut flight, 20, 10).0, AckKind::Forged);
-        assert_eq!(ack(&mut flight, 30, 15), (AckKind::New, vec![(LATER, 30, 15)]));
+        let mut in_flight = in_flight(2, 1000);
+        in_flight.sent_gap(&gap);
+        assert_eq!(in_flight.room(), Some((2, 1000)));
+        assert_eq!(ack(&mut in_flight, 20, 10).0, AckKind::Forged);
+        assert_eq!(ack(&mut in_flight, 30, 15), (AckKind::New, vec![(LATER, 30, 15)]));
     }
 
     #[test]
@@ -341,21 +341,21 @@ mod tests {
             count_is_exact: false,
             cause: GapCause::EpochChanged,
         });
-        let mut flight = Flight::new(&opened, Window { events: 10, bytes: 100 });
-        assert_eq!(ack(&mut flight, 500, 400).0, AckKind::Forged);
-        assert_eq!(ack(&mut flight, 3, 2), (AckKind::New, vec![(EPOCH, 3, 2)]));
+        let mut in_flight = InFlight::new(&opened, Window { events: 10, bytes: 100 });
+        assert_eq!(ack(&mut in_flight, 500, 400).0, AckKind::Forged);
+        assert_eq!(ack(&mut in_flight, 3, 2), (AckKind::New, vec![(EPOCH, 3, 2)]));
     }
 
     #[test]
     fn events_sent_one_by_one_leave_few_runs() {
-        let mut flight = flight(65_536, 16 << 20);
+        let mut in_flight = in_flight(65_536, 16 << 20);
         for i in 0..65_536 {
-            assert!(flight.room().is_some(), "closed after {i} events, {} runs", flight.spans.len());
-            flight.sent_batch(&batch(EPOCH, 6 + i, 1, 11 + i, 100));
+            assert!(in_flight.room().is_some(), "closed after {i} events, {} runs", in_flight.spans.len());
+            in_flight.sent_batch(&batch(EPOCH, 6 + i, 1, 11 + i, 100));
         }
-        assert_eq!(flight.room(), None);
-        assert!(flight.spans.len() < 80, "{} runs", flight.spans.len());
-        assert_eq!(ack(&mut flight, 11 + 65_535, 6 + 65_535).0, AckKind::New);
-        assert_eq!((flight.events, flight.bytes), (0, 0));
+        assert_eq!(in_flight.room(), None);
+        assert!(in_flight.spans.len() < 80, "{} runs", in_flight.spans.len());
+        assert_eq!(ack(&mut in_flight, 11 + 65_535, 6 + 65_535).0, AckKind::New);
+        assert_eq!((in_flight.events, in_flight.bytes), (0, 0));
     }
 }

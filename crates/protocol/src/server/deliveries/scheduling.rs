@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::deliveries::{Deliveries, Reading};
-use super::outputs::Outputs;
-use super::{Output, fault};
+use super::super::outputs::Outputs;
+use super::super::{Output, fault};
+use super::{Deliveries, Reading};
 use crate::codec;
 use crate::config::ServerConfig;
 use crate::error::Close;
@@ -20,7 +20,7 @@ use crate::seq::SubscriptionId;
 
 impl Deliveries {
     /// A topic may have grown.
-    pub(super) fn grew(&mut self, id: SubscriptionId) {
+    pub(in crate::server) fn grew(&mut self, id: SubscriptionId) {
         if let Some(place) = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced()) {
             place.may_have_more = true;
         }
@@ -28,13 +28,13 @@ impl Deliveries {
     }
 
     /// Every subscription may have missed a wake.
-    pub(super) fn look_at_all(&mut self) {
+    pub(in crate::server) fn look_at_all(&mut self) {
         let ids: Vec<_> = self.subscriptions.keys().copied().collect();
         ids.into_iter().for_each(|id| self.grew(id));
     }
 
     /// Passes an event on that is not logged, if the reader keeps up; else it is lost.
-    pub(super) fn volatile(
+    pub(in crate::server) fn volatile(
         &mut self,
         ids: &[SubscriptionId],
         event: &VolatileEvent,
@@ -64,7 +64,7 @@ impl Deliveries {
     }
 
     /// Begins the next read, if none is under way, somebody may have more and the socket keeps up.
-    pub(super) fn begin_read(&mut self, config: &ServerConfig, out: &mut Outputs) {
+    pub(in crate::server) fn begin_read(&mut self, config: &ServerConfig, out: &mut Outputs) {
         while self.reading.is_none() && out.undrained_bytes() < config.output_bytes_max.max(1) {
             let Some(id) = self.queue.pop_front() else { return };
             let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
@@ -76,7 +76,7 @@ impl Deliveries {
             let Some((events_max, bytes)) = place.room().filter(|_| !is_ending) else { continue };
             place.may_have_more = false;
             self.reading = Some(Reading { id, events_max, is_wanted: true });
-            let (after, nth) = (place.flight.sent().seq, place.flight.sent_nth());
+            let (after, nth) = (place.in_flight.sent().seq, place.in_flight.sent_nth());
             let share = self.groups.reading(subscription.merged.as_deref());
             out.push(Output::Read {
                 id,
@@ -90,7 +90,12 @@ impl Deliveries {
     }
 
     /// Takes what a read found.
-    pub(super) fn read(&mut self, id: SubscriptionId, outcome: ReadOutcome, out: &mut Outputs) -> Result<(), Close> {
+    pub(in crate::server) fn read(
+        &mut self,
+        id: SubscriptionId,
+        outcome: ReadOutcome,
+        out: &mut Outputs,
+    ) -> Result<(), Close> {
         let Some(reading) = self.reading.take_if(|reading| reading.id == id) else {
             return Err(fault::internal("a read was answered that is not under way"));
         };
@@ -112,7 +117,7 @@ impl Deliveries {
     }
 
     /// Puts a subscription into the queue if it may have more and there is room for it.
-    pub(super) fn queue_up(&mut self, id: SubscriptionId) {
+    pub(in crate::server) fn queue_up(&mut self, id: SubscriptionId) {
         if !self.groups.is_empty()
             && let Some(merged) = self.subscriptions.get(&id).and_then(|subscription| subscription.merged.as_ref())
         {
@@ -122,7 +127,7 @@ impl Deliveries {
     }
 
     /// The same, when its group is looked at already.
-    pub(super) fn enqueue(&mut self, id: SubscriptionId) {
+    pub(in crate::server) fn enqueue(&mut self, id: SubscriptionId) {
         let Some(subscription) = self.subscriptions.get_mut(&id).filter(|subscription| !subscription.is_ending) else {
             return;
         };
@@ -137,7 +142,7 @@ impl Deliveries {
         }
     }
 
-    pub(super) fn send_batch(
+    pub(in crate::server) fn send_batch(
         &mut self,
         id: SubscriptionId,
         mut batch: Batch,
@@ -153,7 +158,7 @@ impl Deliveries {
                 "{} events from nth {} on were read after nth {} of subscription {id}",
                 batch.count,
                 batch.first_nth,
-                place.flight.sent_nth()
+                place.in_flight.sent_nth()
             );
             return Err(fault::internal(words));
         }
@@ -161,18 +166,18 @@ impl Deliveries {
             let is_end = batch.is_end;
             place.may_have_more |= !is_end;
             place.needs_bytes = 0;
-            place.flight.sent_skip(&batch);
+            place.in_flight.sent_skip(&batch);
             out.send_skip(id, &batch);
             self.tell_caught_up(id, is_end, out);
             return Ok(());
         }
-        if !place.flight.fits(batch.records.len()) {
+        if !place.in_flight.fits(batch.records.len()) {
             place.may_have_more = true;
             place.needs_bytes = batch.records.len();
             return Ok(());
         }
         place.needs_bytes = 0;
-        place.flight.sent_batch(&batch);
+        place.in_flight.sent_batch(&batch);
         // A wake that came during the read has set it already: then the end has moved.
         place.may_have_more |= !batch.is_end;
         let is_end = batch.is_end;
@@ -195,13 +200,13 @@ impl Deliveries {
         }
         place.may_have_more = true;
         place.needs_bytes = 0;
-        place.flight.sent_gap(&gap);
+        place.in_flight.sent_gap(&gap);
         out.send(ServerFrame::Gap { id, gap });
         self.tell_caught_up(id, false, out);
         Ok(())
     }
 
-    pub(super) fn tell_caught_up(&mut self, id: SubscriptionId, at_end: bool, out: &mut Outputs) {
+    pub(in crate::server) fn tell_caught_up(&mut self, id: SubscriptionId, at_end: bool, out: &mut Outputs) {
         let place = self.subscriptions.get_mut(&id).and_then(|subscription| subscription.announced());
         if let Some(seq) = place.and_then(|place| place.take_caught_up(at_end)) {
             out.send(ServerFrame::CaughtUp { id, seq });

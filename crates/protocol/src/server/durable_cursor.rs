@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::flight::Flight;
+use super::in_flight::InFlight;
 use crate::config::EARLIER_EPOCHS_MAX;
 use crate::frame::Subscribe;
 use crate::history::{Cursor, GapCause, Opened, Place, Start};
@@ -14,7 +14,7 @@ use crate::seq::{Nth, Position, Seq};
 
 /// A durable subscription's cursor.
 #[derive(Clone, Debug)]
-pub(super) struct Keeper {
+pub(super) struct DurableCursor {
     /// What the reader has acknowledged.
     known: Place,
     /// Whether `known` belongs to a history that this log does not know (a gap stands before it): then no seq compares
@@ -69,9 +69,9 @@ struct Saved {
     urgent: bool,
 }
 
-impl Keeper {
+impl DurableCursor {
     /// The cursor of a subscription that was opened with this request.
-    pub(super) fn new(request: &Subscribe, opened: &Opened, window_events: u32) -> Keeper {
+    pub(super) fn new(request: &Subscribe, opened: &Opened, window_events: u32) -> DurableCursor {
         let start = opened.gap.as_ref().map_or(opened.after, |gap| gap.after);
         let stored = opened.stored.clone();
         let durable = stored.as_ref().map(|known| Saved {
@@ -81,7 +81,7 @@ impl Keeper {
         });
         let known = stored.unwrap_or_else(|| initial(request, opened));
         let start_is_foreign = opened.gap.as_ref().is_some_and(|gap| gap.cause == GapCause::EpochChanged);
-        Keeper {
+        DurableCursor {
             is_foreign: start_is_foreign && known.position == start,
             known,
             start_is_foreign,
@@ -95,8 +95,8 @@ impl Keeper {
 
     /// The save without which nothing may be said to the reader: where a new name starts, and the mark of what its first
     /// window may hand over. None if what is stored says it already.
-    pub(super) fn initial_save(&mut self, flight: &Flight) -> Option<Save> {
-        let mark = self.redelivered_through.max(flight.sent_nth().saturating_add(self.window_events));
+    pub(super) fn initial_save(&mut self, in_flight: &InFlight) -> Option<Save> {
+        let mark = self.redelivered_through.max(in_flight.sent_nth().saturating_add(self.window_events));
         if self.durable.is_some_and(|saved| saved.mark >= mark) {
             return None;
         }
@@ -145,15 +145,15 @@ impl Keeper {
 
     /// The next save, if one is due. At most two are under way: one without hurry, and one because the mark is about to
     /// hold the reader up.
-    pub(super) fn next_save(&mut self, flight: &Flight) -> Option<Save> {
+    pub(super) fn next_save(&mut self, in_flight: &InFlight) -> Option<Save> {
         let newest = self.saving.back().copied().or(self.durable)?;
-        let mark = self.mark(flight);
+        let mark = self.mark(in_flight);
         let is_acked = newest.position != self.known.position;
-        let holds_up = newest.mark <= flight.sent_nth() && newest.mark < mark && flight.room().is_some();
+        let holds_up = newest.mark <= in_flight.sent_nth() && newest.mark < mark && in_flight.room().is_some();
         if !is_acked && !holds_up {
             return None;
         }
-        let room = self.sendable_through().since(flight.sent_nth());
+        let room = self.sendable_through().since(in_flight.sent_nth());
         let urgent = room <= self.window_events / 2;
         match (self.saving.len(), self.saving.front()) {
             (0, _) => Some(self.save(mark, urgent)),
@@ -166,8 +166,8 @@ impl Keeper {
     }
 
     /// What is left to do before the subscription ends: the final cursor's mark is exactly what was handed over.
-    pub(super) fn end(&mut self, flight: &Flight) -> Ending {
-        let mark = self.redelivered_through.max(flight.sent_nth());
+    pub(super) fn end(&mut self, in_flight: &InFlight) -> Ending {
+        let mark = self.redelivered_through.max(in_flight.sent_nth());
         let is_last = |saved: &Saved| saved.position == self.known.position && saved.mark == mark;
         if self.saving.is_empty() && self.durable.as_ref().is_some_and(is_last) {
             return Ending::Done;
@@ -193,9 +193,9 @@ impl Keeper {
 
     /// What may be handed over until the next save: a window beyond the one that is open, so that a reader at full speed
     /// does not wait for the disk at each ack.
-    fn mark(&self, flight: &Flight) -> Nth {
-        let open = flight.acked_nth().saturating_add(self.window_events.saturating_mul(2));
-        let beyond_gaps = flight.sent_nth().saturating_add(self.window_events);
+    fn mark(&self, in_flight: &InFlight) -> Nth {
+        let open = in_flight.acked_nth().saturating_add(self.window_events.saturating_mul(2));
+        let beyond_gaps = in_flight.sent_nth().saturating_add(self.window_events);
         self.redelivered_through.max(open).max(beyond_gaps)
     }
 

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::deliveries::Deliveries;
-use super::fault;
-use super::outputs::Outputs;
-use super::subscription::OpenSubscription;
+use super::super::fault;
+use super::super::outputs::Outputs;
+use super::super::subscription::OpenSubscription;
+use super::Deliveries;
 use crate::codec;
 use crate::config::Limits;
 use crate::error::{Close, DecodeError};
@@ -19,7 +19,7 @@ use crate::seq::{Seq, SubscriptionId};
 
 /// The groups of a session.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Groups {
+pub(in crate::server) struct Groups {
     groups: BTreeMap<u32, Group>,
     /// The one whose subscriptions are being named.
     in_the_making: Option<u32>,
@@ -38,7 +38,7 @@ struct Group {
 
 /// What a subscription has as one of a group.
 #[derive(Clone, Debug)]
-pub(super) struct Merged {
+pub(in crate::server) struct Merged {
     group: u32,
     /// Into how many parts the group divides a batch. None before the group stands.
     share: Option<usize>,
@@ -67,13 +67,13 @@ struct Part {
 
 impl Groups {
     /// A subscription is made as one of a group.
-    pub(super) fn join(&mut self, group: u32, id: SubscriptionId) -> Box<Merged> {
+    pub(in crate::server) fn join(&mut self, group: u32, id: SubscriptionId) -> Box<Merged> {
         self.groups.entry(group).or_default().members.push(id);
         Box::new(Merged { group, share: None, found: None, end_read: 0 })
     }
 
     /// It is one of it no longer.
-    pub(super) fn leave(&mut self, group: u32, id: SubscriptionId) {
+    pub(in crate::server) fn leave(&mut self, group: u32, id: SubscriptionId) {
         if let Some(members) = self.groups.get_mut(&group).map(|group| &mut group.members) {
             members.retain(|member| *member != id);
         }
@@ -81,17 +81,17 @@ impl Groups {
     }
 
     /// Something may go on in a group.
-    pub(super) fn look(&mut self, group: u32) {
+    pub(in crate::server) fn look(&mut self, group: u32) {
         self.due.insert(group);
     }
 
     /// Most sessions have none, and are not to pay for those that do.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::server) fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
     /// A read begins. Returns into how many parts its batch is divided.
-    pub(super) fn reading(&mut self, merged: Option<&Merged>) -> usize {
+    pub(in crate::server) fn reading(&mut self, merged: Option<&Merged>) -> usize {
         let Some(merged) = merged else { return 1 };
         self.reads += 1;
         merged.share.unwrap_or(1)
@@ -99,19 +99,19 @@ impl Groups {
 }
 
 impl Merged {
-    pub(super) fn group(&self) -> u32 {
+    pub(in crate::server) fn group(&self) -> u32 {
         self.group
     }
 
     /// Whether a read has somewhere to put what it finds.
-    pub(super) fn may_be_read(&self) -> bool {
+    pub(in crate::server) fn may_be_read(&self) -> bool {
         self.share.is_some() && self.found.is_none()
     }
 }
 
 impl Deliveries {
     /// Takes a request to follow a topic as one of a group.
-    pub(super) fn subscribe_merged(
+    pub(in crate::server) fn subscribe_merged(
         &mut self,
         group: u32,
         request: Subscribe,
@@ -131,7 +131,7 @@ impl Deliveries {
     }
 
     /// All subscriptions of a group are named.
-    pub(super) fn begin_merged(&mut self, group: u32) -> Result<(), Close> {
+    pub(in crate::server) fn begin_merged(&mut self, group: u32) -> Result<(), Close> {
         if self.groups.in_the_making != Some(group) {
             return Err(fault::unexpected(format!("BeginMerged of group {group}, which is not in the making")));
         }
@@ -140,12 +140,12 @@ impl Deliveries {
         Ok(())
     }
 
-    pub(super) fn is_merged(&self, id: SubscriptionId) -> bool {
+    pub(in crate::server) fn is_merged(&self, id: SubscriptionId) -> bool {
         !self.groups.is_empty() && self.subscriptions.get(&id).is_some_and(|subscription| subscription.merged.is_some())
     }
 
     /// Takes what a read of a member has found. It is sent when its turn has come.
-    pub(super) fn keep(&mut self, id: SubscriptionId, batch: Batch) {
+    pub(in crate::server) fn keep(&mut self, id: SubscriptionId, batch: Batch) {
         let read = self.groups.reads;
         if let Some(merged) = self.merged(id) {
             // A batch that cannot be read is refused when it is to be sent.
@@ -155,7 +155,7 @@ impl Deliveries {
     }
 
     /// Takes that a read has found the end.
-    pub(super) fn found_end(&mut self, id: SubscriptionId) {
+    pub(in crate::server) fn found_end(&mut self, id: SubscriptionId) {
         if self.groups.is_empty() {
             return;
         }
@@ -166,7 +166,7 @@ impl Deliveries {
     }
 
     /// Sends what can be sent in the groups in which something has changed, and has read what is needed for more.
-    pub(super) fn merge_due(&mut self, out: &mut Outputs) -> Result<(), Close> {
+    pub(in crate::server) fn merge_due(&mut self, out: &mut Outputs) -> Result<(), Close> {
         while let Some(group) = self.groups.due.pop_first() {
             if self.stands(group) {
                 self.merge(group, out)?;
@@ -252,13 +252,13 @@ impl Deliveries {
     ) -> Result<bool, Close> {
         let Some(found) = self.merged(id).and_then(|merged| merged.found.as_ref()) else { return Ok(false) };
         let bytes = found.first(before)?.bytes;
-        if !self.place(id).is_some_and(|place| place.flight.fits(bytes)) {
+        if !self.place(id).is_some_and(|place| place.in_flight.fits(bytes)) {
             return Ok(false);
         }
         for double in doubles {
             let Some(batch) = self.take_found(*double, Seq::ZERO)? else { continue };
             if let Some(place) = self.place(*double) {
-                place.flight.sent_skip(&batch);
+                place.in_flight.sent_skip(&batch);
                 out.send_skip(*double, &batch);
             }
             self.passed(*double, batch.is_end, out);
