@@ -19,7 +19,7 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Clock;
-use crate::desk::{Desk, Peer};
+use crate::session_driver::{Peer, SessionDriver};
 use crate::shared::{Presence, Shared};
 use crate::wire::{Wire, WireEvent};
 
@@ -33,7 +33,7 @@ pub(crate) struct Serving<S> {
 }
 
 struct Connection<S> {
-    desk: Desk,
+    driver: SessionDriver,
     wire: Wire<S>,
     alarm: Alarm,
     clock: Clock,
@@ -42,12 +42,12 @@ struct Connection<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// For a peer whose handshake is done and that may have sent its first bytes already.
-    pub(crate) fn new(desk: Desk, io: S, early: &[u8], shared: &Shared, presence: Presence) -> Serving<S> {
+    pub(crate) fn new(driver: SessionDriver, io: S, early: &[u8], shared: &Shared, presence: Presence) -> Serving<S> {
         let mut wire = Wire::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX);
         wire.put_back(early);
         let alarm = Alarm::new(Instant::now());
         let connection =
-            Connection { desk, wire, alarm, clock: shared.clock, write_timeout: shared.config.write_timeout };
+            Connection { driver, wire, alarm, clock: shared.clock, write_timeout: shared.config.write_timeout };
         Serving { connection: Some(connection), finishing: None, _presence: presence }
     }
 }
@@ -59,9 +59,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Serving<S> {
         if let Some(connection) = &mut self.connection {
             let ending = ready!(connection.poll(cx));
             let finishing = self.connection.take().map(|connection| {
-                let Connection { desk, mut wire, .. } = connection;
+                let Connection { driver, mut wire, .. } = connection;
                 // The session's places are given up first: nobody waits for a peer that takes its time to go.
-                drop(desk);
+                drop(driver);
                 let code = ending.map(|close| {
                     wire.send(encode_close(&close));
                     close.code
@@ -81,17 +81,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Does what can be done now, until the end: the session's last word, or nothing if the peer is gone.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Close>> {
         // Once in a turn: for what comes meanwhile, the task is woken again.
-        self.desk.empty_mailbox(cx);
+        self.driver.drain_inbox(cx);
         loop {
-            if let Some(close) = self.desk.work(&mut self.wire) {
+            if let Some(close) = self.driver.work(&mut self.wire) {
                 return Poll::Ready(Some(close));
             }
-            if let Poll::Ready(event) = self.wire.poll(cx, self.desk.wants_message()) {
+            if let Poll::Ready(event) = self.wire.poll(cx, self.driver.wants_message()) {
                 match event {
-                    WireEvent::Drained => self.desk.handle_in_turn(Input::Drained),
+                    WireEvent::Drained => self.driver.handle_in_turn(Input::Drained),
                     event @ (WireEvent::Message(_) | WireEvent::Text(_) | WireEvent::Broken(..) | WireEvent::Ended) => {
                         match translate(event) {
-                            Some(input) => self.desk.handle(input),
+                            Some(input) => self.driver.handle(input),
                             None => return Poll::Ready(None),
                         }
                     }
@@ -99,20 +99,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 continue;
             }
             // Last, for the work may have begun to ask something.
-            if self.desk.poll_answers(cx).is_ready() {
+            if self.driver.poll_answers(cx).is_ready() {
                 continue;
             }
             let stuck_at = self.wire.waiting_since().map(|since| since + self.write_timeout);
-            let tick_at = self.desk.poll_timeout().map(|due| self.clock.at(due));
+            let tick_at = self.driver.poll_timeout().map(|due| self.clock.at(due));
             let due = stuck_at.into_iter().chain(tick_at).min();
-            if self.alarm.poll(cx, due, self.clock.at(self.desk.now())).is_pending() {
+            if self.alarm.poll(cx, due, self.clock.at(self.driver.now())).is_pending() {
                 return Poll::Pending;
             }
             let now = Instant::now();
             if stuck_at.is_some_and(|at| at <= now) {
-                self.desk.handle(Input::Stuck);
+                self.driver.handle(Input::Stuck);
             } else if tick_at.is_some_and(|at| at <= now) {
-                self.desk.handle(Input::Tick);
+                self.driver.handle(Input::Tick);
             }
         }
     }

@@ -16,8 +16,8 @@ use redeliver_protocol::seq::{Position, Seq, SubscriptionId};
 use redeliver_protocol::server::{ConnectionId, Input};
 use redeliver_protocol::time::Timestamp;
 
-use crate::errands;
-use crate::mailbox::Mailbox;
+use crate::inbox::{Inbox, VOLATILE_MAX};
+use crate::log_calls;
 use crate::shared::{Presence, Shared};
 use crate::stats::{add, subtract};
 
@@ -29,7 +29,7 @@ use crate::stats::{add, subtract};
 pub struct Feed {
     reader: MergedReader,
     connection: ConnectionId,
-    mailbox: Arc<Mailbox>,
+    inbox: Arc<Inbox>,
     /// The topics that are watched, each under a number of its own.
     watches: BTreeMap<TopicName, SubscriptionId>,
     last_watch: u32,
@@ -107,11 +107,11 @@ impl FeedError {
 
 impl Feed {
     pub(crate) fn new(shared: &Arc<Shared>, after: Position) -> Feed {
-        let (connection, mailbox) = shared.hub.join();
+        let (connection, inbox) = shared.hub.join();
         Feed {
             reader: shared.log.merged_reader(after),
             connection,
-            mailbox,
+            inbox,
             watches: BTreeMap::new(),
             last_watch: 0,
             may_have_more: true,
@@ -187,7 +187,7 @@ impl Feed {
     /// Cancel safe: nothing is lost, and the place moves only with a row that is given.
     pub async fn next(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<FeedItem>, FeedError> {
         loop {
-            self.empty_mailbox();
+            self.drain_inbox();
             if let Some(close) = &self.ended {
                 return Err(FeedError::Ended(close.clone()));
             }
@@ -195,7 +195,7 @@ impl Feed {
                 if !self.volatile.is_empty() {
                     return Ok(self.volatile.drain(..).map(FeedItem::Volatile).collect());
                 }
-                self.mailbox.waiting().await;
+                self.inbox.waiting().await;
                 continue;
             }
             let row = match self.read_recent(events_max, bytes_max)? {
@@ -220,8 +220,8 @@ impl Feed {
         }
     }
 
-    fn empty_mailbox(&mut self) {
-        self.mailbox.take().open(|input| {
+    fn drain_inbox(&mut self) {
+        self.inbox.take().for_each(|input| {
             if let Input::End(close) | Input::Displaced(close) = input {
                 self.ended = Some(close);
             } else if let Input::Volatile { event, .. } = input {
@@ -327,9 +327,6 @@ impl From<MergedItem> for FeedItem {
     }
 }
 
-/// Events that are not logged which may wait behind a row that is being read.
-const VOLATILE_MAX: usize = 128;
-
 /// Reads a row where it may have to wait for the disk. Nothing if the log has failed.
 async fn read_cold(
     shared: Arc<Shared>,
@@ -338,8 +335,8 @@ async fn read_cold(
     bytes_max: usize,
 ) -> Option<(MergedReader, MergedRow)> {
     add(&shared.counters.cold_reads, 1);
-    errands::ask(&shared, move |log| {
-        let row = log.read_merged(&mut reader, events_max, bytes_max)?;
+    log_calls::run(&shared, move |shared| {
+        let row = shared.log.read_merged(&mut reader, events_max, bytes_max)?;
         Ok((reader, row))
     })
     .await

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{Instrument, Span, debug, info_span};
 
 use crate::connection::Serving;
-use crate::desk::{Desk, Origin};
+use crate::session_driver::{Origin, SessionDriver};
 use crate::shared::{Phase, Presence, Shared};
 
 /// What becomes of a handshake once its answer is written: it carries on with the connection in a task of its own.
@@ -79,13 +79,13 @@ fn begin_upgrade<B>(
     (parts.uri, parts.headers) = (Uri::default(), HeaderMap::new());
     let upgrade = hyper::upgrade::on(Request::from_parts(parts, ()));
     // Made before the answer goes out, so that the connection counts from here on.
-    let desk = Desk::new(shared, Arc::clone(&shared.access), origin);
-    let span = info_span!("connection", id = %desk.connection(), peer = peer.map(tracing::field::display), identity = tracing::field::Empty);
+    let driver = SessionDriver::new(shared, Arc::clone(&shared.access), origin);
+    let span = info_span!("connection", id = %driver.connection(), peer = peer.map(tracing::field::display), identity = tracing::field::Empty);
     let shared = Arc::clone(shared);
     let connection_span = span.clone();
     let upgrading = async move {
         match tokio::time::timeout(shared.config.hello_timeout, upgrade).await {
-            Ok(Ok(io)) => carry_on(&shared, desk, io, presence, connection_span),
+            Ok(Ok(io)) => carry_on(&shared, driver, io, presence, connection_span),
             Ok(Err(error)) => debug!(%error, "the handshake did not end in a connection"),
             Err(_) => debug!("the handshake took too long"),
         }
@@ -112,14 +112,14 @@ fn own_uri(uri: &Uri) -> Uri {
 }
 
 /// Serves a connection whose handshake is done, in a task that has no more to carry than the connection.
-fn carry_on(shared: &Shared, desk: Desk, io: Upgraded, presence: Presence, span: Span) {
+fn carry_on(shared: &Shared, driver: SessionDriver, io: Upgraded, presence: Presence, span: Span) {
     match io.downcast::<TokioIo<TcpStream>>() {
         // Without what hyper wraps around it.
         Ok(Parts { io, read_buf, .. }) => {
-            tokio::spawn(Serving::new(desk, io.into_inner(), &read_buf, shared, presence).instrument(span));
+            tokio::spawn(Serving::new(driver, io.into_inner(), &read_buf, shared, presence).instrument(span));
         }
         Err(io) => {
-            tokio::spawn(Serving::new(desk, TokioIo::new(io), &[], shared, presence).instrument(span));
+            tokio::spawn(Serving::new(driver, TokioIo::new(io), &[], shared, presence).instrument(span));
         }
     }
 }

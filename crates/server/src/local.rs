@@ -25,7 +25,7 @@ use tracing::{Instrument, debug_span};
 use uuid::Uuid;
 
 use crate::access::OpenAccess;
-use crate::desk::{Desk, Origin, Peer};
+use crate::session_driver::{Origin, Peer, SessionDriver};
 use crate::shared::Shared;
 
 /// What an in-process reader wants.
@@ -111,17 +111,17 @@ impl LocalSubscription {
         // What is not logged has no window, and would have no bound here.
         config.features = config.features.without(Features::VOLATILE).without(Features::REQUESTS);
         let client = ClientSession::new(config, identity, Jitter::new(high ^ low), shared.clock.now());
-        let link = Link {
+        let driver = LocalDriver {
             shared: Arc::clone(shared),
             client,
-            desk: None,
+            driver: None,
             to_server: VecDeque::new(),
             handed_over,
             wishes: Arc::clone(&wishes),
         };
         let presence = shared.enter();
         let running = async move {
-            link.run(request).await;
+            driver.run(request).await;
             drop(presence);
         };
         tokio::spawn(running.instrument(debug_span!("in-process subscription")));
@@ -215,10 +215,10 @@ impl Wishes {
 }
 
 /// The two sessions and what is between them.
-struct Link {
+struct LocalDriver {
     shared: Arc<Shared>,
     client: ClientSession,
-    desk: Option<Desk>,
+    driver: Option<SessionDriver>,
     /// What the client's session has written. Bounded by its acks and subscribes, which are one each.
     to_server: VecDeque<Bytes>,
     handed_over: mpsc::UnboundedSender<Delivery>,
@@ -228,7 +228,7 @@ struct Link {
 /// The subscription's number in its client, which has no other.
 const ID: SubscriptionId = SubscriptionId(1);
 
-impl Link {
+impl LocalDriver {
     async fn run(mut self, request: SubscribeRequest) {
         self.tell(Input::Subscribe { id: ID, request });
         let mut closing = false;
@@ -239,7 +239,7 @@ impl Link {
             }
             let clock = self.shared.clock;
             let client_due = self.client.poll_timeout();
-            let server_due = self.desk.as_ref().and_then(Desk::poll_timeout);
+            let server_due = self.driver.as_ref().and_then(SessionDriver::poll_timeout);
             let due = client_due.into_iter().chain(server_due).min().map(|due| clock.at(due));
             let timer = async {
                 match due {
@@ -249,14 +249,14 @@ impl Link {
             };
             tokio::select! {
                 () = self.wishes.notify.notified() => {}
-                () = listen(&mut self.desk) => {}
+                () = listen(&mut self.driver) => {}
                 () = timer => {
                     let now = clock.now();
                     if client_due.is_some_and(|due| due <= now) {
                         self.tell(Input::Tick);
                     }
-                    if let Some(desk) = &mut self.desk {
-                        desk.handle(ServerInput::Tick);
+                    if let Some(driver) = &mut self.driver {
+                        driver.handle(ServerInput::Tick);
                     }
                 }
             }
@@ -284,30 +284,30 @@ impl Link {
                     return Some(end);
                 }
             }
-            let Some(desk) = &mut self.desk else {
+            let Some(driver) = &mut self.driver else {
                 if is_quiet {
                     return None;
                 }
                 continue;
             };
-            while desk.wants_message()
+            while driver.wants_message()
                 && let Some(message) = self.to_server.pop_front()
             {
                 is_quiet = false;
-                desk.handle(ServerInput::Message(message));
+                driver.handle(ServerInput::Message(message));
             }
             let mut said = Said::default();
-            let close = desk.work(&mut said);
+            let close = driver.work(&mut said);
             if !said.0.is_empty() {
                 is_quiet = false;
-                desk.handle(ServerInput::Drained);
+                driver.handle(ServerInput::Drained);
             }
             for message in said.0 {
                 self.tell(Input::Message(message));
             }
             if let Some(close) = close {
                 is_quiet = false;
-                self.desk = None;
+                self.driver = None;
                 self.to_server.clear();
                 self.tell(Input::Message(encode_close(&close)));
                 self.tell(Input::Disconnected(close.reason));
@@ -328,13 +328,13 @@ impl Link {
                 if !self.shared.is_ready() {
                     return Some(SubscriptionEnd::ClientEnded);
                 }
-                self.desk = Some(Desk::new(&self.shared, Arc::new(OpenAccess), Origin::default()));
+                self.driver = Some(SessionDriver::new(&self.shared, Arc::new(OpenAccess), Origin::default()));
                 self.tell(Input::Connected);
             }
             Output::SendHello(hello) => self.to_server.push_back(encode_hello(&hello)),
             Output::Send(frame) => self.to_server.push_back(encode_client(&frame)),
             Output::Disconnect(_) => {
-                self.desk = None;
+                self.driver = None;
                 self.to_server.clear();
             }
             // The reader may have gone: then it has also said so.
@@ -377,9 +377,9 @@ impl Peer for Said {
     }
 }
 
-async fn listen(desk: &mut Option<Desk>) {
-    match desk {
-        Some(desk) => desk.listen().await,
+async fn listen(driver: &mut Option<SessionDriver>) {
+    match driver {
+        Some(driver) => driver.listen().await,
         None => std::future::pending().await,
     }
 }

@@ -1,7 +1,7 @@
 //! What waits for the writer: appends in order, gateways' states, and at most one cursor per subscriber and topic. Bounded in bytes: what
 //! comes beyond is refused, in its place in the order.
 
-mod company;
+mod group_commit;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::server::Input;
 use tokio::sync::oneshot;
 
-use self::company::Company;
-use crate::mailbox::Mailbox;
+use self::group_commit::GroupCommit;
+use crate::inbox::Inbox;
 
 /// The queue between the connections and the writer.
 #[derive(Debug)]
@@ -34,11 +34,11 @@ struct Content {
     append_bytes: usize,
     cursors: BTreeMap<CursorKey, CursorSave>,
     states: VecDeque<StateSave>,
-    /// When the cursors go without company.
+    /// When the cursors are committed alone.
     cursors_due: Option<Instant>,
     /// Cursors that the writer has taken but not yet staged: the log does not know them yet.
     taken: BTreeMap<CursorKey, Cursor>,
-    company: Company,
+    group_commit: GroupCommit,
     /// How many appends a writer waits for that gathers; 0 if it does not.
     enough: usize,
     closing: bool,
@@ -67,7 +67,7 @@ pub(crate) struct Append {
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// A connection.
-    Connection(Arc<Mailbox>),
+    Connection(Arc<Inbox>),
     /// A caller within the process.
     Caller(oneshot::Sender<Vec<EmitRun>>),
 }
@@ -75,7 +75,7 @@ pub(crate) enum Answer {
 impl Answer {
     pub(crate) fn give(self, runs: Vec<EmitRun>) {
         match self {
-            Answer::Connection(mailbox) => mailbox.answer(Input::Appended(runs)),
+            Answer::Connection(inbox) => inbox.push(Input::Appended(runs)),
             // The caller may have gone; its event is stored all the same.
             Answer::Caller(caller) => drop(caller.send(runs)),
         }
@@ -86,7 +86,7 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct CursorSave {
     pub(crate) cursor: Cursor,
-    pub(crate) waiters: Vec<(Arc<Mailbox>, SubscriptionId, Seq)>,
+    pub(crate) waiters: Vec<(Arc<Inbox>, SubscriptionId, Seq)>,
 }
 
 /// A state to be saved or deleted, and who is told whether it was.
@@ -123,7 +123,7 @@ impl Queue {
     /// were taken.
     pub(crate) fn append_for(
         &self,
-        mailbox: &Arc<Mailbox>,
+        inbox: &Arc<Inbox>,
         publisher: Option<(PublisherId, EmitNumber)>,
         first: EmitNumber,
         events: Events,
@@ -133,7 +133,7 @@ impl Queue {
         match content.refusal(bytes, self.bytes_max) {
             Some(code) => {
                 let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-                content.push(Append::refused(first, count, code, Answer::Connection(Arc::clone(mailbox))));
+                content.push(Append::refused(first, count, code, Answer::Connection(Arc::clone(inbox))));
                 self.notify(&content);
                 false
             }
@@ -141,7 +141,7 @@ impl Queue {
                 let mut next = first;
                 for (part, bytes) in parts(events, bytes) {
                     let after = next.saturating_add(part.len() as u64);
-                    content.push(Append::new(publisher, next, part, bytes, Answer::Connection(Arc::clone(mailbox))));
+                    content.push(Append::new(publisher, next, part, bytes, Answer::Connection(Arc::clone(inbox))));
                     next = after;
                 }
                 self.notify(&content);
@@ -151,9 +151,9 @@ impl Queue {
     }
 
     /// Answers a connection that these are refused, behind everything that it appended before.
-    pub(crate) fn refuse_for(&self, mailbox: &Arc<Mailbox>, first: EmitNumber, count: u32, code: RefusalCode) {
+    pub(crate) fn refuse_for(&self, inbox: &Arc<Inbox>, first: EmitNumber, count: u32, code: RefusalCode) {
         let mut content = self.content.lock();
-        content.push(Append::refused(first, count, code, Answer::Connection(Arc::clone(mailbox))));
+        content.push(Append::refused(first, count, code, Answer::Connection(Arc::clone(inbox))));
         self.notify(&content);
     }
 
@@ -202,20 +202,20 @@ impl Queue {
         &self,
         key: CursorKey,
         cursor: Cursor,
-        waiter: (Arc<Mailbox>, SubscriptionId),
+        waiter: (Arc<Inbox>, SubscriptionId),
         urgent: bool,
     ) {
         let mut content = self.content.lock();
         if content.failed {
             return;
         }
-        let (mailbox, id) = waiter;
-        let waiter = (mailbox, id, cursor.known.position.seq);
+        let (inbox, id) = waiter;
+        let waiter = (inbox, id, cursor.known.position.seq);
         match content.cursors.get_mut(&key) {
             Some(waiting) => {
                 waiting.cursor = cursor;
                 // One answer per subscription: it covers all before.
-                waiting.waiters.retain(|(mailbox, id, _)| !(*id == waiter.1 && Arc::ptr_eq(mailbox, &waiter.0)));
+                waiting.waiters.retain(|(inbox, id, _)| !(*id == waiter.1 && Arc::ptr_eq(inbox, &waiter.0)));
                 waiting.waiters.push(waiter);
             }
             None => {
@@ -291,7 +291,7 @@ impl Queue {
     /// share a commit instead of each paying for its sync.
     fn gather(&self, content: &mut MutexGuard<'_, Content>) {
         let waiting = content.appends.len();
-        let Some((enough, moment)) = content.company.expected(waiting) else { return };
+        let Some((enough, moment)) = content.group_commit.expected(waiting) else { return };
         let deadline = Instant::now() + moment;
         content.enough = enough;
         while content.appends.len() < enough && content.append_bytes < COMMIT_BYTES_MAX && !content.closing {
@@ -301,10 +301,10 @@ impl Queue {
         }
         content.enough = 0;
         let gathered = content.appends.len();
-        content.company.gathered(waiting, gathered);
+        content.group_commit.gathered(waiting, gathered);
     }
 
-    /// Wakes the writer, unless it waits for more company than this.
+    /// Wakes the writer, unless it waits for more appends.
     fn notify(&self, content: &Content) {
         if content.appends.len() >= content.enough || content.append_bytes >= COMMIT_BYTES_MAX {
             self.work.notify_one();
@@ -364,7 +364,7 @@ impl Content {
         if self.cursors.is_empty() {
             self.cursors_due = None;
         }
-        self.company.left(appends.len());
+        self.group_commit.left(appends.len());
         Work::Commit(appends, cursors, self.take_states())
     }
 }
@@ -449,7 +449,7 @@ const COMMIT_STATE_BYTES_MAX: usize = 448 * 1024;
 /// What an event costs besides its content, about, in bytes.
 const EVENT_OVERHEAD_BYTES: usize = 64;
 
-/// Longest time that a cursor for which nobody waits stays for company.
+/// Longest time that a cursor for which nobody waits waits for a commit to join.
 const CURSOR_DELAY: Duration = Duration::from_millis(100);
 
 /// When a cursor is tried again for which the disk had no room.
@@ -488,9 +488,9 @@ mod tests {
     #[test]
     fn a_commit_takes_whole_appends_up_to_its_limit() {
         let queue = Queue::new(usize::MAX);
-        let mailbox = Arc::default();
+        let inbox = Arc::default();
         for first in [1, 601, 1201] {
-            assert!(queue.append_for(&mailbox, None, EmitNumber(first), (0..600).map(|_| event(10)).collect()));
+            assert!(queue.append_for(&inbox, None, EmitNumber(first), (0..600).map(|_| event(10)).collect()));
         }
         let firsts = |appends: Vec<Append>| appends.iter().map(|append| append.first.0).collect::<Vec<_>>();
         assert_eq!(firsts(commit(&queue).0), [1]);
@@ -522,16 +522,16 @@ mod tests {
     #[test]
     fn what_a_full_queue_refuses_is_answered_in_its_place() {
         let queue = Queue::new(1000);
-        let mailbox = Arc::default();
-        assert!(queue.append_for(&mailbox, None, EmitNumber(1), vec![event(900)]));
-        assert!(!queue.append_for(&mailbox, None, EmitNumber(2), vec![event(900), event(900)]));
+        let inbox = Arc::default();
+        assert!(queue.append_for(&inbox, None, EmitNumber(1), vec![event(900)]));
+        assert!(!queue.append_for(&inbox, None, EmitNumber(2), vec![event(900), event(900)]));
         assert_eq!(queue.append_one(event(900).unwrap()).err(), Some(RefusalCode::Overloaded));
         let (appends, _) = commit(&queue);
         assert_eq!(appends.len(), 2);
         assert_eq!(appends[0].refused, None);
         let refused = EmitRun { first: EmitNumber(2), count: 2, fate: EmitFate::Refused(RefusalCode::Overloaded) };
         assert_eq!(appends[1].refused, Some(refused));
-        assert!(queue.append_for(&mailbox, None, EmitNumber(2), vec![event(900)]), "there is room again");
+        assert!(queue.append_for(&inbox, None, EmitNumber(2), vec![event(900)]), "there is room again");
     }
 
     #[test]
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn cursors_wait_for_company_unless_someone_waits_for_them() {
+    fn cursors_wait_for_a_commit_to_join_unless_someone_waits_for_them() {
         let queue = Queue::new(1000);
         let waiter = || (Arc::default(), SubscriptionId(1));
         queue.save_cursor(key("a"), cursor(1), waiter(), false);
@@ -558,7 +558,7 @@ mod tests {
         queue.save_cursor(key("a"), cursor(2), (Arc::default(), SubscriptionId(1)), true);
         assert_eq!(queue.cursor(&key("a")), Some(cursor(2)));
         let (_, cursors) = commit(&queue);
-        assert_eq!(cursors[&key("a")].waiters.len(), 2, "two mailboxes wait");
+        assert_eq!(cursors[&key("a")].waiters.len(), 2, "two inboxes wait");
         assert_eq!(queue.cursor(&key("a")), Some(cursor(2)));
         queue.cursors_staged();
         assert_eq!(queue.cursor(&key("a")), None);

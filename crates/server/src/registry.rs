@@ -12,7 +12,7 @@ use redeliver_protocol::time::Timestamp;
 
 use crate::access::Identity;
 use crate::clock::wall_clock;
-use crate::mailbox::Mailbox;
+use crate::inbox::Inbox;
 use crate::shared::{Presence, Shared};
 
 /// A connection that is authenticated.
@@ -89,7 +89,7 @@ impl Registry {
 #[derive(Debug)]
 pub struct Registration {
     entry: Entry,
-    mailbox: Arc<Mailbox>,
+    inbox: Arc<Inbox>,
     ended: Option<Close>,
     shared: Arc<Shared>,
     /// Last, when nothing of the server is held any more.
@@ -105,9 +105,9 @@ impl Registration {
         protocol: &'static str,
     ) -> Option<Registration> {
         let presence = if shared.is_ready() { shared.enter_if_room()? } else { return None };
-        let (id, mailbox) = shared.hub.join();
+        let (id, inbox) = shared.hub.join();
         let entry = Entry::new(shared, id, identity, peer, protocol);
-        Some(Registration { entry, mailbox, ended: None, shared: Arc::clone(shared), _presence: presence })
+        Some(Registration { entry, inbox, ended: None, shared: Arc::clone(shared), _presence: presence })
     }
 
     /// The connection's number.
@@ -132,8 +132,8 @@ impl Registration {
             if let Some(close) = &self.ended {
                 return close.clone();
             }
-            self.mailbox.waiting().await;
-            self.mailbox.take().open(|input| {
+            self.inbox.waiting().await;
+            self.inbox.take().for_each(|input| {
                 if let Input::End(close) | Input::Displaced(close) = input {
                     self.ended.get_or_insert(close);
                 }

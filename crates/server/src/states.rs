@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redeliver_log::{STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
 use redeliver_protocol::error::RefusalCode;
 
-use crate::errands;
+use crate::log_calls;
 use crate::shared::Shared;
 
 /// Why a state was not saved or cannot be read.
@@ -50,7 +50,7 @@ pub(crate) async fn save(shared: &Shared, key: Bytes, value: Option<Bytes>) -> R
 
 pub(crate) async fn state(shared: &Arc<Shared>, key: &[u8]) -> Result<Option<Bytes>, StateError> {
     let key = key.to_vec();
-    errands::ask(shared, move |log| log.state(&key)).await.ok_or(StateError::Unknown)
+    log_calls::run(shared, move |shared| shared.log.state(&key)).await.ok_or(StateError::Unknown)
 }
 
 pub(crate) async fn states(
@@ -60,7 +60,8 @@ pub(crate) async fn states(
     states_max: usize,
 ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
     let (prefix, after) = (prefix.to_vec(), after.map(<[u8]>::to_vec));
-    let found = errands::ask(shared, move |log| log.states(&prefix, after.as_deref(), states_max, SWEEP_BYTES_MAX));
+    let found =
+        log_calls::run(shared, move |shared| shared.log.states(&prefix, after.as_deref(), states_max, SWEEP_BYTES_MAX));
     found.await.ok_or(StateError::Unknown)
 }
 

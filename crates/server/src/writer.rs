@@ -178,8 +178,8 @@ impl Writer {
                 answer.give(runs);
             }
             (Some(WriteOutcome::CursorSaved), Waiter::Cursor(_, save)) => {
-                for (mailbox, id, seq) in save.waiters {
-                    mailbox.answer(Input::CursorSaved { id, seq });
+                for (inbox, id, seq) in save.waiters {
+                    inbox.push(Input::CursorSaved { id, seq });
                 }
             }
             (Some(WriteOutcome::CursorNotSaved), Waiter::Cursor(key, save)) => {

@@ -22,8 +22,8 @@ use tracing::{Span, debug};
 
 use crate::access::{Action, AnyAccess, ConnectRequest, Denied, Identity, Judgement};
 use crate::clock::wall_clock;
-use crate::errands::{Errand, Errands};
-use crate::mailbox::Mailbox;
+use crate::inbox::Inbox;
+use crate::log_calls::{LogCall, LogCalls};
 use crate::queue::Events;
 use crate::registry::Entry;
 use crate::requests::{Handling, RequestEvent, no_handler};
@@ -48,10 +48,10 @@ pub(crate) struct Origin {
 }
 
 /// A session with its place in the server. Dropping it gives up everything that it holds.
-pub(crate) struct Desk {
+pub(crate) struct SessionDriver {
     session: ServerSession,
     connection: ConnectionId,
-    mailbox: Arc<Mailbox>,
+    inbox: Arc<Inbox>,
     access: Arc<dyn AnyAccess>,
     /// Until it is judged.
     origin: Option<Box<Origin>>,
@@ -59,7 +59,7 @@ pub(crate) struct Desk {
     identity: Option<Identity>,
     publisher: Option<(PublisherId, EmitNumber)>,
     judging: Option<(Box<Hello>, Judgement<'static>)>,
-    errands: Errands,
+    log_calls: LogCalls,
     handling: Handling,
     watches: u64,
     entry: Option<Entry>,
@@ -68,21 +68,21 @@ pub(crate) struct Desk {
     shared: Arc<Shared>,
 }
 
-impl Desk {
-    pub(crate) fn new(shared: &Arc<Shared>, access: Arc<dyn AnyAccess>, origin: Origin) -> Desk {
-        let (connection, mailbox) = shared.hub.join();
+impl SessionDriver {
+    pub(crate) fn new(shared: &Arc<Shared>, access: Arc<dyn AnyAccess>, origin: Origin) -> SessionDriver {
+        let (connection, inbox) = shared.hub.join();
         let now = shared.clock.now();
-        Desk {
+        SessionDriver {
             session: ServerSession::new(Arc::clone(&shared.config), now),
             connection,
-            mailbox,
+            inbox,
             access,
             peer: origin.peer,
             origin: Some(Box::new(origin)),
             identity: None,
             publisher: None,
             judging: None,
-            errands: Errands::new(Arc::clone(shared)),
+            log_calls: LogCalls::new(Arc::clone(shared)),
             handling: Handling::default(),
             watches: 0,
             entry: None,
@@ -131,15 +131,15 @@ impl Desk {
 
     /// Tells the session what others have left for it, and whether there was anything. The task is woken for what comes
     /// later. A turn begins with it.
-    pub(crate) fn empty_mailbox(&mut self, cx: &Context<'_>) -> bool {
+    pub(crate) fn drain_inbox(&mut self, cx: &Context<'_>) -> bool {
         self.now = self.shared.clock.now();
-        let Poll::Ready(letters) = self.mailbox.poll_take(cx) else { return false };
-        letters.open(|input| self.handle_in_turn(input));
+        let Poll::Ready(drained) = self.inbox.poll_take(cx) else { return false };
+        drained.for_each(|input| self.handle_in_turn(input));
         true
     }
 
     /// Tells the session what has become of what it asked for, and whether there was anything. To be called again after
-    /// each [`Desk::work`], which may have begun to ask.
+    /// each [`SessionDriver::work`], which may have begun to ask.
     pub(crate) fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut answered = Poll::Pending;
         if let Poll::Ready(judged) = poll_judged(&mut self.judging, cx) {
@@ -150,7 +150,7 @@ impl Desk {
             self.handle(Input::Answered { id, result });
             answered = Poll::Ready(());
         }
-        if let Poll::Ready(answers) = self.errands.poll_next(cx) {
+        if let Poll::Ready(answers) = self.log_calls.poll_next(cx) {
             answers.into_iter().for_each(|input| self.handle(input));
             answered = Poll::Ready(());
         }
@@ -162,7 +162,7 @@ impl Desk {
     /// Cancel safe: what is taken is with the session.
     pub(crate) async fn listen(&mut self) {
         std::future::poll_fn(|cx| {
-            let was_told = self.empty_mailbox(cx);
+            let was_told = self.drain_inbox(cx);
             let answered = self.poll_answers(cx);
             if was_told { Poll::Ready(()) } else { answered }
         })
@@ -187,7 +187,7 @@ impl Desk {
                     let recent = || self.shared.log.open_recent(&topic, &start, wall_clock());
                     match if subscriber.is_none() { recent() } else { None } {
                         Some(opened) => self.handle_in_turn(Input::Opened { id, result: Ok(opened) }),
-                        None => self.errands.push(Errand::Open { id, topic, start, subscriber }),
+                        None => self.log_calls.push(LogCall::Open { id, topic, start, subscriber }),
                     }
                 } else {
                     let code = RefusalCode::Forbidden;
@@ -209,7 +209,7 @@ impl Desk {
             Output::Read { id, topic, after, nth, events_max, bytes_max } => {
                 match self.shared.log.read_recent(&topic, after, nth, events_max, bytes_max) {
                     Some(outcome) => self.handle_in_turn(Input::Read { id, outcome }),
-                    None => self.errands.push(Errand::Read { id, topic, after, nth, events_max, bytes_max }),
+                    None => self.log_calls.push(LogCall::Read { id, topic, after, nth, events_max, bytes_max }),
                 }
             }
             Output::Append { first, events } => self.append(first, events),
@@ -219,7 +219,7 @@ impl Desk {
                 }
             }
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
-                let me = (self.connection, &self.mailbox);
+                let me = (self.connection, &self.inbox);
                 self.shared.hub.save_cursor(&self.shared.queue, me, id, (subscriber, topic), cursor, urgent);
             }
             Output::Asked { id, question } => self.answer(id, question),
@@ -300,7 +300,7 @@ impl Desk {
 
     fn append(&mut self, first: EmitNumber, events: Events) {
         let events = events.into_iter().map(|event| event.and_then(|event| self.permitted(event))).collect();
-        let me = (self.connection, &self.mailbox);
+        let me = (self.connection, &self.inbox);
         if !self.shared.hub.append(&self.shared.queue, me, self.publisher, first, events) {
             add(&self.shared.counters.overloads, 1);
         }
@@ -322,7 +322,7 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
+impl Drop for SessionDriver {
     fn drop(&mut self) {
         self.shared.hub.leave(self.connection);
         self.shared.asking.gone(self.connection);
@@ -330,9 +330,9 @@ impl Drop for Desk {
     }
 }
 
-impl std::fmt::Debug for Desk {
+impl std::fmt::Debug for SessionDriver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Desk")
+        f.debug_struct("SessionDriver")
             .field("connection", &self.connection)
             .field("session", &self.session)
             .finish_non_exhaustive()

@@ -1,11 +1,11 @@
-//! Whether a commit should wait a moment for company: emitters that were just answered are likely to emit again. A wait is
-//! short against what a commit takes, and is given up for a while when it brings nobody.
+//! Adaptive group commit: whether to delay a commit so that more emitters can join it. Emitters that were just answered
+//! are likely to emit again. A delay is short against what a commit takes, and is given up for a while when nobody joins.
 
 use std::time::{Duration, Instant};
 
 /// What the last commits tell about the next one.
 #[derive(Debug, Default)]
-pub(super) struct Company {
+pub(super) struct GroupCommit {
     /// How many appends the last commit answered.
     answered: usize,
     /// When it was taken.
@@ -16,7 +16,7 @@ pub(super) struct Company {
     misses: u32,
 }
 
-impl Company {
+impl GroupCommit {
     /// A commit of so many appends is taken.
     pub(super) fn left(&mut self, appends: usize) {
         self.answered = appends;
@@ -27,7 +27,7 @@ impl Company {
     pub(super) fn expected(&mut self, waiting: usize) -> Option<(usize, Duration)> {
         // Not quite all: the last few may have gone.
         let enough = (self.answered + waiting) / 8 * 7;
-        if self.answered < COMPANY_MIN || enough < waiting * 2 {
+        if self.answered < EMITTERS_MIN || enough < waiting * 2 {
             return None;
         }
         if self.skip > 0 {
@@ -50,7 +50,7 @@ impl Company {
 }
 
 /// Fewer than this are not worth a wait.
-const COMPANY_MIN: usize = 4;
+const EMITTERS_MIN: usize = 4;
 
 /// The longest wait.
 const MOMENT_MAX: Duration = Duration::from_micros(500);
@@ -64,36 +64,36 @@ mod tests {
 
     #[test]
     fn those_who_were_answered_are_waited_for_unless_as_many_are_here() {
-        let mut company = Company::default();
-        company.left(64);
-        assert_eq!(company.expected(2).map(|(enough, _)| enough), Some(56));
-        assert_eq!(company.expected(60), None);
+        let mut group = GroupCommit::default();
+        group.left(64);
+        assert_eq!(group.expected(2).map(|(enough, _)| enough), Some(56));
+        assert_eq!(group.expected(60), None);
     }
 
     #[test]
     fn nobody_is_waited_for_where_few_emit() {
-        let mut company = Company::default();
-        for appends in 0..COMPANY_MIN {
-            company.left(appends);
-            assert_eq!(company.expected(1), None);
+        let mut group = GroupCommit::default();
+        for appends in 0..EMITTERS_MIN {
+            group.left(appends);
+            assert_eq!(group.expected(1), None);
         }
     }
 
     #[test]
     fn a_wait_in_vain_makes_waits_rare_and_one_that_pays_makes_them_usual() {
-        let mut company = Company::default();
-        let tries = |company: &mut Company, gathered: usize| {
+        let mut group = GroupCommit::default();
+        let tries = |group: &mut GroupCommit, gathered: usize| {
             let tried = (0..1_000).filter(|_| {
-                company.left(64);
-                let is_tried = company.expected(2).is_some();
+                group.left(64);
+                let is_tried = group.expected(2).is_some();
                 if is_tried {
-                    company.gathered(2, gathered);
+                    group.gathered(2, gathered);
                 }
                 is_tried
             });
             tried.count()
         };
-        assert!(tries(&mut company, 3) < 30);
-        assert!(tries(&mut company, 60) > 900);
+        assert!(tries(&mut group, 3) < 30);
+        assert!(tries(&mut group, 60) > 900);
     }
 }
