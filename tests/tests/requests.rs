@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redeliver_client::{Client, ClientBuilder, Payload, RequestError};
-use redeliver_server::{Answer, ConnectionId, PayloadKind, Refusal, RefusalCode, Server, ServerBuilder};
+use redeliver_server::{ConnectionId, PayloadKind, Refusal, RefusalCode, Response, Server, ServerBuilder};
 use tokio::net::TcpListener;
 
 /// Longer than anything here takes.
@@ -38,7 +38,7 @@ impl Site {
             async move {
                 assert_eq!(identity.name(), "anonymous");
                 match request.name.as_str() {
-                    "echo" => Ok(Answer { kind: request.kind, payload: request.payload }),
+                    "echo" => Ok(Response { kind: request.kind, payload: request.payload }),
                     "decline" => Err(Refusal::declined("not today")),
                     "break" => panic!("the handler breaks"),
                     _ => std::future::pending().await,
@@ -57,8 +57,8 @@ impl Site {
     }
 }
 
-fn text(payload: &'static str) -> Answer {
-    Answer { kind: PayloadKind::Text, payload: payload.into() }
+fn text(payload: &'static str) -> Response {
+    Response { kind: PayloadKind::Text, payload: payload.into() }
 }
 
 #[tokio::test]

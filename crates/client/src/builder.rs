@@ -10,7 +10,7 @@ use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{ClientSession, ConnectionState, Identity};
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::name::{NameError, SubscriberName};
-use redeliver_protocol::request::{Answer, Question, Refusal};
+use redeliver_protocol::request::{Refusal, Request, Response};
 use redeliver_protocol::seq::{InstanceId, PublisherId};
 use redeliver_protocol::time;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
@@ -139,8 +139,8 @@ impl<C: Connector> ClientBuilder<C> {
     /// [`Server::request`]: https://docs.rs/redeliver-server/latest/redeliver_server/struct.Server.html#method.request
     pub fn on_request<F, A>(mut self, handler: F) -> Self
     where
-        F: Fn(Question) -> A + Send + Sync + 'static,
-        A: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+        F: Fn(Request) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Response, Refusal>> + Send + 'static,
     {
         self.handler = Some(request::handler(handler));
         self

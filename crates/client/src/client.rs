@@ -7,7 +7,7 @@ use std::time::Duration;
 use redeliver_protocol::client::{ConnectionState, EmitTicket};
 use redeliver_protocol::event::{EmitOptions, NewEvent};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
-use redeliver_protocol::request::{Answer, Question, RequestError, RequestTicket};
+use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{EmitNumber, PublisherId};
 use serde::Serialize;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
@@ -183,13 +183,13 @@ impl Client {
         name: impl AsRef<str>,
         payload: impl Into<Payload>,
         timeout: Duration,
-    ) -> Result<Answer, RequestError> {
+    ) -> Result<Response, RequestError> {
         let name = EventName::new(name).map_err(|error| RequestError::Invalid(error.to_string()))?;
         let Payload { kind, bytes: payload } = payload.into();
         let ticket = RequestTicket(self.shared.next_request.fetch_add(1, Ordering::Relaxed));
         let (sender, answer) = oneshot::channel();
-        let question = Question { name, kind, payload, timeout };
-        let command = Command::Ask { ticket, question, answer: sender };
+        let request = Request { name, kind, payload, timeout };
+        let command = Command::Request { ticket, request, answer: sender };
         self.shared.commands.send(command).map_err(|_| RequestError::NotSent)?;
         let mut guard = Forget { ticket, commands: self.shared.commands.clone(), is_asked: true };
         let answer = answer.await.unwrap_or(Err(RequestError::Gone));

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use redeliver_protocol::client::{EmitTicket, StreamItem, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::event::NewEvent;
-use redeliver_protocol::request::{Answer, Question, RequestError, RequestTicket};
+use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -24,8 +24,8 @@ pub(crate) enum Command {
     Emit { ticket: EmitTicket, event: NewEvent, answer: oneshot::Sender<Result<Receipt, EmitError>>, room: Room },
     CancelEmit { ticket: EmitTicket },
     EmitVolatile { event: NewEvent, room: VolatileRoom },
-    Ask { ticket: RequestTicket, question: Question, answer: oneshot::Sender<Result<Answer, RequestError>> },
-    CancelAsk { ticket: RequestTicket },
+    Request { ticket: RequestTicket, request: Request, answer: oneshot::Sender<Result<Response, RequestError>> },
+    CancelRequest { ticket: RequestTicket },
     Subscribe { id: SubscriptionId, request: SubscribeRequest, outlet: Outlet },
     SubscribeMerged { id: SubscriptionId, members: Vec<(SubscriptionId, SubscribeRequest)>, outlet: Outlet },
     Unsubscribe { id: SubscriptionId },

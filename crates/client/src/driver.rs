@@ -115,12 +115,12 @@ impl<C: Connector> Driver<C> {
                 // Whoever is not there now does not get it, and neither does a server that takes nothing now.
                 Output::Send(ClientFrame::Volatile { .. }) if self.transport.is_behind() => {}
                 Output::Send(frame) => self.transport.send(codec::encode_client(&frame)),
-                Output::Asked { key, question } => {
-                    if let Some(answer) = self.requests.asked(key, question) {
+                Output::Requested { key, request } => {
+                    if let Some(answer) = self.requests.asked(key, request) {
                         self.handle(answer);
                     }
                 }
-                Output::AskDone { ticket, result } => self.requests.done(ticket, result),
+                Output::RequestDone { ticket, result } => self.requests.done(ticket, result),
                 Output::Disconnect(close) => self.transport.close(&close),
                 Output::Deliver { id, delivery } => self.subscriptions.deliver(id, delivery),
                 Output::SaveCursor { id, cursor } => self.saver.save(id, self.subscriptions.key(id), cursor),
@@ -178,13 +178,13 @@ impl<C: Connector> Driver<C> {
                 self.handle(Input::EmitVolatile { event });
                 drop(room);
             }
-            Command::Ask { ticket, question, answer } => {
+            Command::Request { ticket, request, answer } => {
                 self.requests.add(ticket, answer);
-                self.handle(Input::Ask { ticket, question });
+                self.handle(Input::Request { ticket, request });
             }
-            Command::CancelAsk { ticket } => {
+            Command::CancelRequest { ticket } => {
                 self.requests.cancel(ticket);
-                self.handle(Input::CancelAsk { ticket });
+                self.handle(Input::CancelRequest { ticket });
             }
             Command::Subscribe { id, request, outlet } => {
                 self.subscriptions.add(id, outlet);

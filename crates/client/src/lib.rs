@@ -87,7 +87,7 @@ pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind};
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Cursor, GapCause, Place, Start};
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
-pub use redeliver_protocol::request::{Answer, Question, Refusal, RequestError};
+pub use redeliver_protocol::request::{Refusal, Request, RequestError, Response};
 pub use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 pub use redeliver_protocol::time::Timestamp;
 

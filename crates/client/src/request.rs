@@ -4,29 +4,29 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use redeliver_protocol::request::{Answer, Question, Refusal, RequestTicket};
+use redeliver_protocol::request::{Refusal, Request, RequestTicket, Response};
 use tokio::sync::mpsc;
 
 use crate::command::Command;
 use crate::emit::Payload;
 
-type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Result<Response, Refusal>> + Send>>;
 
 /// The app's handler.
-pub(crate) type Handler = Arc<dyn Fn(Question) -> Answering + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(Request) -> Answering + Send + Sync>;
 
 /// A handler of any shape as one.
 pub(crate) fn handler<F, A>(handler: F) -> Handler
 where
-    F: Fn(Question) -> A + Send + Sync + 'static,
-    A: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+    F: Fn(Request) -> A + Send + Sync + 'static,
+    A: Future<Output = Result<Response, Refusal>> + Send + 'static,
 {
-    Arc::new(move |question| Box::pin(handler(question)))
+    Arc::new(move |request| Box::pin(handler(request)))
 }
 
-impl From<Payload> for Answer {
-    fn from(payload: Payload) -> Answer {
-        Answer { kind: payload.kind, payload: payload.bytes }
+impl From<Payload> for Response {
+    fn from(payload: Payload) -> Response {
+        Response { kind: payload.kind, payload: payload.bytes }
     }
 }
 
@@ -41,7 +41,7 @@ impl Drop for Forget {
     fn drop(&mut self) {
         if self.is_asked {
             // A driver that is gone has forgotten it.
-            let _ = self.commands.send(Command::CancelAsk { ticket: self.ticket });
+            let _ = self.commands.send(Command::CancelRequest { ticket: self.ticket });
         }
     }
 }

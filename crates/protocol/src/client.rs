@@ -21,7 +21,7 @@ use crate::event::{NewEvent, PayloadKind, Record};
 use crate::frame::{ClientFrame, Hello, Ownership, Window};
 use crate::history::{Cursor, Gap, Start};
 use crate::name::{EventName, TopicName};
-use crate::request::{Answer, Question, Refusal, RequestError, RequestTicket};
+use crate::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use crate::seq::{EmitNumber, Epoch, Nth, Position, RequestId, Seq, SubscriptionId};
 use crate::time::Timestamp;
 
@@ -31,7 +31,7 @@ pub struct EmitTicket(pub u64);
 
 /// A request of the server's: which one, on which of the client's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AskedKey {
+pub struct RequestKey {
     connection: u64,
     id: RequestId,
 }
@@ -89,24 +89,24 @@ pub enum Input {
         /// The event.
         event: NewEvent,
     },
-    /// The app asks the server's app. Answered by [`Output::AskDone`].
-    Ask {
+    /// The app asks the server's app. Answered by [`Output::RequestDone`].
+    Request {
         /// The shell's number for it, never used before in this client.
         ticket: RequestTicket,
         /// What is asked.
-        question: Question,
+        request: Request,
     },
-    /// Nobody waits for this answer any more: no [`Output::AskDone`] is due.
-    CancelAsk {
+    /// Nobody waits for this answer any more: no [`Output::RequestDone`] is due.
+    CancelRequest {
         /// The request.
         ticket: RequestTicket,
     },
-    /// The answer to [`Output::Asked`].
-    Answered {
+    /// The answer to [`Output::Requested`].
+    Respond {
         /// Which request.
-        key: AskedKey,
+        key: RequestKey,
         /// What the app says.
-        result: Result<Answer, Refusal>,
+        result: Result<Response, Refusal>,
     },
     /// The app is done: confirm acks and emits, say goodbye, then [`Output::Ended`].
     Shutdown,
@@ -215,19 +215,19 @@ pub enum Output {
         /// The last.
         through: EmitNumber,
     },
-    /// The server asks the app: have it answered with [`Input::Answered`], once, in the question's time.
-    Asked {
+    /// The server asks the app: have it answered with [`Input::Respond`], once, in the request's time.
+    Requested {
         /// Which request.
-        key: AskedKey,
+        key: RequestKey,
         /// What is asked.
-        question: Question,
+        request: Request,
     },
-    /// What became of an [`Input::Ask`]. Each ticket gets exactly one, unless it is cancelled.
-    AskDone {
+    /// What became of an [`Input::Request`]. Each ticket gets exactly one, unless it is cancelled.
+    RequestDone {
         /// The request.
         ticket: RequestTicket,
         /// The answer, or why there is none.
-        result: Result<Answer, RequestError>,
+        result: Result<Response, RequestError>,
     },
     /// The connection's state changed.
     State(ConnectionState),

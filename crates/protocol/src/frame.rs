@@ -151,9 +151,9 @@ pub enum ClientFrame {
         event: NewEvent,
     },
     /// Asks the server's app ([`Features::REQUESTS`]).
-    Request(Request),
+    Request(RequestFrame),
     /// Answers [`ServerFrame::Request`].
-    Reply(Reply),
+    Reply(ReplyFrame),
     /// All subscriptions of a group are named ([`Features::MERGED`]): its events come once each of them has its place.
     BeginMerged {
         /// The group.
@@ -161,10 +161,10 @@ pub enum ClientFrame {
     },
 }
 
-/// A question that wants one answer. It is asked at most once, on one connection, and never again.
+/// A request that wants one answer. It is asked at most once, on one connection, and never again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
-    /// The asker's number for it on this connection: upwards, never used twice.
+pub struct RequestFrame {
+    /// The requester's number for it on this connection: upwards, never used twice.
     pub id: RequestId,
     /// What is asked.
     pub name: EventName,
@@ -173,13 +173,13 @@ pub struct Request {
     /// The payload.
     #[serde(with = "crate::codec::payload")]
     pub payload: Bytes,
-    /// How long the asker waits, in milliseconds. Whoever answers may give up after that: nobody listens.
+    /// How long the requester waits, in milliseconds. Whoever answers may give up after that: nobody listens.
     pub timeout_ms: u32,
 }
 
-/// The answer to a [`Request`]. One that nobody waits for any more is dropped.
+/// The answer to a [`RequestFrame`]. One that nobody waits for any more is dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
+pub struct ReplyFrame {
     /// The request's.
     pub id: RequestId,
     /// What became of it.
@@ -344,9 +344,9 @@ pub enum ServerFrame {
     /// An event that is not logged ([`Features::VOLATILE`]): no seq, no nth, never acknowledged, perhaps lost.
     Volatile(Volatile),
     /// Asks the client's app ([`Features::REQUESTS`]).
-    Request(Request),
+    Request(RequestFrame),
     /// Answers [`ClientFrame::Request`].
-    Reply(Reply),
+    Reply(ReplyFrame),
 }
 
 /// An event that is not logged, as a reader of one of its topics gets it.

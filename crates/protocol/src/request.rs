@@ -1,7 +1,7 @@
 //! Requests with answers: what either side may ask the other's app, and the two machines that keep count of it.
 //!
 //! A request is asked at most once, on one connection, and never again: what becomes of it when the connection breaks is
-//! told to the asker, who decides. Both machines are bounded, in number and in bytes, and hold no clock.
+//! told to the requester, who decides. Both machines are bounded, in number and in bytes, and hold no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::config::{EVENT_BYTES_MAX, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX};
 use crate::error::RefusalCode;
 use crate::event::PayloadKind;
-use crate::frame::{Reply, ReplyOutcome, Request};
+use crate::frame::{ReplyFrame, ReplyOutcome, RequestFrame};
 use crate::name::EventName;
 use crate::seq::RequestId;
 use crate::time::Instant;
@@ -22,20 +22,20 @@ pub struct RequestTicket(pub u64);
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct Request {
     /// What is asked for.
     pub name: EventName,
     /// What the payload's bytes are.
     pub kind: PayloadKind,
     /// The payload.
     pub payload: Bytes,
-    /// How long the asker waits. 1 ms to [`REQUEST_TIMEOUT_MAX`]; what is outside counts as the nearest of these.
+    /// How long the requester waits. 1 ms to [`REQUEST_TIMEOUT_MAX`]; what is outside counts as the nearest of these.
     pub timeout: Duration,
 }
 
 /// An answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// What the payload's bytes are.
     pub kind: PayloadKind,
     /// The payload.
@@ -131,7 +131,7 @@ impl RequestError {
 
 /// The requests of this side that have no answer yet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asker {
+pub(crate) struct Requester {
     entries: VecDeque<Entry>,
     bytes: usize,
     last: RequestId,
@@ -147,17 +147,17 @@ struct Entry {
 
 #[derive(Clone, Debug)]
 enum State {
-    Waiting(Question),
+    Waiting(Request),
     Asked(RequestId),
 }
 
 /// What became of a request.
-pub(crate) type Outcome = (RequestTicket, Result<Answer, RequestError>);
+pub(crate) type Outcome = (RequestTicket, Result<Response, RequestError>);
 
-impl Asker {
+impl Requester {
     /// Takes a request, to be asked as soon as there is somebody to ask.
-    pub(crate) fn ask(&mut self, ticket: RequestTicket, question: Question, now: Instant) -> Result<(), RequestError> {
-        let bytes = question.name.as_str().len() + question.payload.len();
+    pub(crate) fn ask(&mut self, ticket: RequestTicket, request: Request, now: Instant) -> Result<(), RequestError> {
+        let bytes = request.name.as_str().len() + request.payload.len();
         if bytes > EVENT_BYTES_MAX {
             return Err(RequestError::Invalid(format!("it has {bytes} bytes, at most {EVENT_BYTES_MAX} are allowed")));
         }
@@ -166,31 +166,31 @@ impl Asker {
         if !has_room && !self.entries.is_empty() {
             return Err(RequestError::TooMany);
         }
-        let due = now + question.timeout.clamp(REQUEST_TIMEOUT_MIN, REQUEST_TIMEOUT_MAX);
+        let due = now + request.timeout.clamp(REQUEST_TIMEOUT_MIN, REQUEST_TIMEOUT_MAX);
         self.bytes += bytes;
-        self.entries.push_back(Entry { ticket, due, bytes, state: State::Waiting(question) });
+        self.entries.push_back(Entry { ticket, due, bytes, state: State::Waiting(request) });
         Ok(())
     }
 
     /// The next request to send.
-    pub(crate) fn next_frame(&mut self, now: Instant) -> Option<Request> {
+    pub(crate) fn next_frame(&mut self, now: Instant) -> Option<RequestFrame> {
         let entry = self.entries.iter_mut().find(|entry| matches!(entry.state, State::Waiting(_)))?;
         self.last = RequestId(self.last.0 + 1);
-        let State::Waiting(question) = std::mem::replace(&mut entry.state, State::Asked(self.last)) else {
+        let State::Waiting(request) = std::mem::replace(&mut entry.state, State::Asked(self.last)) else {
             return None;
         };
         let left = entry.due.since(now).max(REQUEST_TIMEOUT_MIN);
-        Some(Request {
+        Some(RequestFrame {
             id: self.last,
-            name: question.name,
-            kind: question.kind,
-            payload: question.payload,
+            name: request.name,
+            kind: request.kind,
+            payload: request.payload,
             timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
         })
     }
 
     /// Takes an answer. `Err` if nothing was ever asked under its number; none if nobody waits for it any more.
-    pub(crate) fn answered(&mut self, reply: Reply) -> Result<Option<Outcome>, ()> {
+    pub(crate) fn answered(&mut self, reply: ReplyFrame) -> Result<Option<Outcome>, ()> {
         if reply.id > self.last {
             return Err(());
         }
@@ -242,7 +242,7 @@ impl Asker {
 
 /// The requests of the peer that this side has not answered yet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Answerer {
+pub(crate) struct Responder {
     last: RequestId,
     open: BTreeMap<RequestId, usize>,
     bytes: usize,
@@ -252,17 +252,17 @@ pub(crate) struct Answerer {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// It goes to the app.
-    Ask(RequestId, Question),
+    Request(RequestId, Request),
     /// It is answered at once.
-    Refuse(Reply),
+    Refuse(ReplyFrame),
     /// Its number cannot be: the peer has made a mistake.
     Nonsense,
 }
 
-impl Answerer {
+impl Responder {
     /// Takes a request.
-    pub(crate) fn take(&mut self, request: Request, bytes_max: usize) -> Taken {
-        let Request { id, name, kind, payload, timeout_ms } = request;
+    pub(crate) fn take(&mut self, request: RequestFrame, bytes_max: usize) -> Taken {
+        let RequestFrame { id, name, kind, payload, timeout_ms } = request;
         if id <= self.last {
             return Taken::Nonsense;
         }
@@ -279,35 +279,35 @@ impl Answerer {
         self.open.insert(id, bytes);
         self.bytes += bytes;
         let timeout = Duration::from_millis(u64::from(timeout_ms)).clamp(REQUEST_TIMEOUT_MIN, REQUEST_TIMEOUT_MAX);
-        Taken::Ask(id, Question { name, kind, payload, timeout })
+        Taken::Request(id, Request { name, kind, payload, timeout })
     }
 
     /// The app's answer as a frame; none if this was answered already.
-    pub(crate) fn answer(&mut self, id: RequestId, result: Result<Answer, Refusal>) -> Option<Reply> {
+    pub(crate) fn answer(&mut self, id: RequestId, result: Result<Response, Refusal>) -> Option<ReplyFrame> {
         self.bytes -= self.open.remove(&id)?;
         Some(match result {
             Ok(answer) if answer.payload.len() > EVENT_BYTES_MAX => {
                 refused(id, Refusal::of(RefusalCode::AnswerTooLarge))
             }
-            Ok(Answer { kind, payload }) => Reply { id, outcome: ReplyOutcome::Answered { kind, payload } },
+            Ok(Response { kind, payload }) => ReplyFrame { id, outcome: ReplyOutcome::Answered { kind, payload } },
             Err(refusal) => refused(id, refusal),
         })
     }
 }
 
-pub(crate) fn refused(id: RequestId, refusal: Refusal) -> Reply {
+pub(crate) fn refused(id: RequestId, refusal: Refusal) -> ReplyFrame {
     let Refusal { code, mut reason } = refusal;
     let mut end = reason.len().min(crate::config::REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }
     reason.truncate(end);
-    Reply { id, outcome: ReplyOutcome::Refused { code, reason } }
+    ReplyFrame { id, outcome: ReplyOutcome::Refused { code, reason } }
 }
 
-fn result_of(outcome: ReplyOutcome) -> Result<Answer, RequestError> {
+fn result_of(outcome: ReplyOutcome) -> Result<Response, RequestError> {
     match outcome {
-        ReplyOutcome::Answered { kind, payload } => Ok(Answer { kind, payload }),
+        ReplyOutcome::Answered { kind, payload } => Ok(Response { kind, payload }),
         ReplyOutcome::Refused { code: RefusalCode::NoHandler, .. } => Err(RequestError::NoHandler),
         ReplyOutcome::Refused { code, reason } => Err(RequestError::Refused { code, reason }),
     }
@@ -315,7 +315,7 @@ fn result_of(outcome: ReplyOutcome) -> Result<Answer, RequestError> {
 
 const REQUEST_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
-/// The longest time that an asker waits for an answer.
+/// The longest time that a requester waits for an answer.
 pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
@@ -324,88 +324,91 @@ mod tests {
 
     const NOW: Instant = Instant::ORIGIN;
 
-    fn question(bytes: usize) -> Question {
+    fn request(bytes: usize) -> Request {
         let timeout = Duration::from_secs(1);
         let name = EventName::new("q").unwrap();
-        Question { name, kind: PayloadKind::Bytes, payload: vec![0; bytes].into(), timeout }
+        Request { name, kind: PayloadKind::Bytes, payload: vec![0; bytes].into(), timeout }
     }
 
-    fn answered(id: u64) -> Reply {
+    fn answered(id: u64) -> ReplyFrame {
         let outcome = ReplyOutcome::Answered { kind: PayloadKind::Text, payload: Bytes::from_static(b"a") };
-        Reply { id: RequestId(id), outcome }
+        ReplyFrame { id: RequestId(id), outcome }
     }
 
     #[test]
-    fn an_answer_finds_its_question_once_and_late_ones_are_dropped() {
-        let mut asker = Asker::default();
+    fn an_answer_finds_its_request_once_and_late_ones_are_dropped() {
+        let mut requester = Requester::default();
         for ticket in 0..3 {
-            asker.ask(RequestTicket(ticket), question(1), NOW).unwrap();
+            requester.ask(RequestTicket(ticket), request(1), NOW).unwrap();
         }
-        let sent: Vec<_> = std::iter::from_fn(|| asker.next_frame(NOW)).map(|request| request.id.0).collect();
+        let sent: Vec<_> = std::iter::from_fn(|| requester.next_frame(NOW)).map(|request| request.id.0).collect();
         assert_eq!(sent, [1, 2, 3]);
-        assert!(matches!(asker.answered(answered(2)), Ok(Some((RequestTicket(1), Ok(_))))));
-        assert_eq!(asker.answered(answered(2)), Ok(None));
-        asker.cancel(RequestTicket(0));
-        assert_eq!(asker.answered(answered(1)), Ok(None));
-        assert_eq!(asker.answered(answered(4)), Err(()));
+        assert!(matches!(requester.answered(answered(2)), Ok(Some((RequestTicket(1), Ok(_))))));
+        assert_eq!(requester.answered(answered(2)), Ok(None));
+        requester.cancel(RequestTicket(0));
+        assert_eq!(requester.answered(answered(1)), Ok(None));
+        assert_eq!(requester.answered(answered(4)), Err(()));
     }
 
     #[test]
-    fn a_question_whose_time_is_over_says_whether_it_was_asked() {
-        let mut asker = Asker::default();
-        asker.ask(RequestTicket(1), question(1), NOW).unwrap();
-        let sent = asker.next_frame(NOW + Duration::from_millis(400)).unwrap();
+    fn a_request_whose_time_is_over_says_whether_it_was_asked() {
+        let mut requester = Requester::default();
+        requester.ask(RequestTicket(1), request(1), NOW).unwrap();
+        let sent = requester.next_frame(NOW + Duration::from_millis(400)).unwrap();
         assert_eq!(sent.timeout_ms, 600);
-        asker.ask(RequestTicket(2), question(1), NOW).unwrap();
-        let due = asker.next_due().unwrap();
+        requester.ask(RequestTicket(2), request(1), NOW).unwrap();
+        let due = requester.next_due().unwrap();
         assert_eq!(due, NOW + Duration::from_secs(1));
-        assert_eq!(asker.take_due(NOW + Duration::from_millis(999)), None);
-        assert_eq!(asker.take_due(due), Some((RequestTicket(1), Err(RequestError::Timeout))));
-        assert_eq!(asker.take_due(due), Some((RequestTicket(2), Err(RequestError::NotSent))));
-        assert_eq!(asker.next_due(), None);
+        assert_eq!(requester.take_due(NOW + Duration::from_millis(999)), None);
+        assert_eq!(requester.take_due(due), Some((RequestTicket(1), Err(RequestError::Timeout))));
+        assert_eq!(requester.take_due(due), Some((RequestTicket(2), Err(RequestError::NotSent))));
+        assert_eq!(requester.next_due(), None);
     }
 
     #[test]
     fn a_lost_connection_takes_what_was_asked_on_it_and_nothing_else() {
-        let mut asker = Asker::default();
-        asker.ask(RequestTicket(1), question(1), NOW).unwrap();
-        asker.next_frame(NOW).unwrap();
-        asker.ask(RequestTicket(2), question(1), NOW).unwrap();
-        assert_eq!(asker.take_gone(), Some((RequestTicket(1), Err(RequestError::Gone))));
-        assert_eq!(asker.take_gone(), None);
-        assert_eq!(asker.next_frame(NOW).map(|request| request.id), Some(RequestId(2)));
+        let mut requester = Requester::default();
+        requester.ask(RequestTicket(1), request(1), NOW).unwrap();
+        requester.next_frame(NOW).unwrap();
+        requester.ask(RequestTicket(2), request(1), NOW).unwrap();
+        assert_eq!(requester.take_gone(), Some((RequestTicket(1), Err(RequestError::Gone))));
+        assert_eq!(requester.take_gone(), None);
+        assert_eq!(requester.next_frame(NOW).map(|request| request.id), Some(RequestId(2)));
     }
 
     #[test]
     fn both_machines_are_bounded_and_let_one_of_any_size_through() {
-        let mut asker = Asker::default();
-        asker.ask(RequestTicket(0), question(EVENT_BYTES_MAX - 1), NOW).unwrap();
-        assert!(matches!(asker.ask(RequestTicket(1), question(EVENT_BYTES_MAX), NOW), Err(RequestError::Invalid(_))));
-        let taken = (1..1000).take_while(|ticket| asker.ask(RequestTicket(*ticket), question(1), NOW).is_ok());
+        let mut requester = Requester::default();
+        requester.ask(RequestTicket(0), request(EVENT_BYTES_MAX - 1), NOW).unwrap();
+        assert!(matches!(
+            requester.ask(RequestTicket(1), request(EVENT_BYTES_MAX), NOW),
+            Err(RequestError::Invalid(_))
+        ));
+        let taken = (1..1000).take_while(|ticket| requester.ask(RequestTicket(*ticket), request(1), NOW).is_ok());
         assert_eq!(taken.count(), REQUESTS_IN_FLIGHT_MAX - 1);
 
-        let mut answerer = Answerer::default();
+        let mut responder = Responder::default();
         let request = |id, bytes| {
-            let Question { name, kind, payload, .. } = question(bytes);
-            Request { id: RequestId(id), name, kind, payload, timeout_ms: 1 }
+            let Request { name, kind, payload, .. } = request(bytes);
+            RequestFrame { id: RequestId(id), name, kind, payload, timeout_ms: 1 }
         };
         let large = REQUEST_BYTES_IN_FLIGHT_MAX;
-        assert!(matches!(answerer.take(request(1, large), usize::MAX), Taken::Ask(..)));
-        assert!(matches!(answerer.take(request(2, 1), usize::MAX), Taken::Refuse(_)));
-        assert!(matches!(answerer.take(request(2, 1), usize::MAX), Taken::Nonsense));
-        assert!(answerer.answer(RequestId(1), Ok(Answer::default())).is_some());
-        assert!(answerer.answer(RequestId(1), Ok(Answer::default())).is_none());
-        assert!(matches!(answerer.take(request(3, 1), usize::MAX), Taken::Ask(..)));
-        assert!(matches!(answerer.take(request(4, 10), 5), Taken::Refuse(_)));
+        assert!(matches!(responder.take(request(1, large), usize::MAX), Taken::Request(..)));
+        assert!(matches!(responder.take(request(2, 1), usize::MAX), Taken::Refuse(_)));
+        assert!(matches!(responder.take(request(2, 1), usize::MAX), Taken::Nonsense));
+        assert!(responder.answer(RequestId(1), Ok(Response::default())).is_some());
+        assert!(responder.answer(RequestId(1), Ok(Response::default())).is_none());
+        assert!(matches!(responder.take(request(3, 1), usize::MAX), Taken::Request(..)));
+        assert!(matches!(responder.take(request(4, 10), 5), Taken::Refuse(_)));
     }
 
     #[test]
     fn an_answer_that_cannot_be_carried_is_told_as_that() {
-        let mut answerer = Answerer::default();
-        let Question { name, kind, payload, .. } = question(1);
-        answerer.take(Request { id: RequestId(1), name, kind, payload, timeout_ms: 1 }, 10);
-        let answer = Answer { kind, payload: vec![0; EVENT_BYTES_MAX + 1].into() };
-        let reply = answerer.answer(RequestId(1), Ok(answer)).unwrap();
+        let mut responder = Responder::default();
+        let Request { name, kind, payload, .. } = request(1);
+        responder.take(RequestFrame { id: RequestId(1), name, kind, payload, timeout_ms: 1 }, 10);
+        let answer = Response { kind, payload: vec![0; EVENT_BYTES_MAX + 1].into() };
+        let reply = responder.answer(RequestId(1), Ok(answer)).unwrap();
         assert!(matches!(reply.outcome, ReplyOutcome::Refused { code: RefusalCode::AnswerTooLarge, .. }));
     }
 }

@@ -50,7 +50,7 @@ use crate::event::{NewEvent, VolatileEvent};
 use crate::frame::{Hello, Ownership, ServerFrame};
 use crate::history::{Cursor, EmitRun, Opened, PublisherState, ReadOutcome, Start};
 use crate::name::{SubscriberName, TopicName};
-use crate::request::{Answer, Question, Refusal, RequestError, RequestTicket};
+use crate::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, RequestId, Seq, SubscriptionId};
 
 /// The shell's own number for a connection, never used twice in a server's life.
@@ -120,24 +120,24 @@ pub enum Input {
         /// Its seq.
         seq: Seq,
     },
-    /// The app asks this client. Answered by [`Output::AskDone`].
-    Ask {
+    /// The app asks this client. Answered by [`Output::RequestDone`].
+    Request {
         /// The shell's number for it, never used before on this connection.
         ticket: RequestTicket,
         /// What is asked.
-        question: Question,
+        request: Request,
     },
-    /// Nobody waits for this answer any more: no [`Output::AskDone`] is due.
-    CancelAsk {
+    /// Nobody waits for this answer any more: no [`Output::RequestDone`] is due.
+    CancelRequest {
         /// The request.
         ticket: RequestTicket,
     },
-    /// The answer to [`Output::Asked`].
-    Answered {
+    /// The answer to [`Output::Requested`].
+    Respond {
         /// The client's number for it.
         id: RequestId,
         /// What the app says.
-        result: Result<Answer, Refusal>,
+        result: Result<Response, Refusal>,
     },
     /// Everything that was handed to the socket has left.
     Drained,
@@ -261,20 +261,20 @@ pub enum Output {
         /// Whether someone waits for it now (an initial cursor, an unsubscribe), so that it should not wait for company.
         urgent: bool,
     },
-    /// The client asks the app: have it answered with [`Input::Answered`], once, in the question's time. Bounded by
+    /// The client asks the app: have it answered with [`Input::Respond`], once, in the request's time. Bounded by
     /// [`crate::config::REQUESTS_IN_FLIGHT_MAX`] and its bytes until then.
-    Asked {
+    Requested {
         /// The client's number for it.
         id: RequestId,
         /// What is asked.
-        question: Question,
+        request: Request,
     },
-    /// What became of an [`Input::Ask`]. None comes for those that are open when the connection ends: they are gone.
-    AskDone {
+    /// What became of an [`Input::Request`]. None comes for those that are open when the connection ends: they are gone.
+    RequestDone {
         /// The request.
         ticket: RequestTicket,
         /// The answer, or why there is none.
-        result: Result<Answer, RequestError>,
+        result: Result<Response, RequestError>,
     },
     /// Write this close, then end the connection. Nothing comes after it.
     Close(Close),

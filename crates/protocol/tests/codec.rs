@@ -14,7 +14,7 @@ use redeliver_protocol::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, Limits};
 use redeliver_protocol::error::{Close, CloseCode, DecodeError, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, RecordKind};
 use redeliver_protocol::frame::{
-    ClientFrame, Events, Features, Hello, Ownership, Reply, ReplyOutcome, Request, ServerFrame, Subscribe,
+    ClientFrame, Events, Features, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Subscribe,
     SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
@@ -327,18 +327,18 @@ fn event_to_some() -> impl Strategy<Value = NewEvent> {
     (new_event(), vec(topic(), 0..4)).prop_map(|(event, except)| NewEvent { except, ..event })
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = RequestFrame> {
     (any::<u64>(), event_name(), kind(), payload(), any::<u32>()).prop_map(|(id, name, kind, payload, timeout_ms)| {
-        Request { id: RequestId(id), name, kind, payload, timeout_ms }
+        RequestFrame { id: RequestId(id), name, kind, payload, timeout_ms }
     })
 }
 
-fn reply() -> impl Strategy<Value = Reply> {
+fn reply() -> impl Strategy<Value = ReplyFrame> {
     let outcome = prop_oneof![
         (kind(), payload()).prop_map(|(kind, payload)| ReplyOutcome::Answered { kind, payload }),
         (any::<u16>(), ".{0,30}").prop_map(|(code, reason)| ReplyOutcome::Refused { code: RefusalCode(code), reason }),
     ];
-    (any::<u64>(), outcome).prop_map(|(id, outcome)| Reply { id: RequestId(id), outcome })
+    (any::<u64>(), outcome).prop_map(|(id, outcome)| ReplyFrame { id: RequestId(id), outcome })
 }
 
 fn volatile() -> impl Strategy<Value = Volatile> {

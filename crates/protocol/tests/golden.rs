@@ -12,8 +12,8 @@ use redeliver_protocol::config::Limits;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, RecordKind};
 use redeliver_protocol::frame::{
-    ClientFrame, Events, FEATURES, Features, Hello, Ownership, Reply, ReplyOutcome, Request, ServerFrame, Subscribe,
-    SubscribeMerged, Subscribed, Volatile, Welcome, Window,
+    ClientFrame, Events, FEATURES, Features, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame,
+    Subscribe, SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
@@ -182,8 +182,8 @@ fn subscribe_merged() -> ClientFrame {
     ClientFrame::SubscribeMerged(SubscribeMerged { group: 2, request })
 }
 
-fn request() -> Request {
-    Request {
+fn request() -> RequestFrame {
+    RequestFrame {
         id: RequestId(5),
         name: EventName::new("price").unwrap(),
         kind: PayloadKind::Json,
@@ -192,14 +192,14 @@ fn request() -> Request {
     }
 }
 
-fn answered() -> Reply {
+fn answered() -> ReplyFrame {
     let outcome = ReplyOutcome::Answered { kind: PayloadKind::Text, payload: Bytes::from_static(b"12") };
-    Reply { id: RequestId(5), outcome }
+    ReplyFrame { id: RequestId(5), outcome }
 }
 
-fn refused() -> Reply {
+fn refused() -> ReplyFrame {
     let outcome = ReplyOutcome::Refused { code: RefusalCode::NoHandler, reason: "nobody".to_owned() };
-    Reply { id: RequestId(5), outcome }
+    ReplyFrame { id: RequestId(5), outcome }
 }
 
 fn volatile() -> ServerFrame {

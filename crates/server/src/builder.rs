@@ -8,14 +8,14 @@ use redeliver_log::kv::Kv;
 use redeliver_log::kv::memory::MemoryKv;
 use redeliver_log::{Log, LogConfig, LogError};
 use redeliver_protocol::config::{Limits, ServerConfig};
-use redeliver_protocol::request::{Answer, Refusal};
+use redeliver_protocol::request::{Refusal, Response};
 use redeliver_protocol::seq::Epoch;
 use redeliver_protocol::time::Instant;
 use uuid::Uuid;
 
 use crate::access::{Access, AnyAccess, Identity, OpenAccess};
 use crate::clock::wall_clock;
-use crate::requests::{self, Handler, RequestEvent};
+use crate::requests::{self, ClientRequest, Handler};
 use crate::server::Server;
 use crate::shared::{Settings, Shared};
 
@@ -128,8 +128,8 @@ impl ServerBuilder {
     #[must_use]
     pub fn on_request<F, A>(mut self, handler: F) -> ServerBuilder
     where
-        F: Fn(Identity, RequestEvent) -> A + Send + Sync + 'static,
-        A: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+        F: Fn(Identity, ClientRequest) -> A + Send + Sync + 'static,
+        A: Future<Output = Result<Response, Refusal>> + Send + 'static,
     {
         self.handler = Some(requests::handler(handler));
         self

@@ -78,7 +78,7 @@ pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, 
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Gap, GapCause, Place, Start};
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
-pub use redeliver_protocol::request::{Answer, Refusal, RequestError};
+pub use redeliver_protocol::request::{Refusal, RequestError, Response};
 pub use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 pub use redeliver_protocol::server::ConnectionId;
 pub use redeliver_protocol::time::Timestamp;
@@ -89,7 +89,7 @@ pub use crate::emit::{EmitError, Receipt};
 pub use crate::feed::{Feed, FeedError, FeedEvent, FeedItem};
 pub use crate::local::{LocalSubscribe, LocalSubscription};
 pub use crate::registry::{ConnectionInfo, Registration};
-pub use crate::requests::RequestEvent;
+pub use crate::requests::ClientRequest;
 pub use crate::routes::{ResponseBody, Routes};
 pub use crate::server::Server;
 pub use crate::states::StateError;

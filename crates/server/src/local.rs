@@ -348,8 +348,8 @@ impl LocalDriver {
             Output::EmitDone { .. }
             | Output::EmitsLost { .. }
             | Output::State(_)
-            | Output::Asked { .. }
-            | Output::AskDone { .. } => {}
+            | Output::Requested { .. }
+            | Output::RequestDone { .. } => {}
         }
         None
     }

@@ -15,7 +15,7 @@ use redeliver_protocol::config::REQUESTS_IN_FLIGHT_MAX;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::PayloadKind;
 use redeliver_protocol::name::EventName;
-use redeliver_protocol::request::{Answer, Question, Refusal, RequestError, RequestTicket};
+use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::RequestId;
 use redeliver_protocol::server::{ConnectionId, Input};
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ use crate::hub::Hub;
 /// A client's request, as the app's handler gets it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct RequestEvent {
+pub struct ClientRequest {
     /// On which connection it came. The app may ask back there: [`Server::request`](crate::Server::request).
     pub connection: ConnectionId,
     /// What is asked for.
@@ -40,16 +40,16 @@ pub struct RequestEvent {
     pub timeout: Duration,
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Result<Response, Refusal>> + Send>>;
 
 /// The app's handler.
-pub(crate) type Handler = Arc<dyn Fn(Identity, RequestEvent) -> Answering + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(Identity, ClientRequest) -> Answering + Send + Sync>;
 
 /// A handler of any shape as one.
 pub(crate) fn handler<F, A>(handler: F) -> Handler
 where
-    F: Fn(Identity, RequestEvent) -> A + Send + Sync + 'static,
-    A: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+    F: Fn(Identity, ClientRequest) -> A + Send + Sync + 'static,
+    A: Future<Output = Result<Response, Refusal>> + Send + 'static,
 {
     Arc::new(move |identity, request| Box::pin(handler(identity, request)))
 }
@@ -63,13 +63,13 @@ pub(crate) struct Handling {
 
 #[derive(Debug, Default)]
 struct Tasks {
-    running: JoinSet<Result<Answer, Refusal>>,
+    running: JoinSet<Result<Response, Refusal>>,
     ids: HashMap<Id, RequestId>,
 }
 
 impl Handling {
     /// Sets the handler to work, for as long as the client waits.
-    pub(crate) fn begin(&mut self, handler: &Handler, identity: Identity, id: RequestId, request: RequestEvent) {
+    pub(crate) fn begin(&mut self, handler: &Handler, identity: Identity, id: RequestId, request: ClientRequest) {
         let (timeout, handler) = (request.timeout, Arc::clone(handler));
         // The handler is called within the task: what panics in there ends nothing else.
         let answering = async move {
@@ -83,7 +83,7 @@ impl Handling {
     }
 
     /// The next answer. Nothing while nothing is asked.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(RequestId, Result<Answer, Refusal>)> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(RequestId, Result<Response, Refusal>)> {
         let Some(Tasks { running, ids }) = self.tasks.as_deref_mut() else { return Poll::Pending };
         while let Some(joined) = std::task::ready!(running.poll_join_next_with_id(cx)) {
             let (task, result) = match joined {
@@ -105,7 +105,7 @@ pub(crate) struct Asking {
     last: AtomicU64,
 }
 
-type Waiting = BTreeMap<RequestTicket, oneshot::Sender<Result<Answer, RequestError>>>;
+type Waiting = BTreeMap<RequestTicket, oneshot::Sender<Result<Response, RequestError>>>;
 
 impl Asking {
     /// Asks a client. Cancel safe: dropped, nobody waits.
@@ -113,8 +113,8 @@ impl Asking {
         &self,
         hub: &Hub,
         connection: ConnectionId,
-        question: Question,
-    ) -> Result<Answer, RequestError> {
+        request: Request,
+    ) -> Result<Response, RequestError> {
         let ticket = RequestTicket(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let (sender, answer) = oneshot::channel();
         {
@@ -127,7 +127,7 @@ impl Asking {
         }
         let mut guard = Forget { asking: self, hub, connection, ticket, is_asked: false };
         // A connection that is no more has forgotten all who wait, or will not learn of this one.
-        if !hub.tell(connection, Input::Ask { ticket, question }) {
+        if !hub.tell(connection, Input::Request { ticket, request }) {
             return Err(RequestError::NotSent);
         }
         guard.is_asked = true;
@@ -137,7 +137,7 @@ impl Asking {
     }
 
     /// A client has answered, or its session has given up.
-    pub(crate) fn done(&self, connection: ConnectionId, ticket: RequestTicket, result: Result<Answer, RequestError>) {
+    pub(crate) fn done(&self, connection: ConnectionId, ticket: RequestTicket, result: Result<Response, RequestError>) {
         if let Some(sender) = self.remove(connection, ticket) {
             // Nobody may be waiting any more.
             let _ = sender.send(result);
@@ -153,7 +153,7 @@ impl Asking {
         &self,
         connection: ConnectionId,
         ticket: RequestTicket,
-    ) -> Option<oneshot::Sender<Result<Answer, RequestError>>> {
+    ) -> Option<oneshot::Sender<Result<Response, RequestError>>> {
         let mut waiting = self.waiting.lock();
         let of_connection = waiting.get_mut(&connection)?;
         let sender = of_connection.remove(&ticket);
@@ -164,7 +164,7 @@ impl Asking {
     }
 }
 
-/// Forgets who waited, and lets the session forget the question if it has it.
+/// Forgets who waited, and lets the session forget the request if it has it.
 struct Forget<'a> {
     asking: &'a Asking,
     hub: &'a Hub,
@@ -177,7 +177,7 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.asking.remove(self.connection, self.ticket);
         if self.is_asked {
-            self.hub.tell(self.connection, Input::CancelAsk { ticket: self.ticket });
+            self.hub.tell(self.connection, Input::CancelRequest { ticket: self.ticket });
         }
     }
 }

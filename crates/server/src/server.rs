@@ -12,7 +12,7 @@ use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::name::{EventName, TopicName};
-use redeliver_protocol::request::{Answer, Question, RequestError};
+use redeliver_protocol::request::{self, RequestError};
 use redeliver_protocol::seq::{Position, Seq};
 use redeliver_protocol::server::ConnectionId;
 use tokio::net::TcpListener;
@@ -173,11 +173,11 @@ impl Server {
         kind: PayloadKind,
         payload: impl Into<Bytes>,
         timeout: Duration,
-    ) -> Result<Answer, RequestError> {
+    ) -> Result<request::Response, RequestError> {
         let name = EventName::new(name).map_err(|error| RequestError::Invalid(error.to_string()))?;
-        let question = Question { name, kind, payload: payload.into(), timeout };
+        let request = request::Request { name, kind, payload: payload.into(), timeout };
         let shared = &self.handle.shared;
-        shared.asking.ask(&shared.hub, connection, question).await
+        shared.asking.ask(&shared.hub, connection, request).await
     }
 
     /// The newest durable position.
@@ -297,7 +297,7 @@ impl Server {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the question.
+    /// Dropping the future drops the request.
     pub async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
         let shared = &self.handle.shared;
         let judgement = Arc::clone(&shared.access).authenticate(request);

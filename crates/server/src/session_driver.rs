@@ -13,7 +13,7 @@ use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::{Hello, SUBPROTOCOL, ServerFrame};
 use redeliver_protocol::history::PublisherState;
-use redeliver_protocol::request::Question;
+use redeliver_protocol::request::Request;
 use redeliver_protocol::seq::{EmitNumber, Epoch, PublisherId, RequestId, SubscriptionId};
 use redeliver_protocol::server::owners::Claim;
 use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, ServerSession};
@@ -26,7 +26,7 @@ use crate::inbox::Inbox;
 use crate::log_calls::{LogCall, LogCalls};
 use crate::queue::Events;
 use crate::registry::Entry;
-use crate::requests::{Handling, RequestEvent, no_handler};
+use crate::requests::{ClientRequest, Handling, no_handler};
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
 use crate::volatile;
@@ -147,7 +147,7 @@ impl SessionDriver {
             answered = Poll::Ready(());
         }
         while let Poll::Ready((id, result)) = self.handling.poll_next(cx) {
-            self.handle(Input::Answered { id, result });
+            self.handle(Input::Respond { id, result });
             answered = Poll::Ready(());
         }
         if let Poll::Ready(answers) = self.log_calls.poll_next(cx) {
@@ -222,8 +222,8 @@ impl SessionDriver {
                 let me = (self.connection, &self.inbox);
                 self.shared.hub.save_cursor(&self.shared.queue, me, id, (subscriber, topic), cursor, urgent);
             }
-            Output::Asked { id, question } => self.answer(id, question),
-            Output::AskDone { ticket, result } => self.shared.asking.done(self.connection, ticket, result),
+            Output::Requested { id, request } => self.answer(id, request),
+            Output::RequestDone { ticket, result } => self.shared.asking.done(self.connection, ticket, result),
             Output::Close(close) => {
                 debug!(code = ?close.code, reason = ?close.reason, "closing");
                 return Some(close);
@@ -289,12 +289,12 @@ impl SessionDriver {
         self.handle(Input::Authenticated(Err(Close { code: CloseCode::Unauthenticated, reason, retry })));
     }
 
-    fn answer(&mut self, id: RequestId, question: Question) {
+    fn answer(&mut self, id: RequestId, request: Request) {
         let Some((handler, identity)) = self.shared.handler.as_ref().zip(self.identity.clone()) else {
-            return self.handle(Input::Answered { id, result: Err(no_handler()) });
+            return self.handle(Input::Respond { id, result: Err(no_handler()) });
         };
-        let Question { name, kind, payload, timeout } = question;
-        let request = RequestEvent { connection: self.connection, name, kind, payload, timeout };
+        let Request { name, kind, payload, timeout } = request;
+        let request = ClientRequest { connection: self.connection, name, kind, payload, timeout };
         self.handling.begin(handler, identity, id, request);
     }
 

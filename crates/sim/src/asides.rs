@@ -8,7 +8,7 @@ use bytes::Bytes;
 use redeliver_protocol::client::Input as ClientInput;
 use redeliver_protocol::event::{NewEvent, PayloadKind, VolatileEvent};
 use redeliver_protocol::name::EventName;
-use redeliver_protocol::request::{Answer, Question, Refusal, RequestError, RequestTicket};
+use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::SubscriptionId;
 use redeliver_protocol::server::{ConnectionId, Input as ServerInput};
 
@@ -38,15 +38,15 @@ impl World {
                 self.tell(id, ClientInput::EmitVolatile { event });
             }
             1 => {
-                let question = self.question(number);
+                let request = self.request(number);
                 self.record(Entry::Asking { number, process: Some(id) });
-                self.tell(id, ClientInput::Ask { ticket: RequestTicket(number), question });
+                self.tell(id, ClientInput::Request { ticket: RequestTicket(number), request });
             }
             _ => {
-                let question = self.question(number);
+                let request = self.request(number);
                 self.record(Entry::Asking { number, process: None });
                 if let Some(connection) = connection {
-                    self.serve(connection, ServerInput::Ask { ticket: RequestTicket(number), question });
+                    self.serve(connection, ServerInput::Request { ticket: RequestTicket(number), request });
                 }
             }
         }
@@ -72,16 +72,16 @@ impl World {
     }
 
     /// An app is asked: when it answers, and what.
-    pub(crate) fn asked(&mut self, question: &Question) -> (Duration, Result<Answer, Refusal>) {
-        let number = number_of(&question.payload).unwrap_or(0);
+    pub(crate) fn asked(&mut self, request: &Request) -> (Duration, Result<Response, Refusal>) {
+        let number = number_of(&request.payload).unwrap_or(0);
         self.record(Entry::Asked { number });
         let pause = Duration::from_micros(*self.aside_rng.pick(&[0, 1_000, 100_000, 2_000_000]));
         let payload = Bytes::from(format!("answer {number}"));
-        (pause, Ok(Answer { kind: PayloadKind::Text, payload }))
+        (pause, Ok(Response { kind: PayloadKind::Text, payload }))
     }
 
     /// Whoever asked has an answer, or will have none.
-    pub(crate) fn ask_done(&mut self, ticket: RequestTicket, result: &Result<Answer, RequestError>) {
+    pub(crate) fn ask_done(&mut self, ticket: RequestTicket, result: &Result<Response, RequestError>) {
         let result = match result {
             Ok(answer) => Ok(number_of(&answer.payload)),
             Err(error) => Err(error.clone()),
@@ -89,8 +89,8 @@ impl World {
         self.record(Entry::Answered { number: ticket.0, result });
     }
 
-    fn question(&mut self, number: u64) -> Question {
-        Question {
+    fn request(&mut self, number: u64) -> Request {
+        Request {
             name: name(),
             kind: PayloadKind::Text,
             payload: Bytes::from(format!("question {number}")),

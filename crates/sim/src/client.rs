@@ -310,11 +310,11 @@ impl World {
                     self.record(Entry::EmitsLost { process: id, publisher, from: from.0, through: through.0 });
                 }
             }
-            Output::Asked { key, question } => {
-                let (pause, result) = self.asked(&question);
-                self.queue.after(pause, Due::Tell(id, Input::Answered { key, result }));
+            Output::Requested { key, request } => {
+                let (pause, result) = self.asked(&request);
+                self.queue.after(pause, Due::Tell(id, Input::Respond { key, result }));
             }
-            Output::AskDone { ticket, result } => self.ask_done(ticket, &result),
+            Output::RequestDone { ticket, result } => self.ask_done(ticket, &result),
             Output::State(state) => self.fault(format!("{id:?} is {state:?}")),
             Output::Ended => self.process_ended(id),
         }

@@ -306,11 +306,11 @@ impl World {
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 self.queue_work(Work::Save { connection, id, subscriber, topic, cursor, urgent });
             }
-            Output::Asked { id, question } => {
-                let (pause, result) = self.asked(&question);
-                self.queue.after(pause, Due::Serve(connection, Input::Answered { id, result }));
+            Output::Requested { id, request } => {
+                let (pause, result) = self.asked(&request);
+                self.queue.after(pause, Due::Serve(connection, Input::Respond { id, result }));
             }
-            Output::AskDone { ticket, result } => self.ask_done(ticket, &result),
+            Output::RequestDone { ticket, result } => self.ask_done(ticket, &result),
             Output::Close(close) => {
                 self.write_down(connection, codec::encode_close(&close));
                 self.end_connection(connection);

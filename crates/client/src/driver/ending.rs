@@ -64,10 +64,10 @@ impl<C: Connector> Driver<C> {
                 Command::Emit { answer, .. } => drop(answer.send(Err(EmitError::ClientEnded))),
                 Command::Shutdown { answer, .. } => late_answers.push(answer),
                 // Their answers are dropped, which says that the client has ended.
-                Command::Ask { answer, .. } => drop(answer.send(Err(RequestError::NotSent))),
+                Command::Request { answer, .. } => drop(answer.send(Err(RequestError::NotSent))),
                 Command::CancelEmit { .. }
                 | Command::EmitVolatile { .. }
-                | Command::CancelAsk { .. }
+                | Command::CancelRequest { .. }
                 | Command::Subscribe { .. }
                 | Command::SubscribeMerged { .. }
                 | Command::Unsubscribe { .. }

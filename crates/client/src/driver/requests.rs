@@ -1,10 +1,10 @@
-//! Requests under way: who waits for the server's answers, and the app's handler at work on the server's questions.
+//! Requests under way: who waits for the server's answers, and the app's handler at work on the server's requests.
 
 use std::collections::HashMap;
 
-use redeliver_protocol::client::{AskedKey, Input};
+use redeliver_protocol::client::{Input, RequestKey};
 use redeliver_protocol::error::RefusalCode;
-use redeliver_protocol::request::{Answer, Question, Refusal, RequestError, RequestTicket};
+use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 
@@ -12,10 +12,10 @@ use crate::request::Handler;
 
 /// Invariant: bounded by the session, which takes so many requests and no more, both ways.
 pub(super) struct Requests {
-    waiting: HashMap<RequestTicket, oneshot::Sender<Result<Answer, RequestError>>>,
+    waiting: HashMap<RequestTicket, oneshot::Sender<Result<Response, RequestError>>>,
     handler: Option<Handler>,
-    running: JoinSet<Result<Answer, Refusal>>,
-    keys: HashMap<Id, AskedKey>,
+    running: JoinSet<Result<Response, Refusal>>,
+    keys: HashMap<Id, RequestKey>,
 }
 
 impl Requests {
@@ -23,7 +23,7 @@ impl Requests {
         Requests { waiting: HashMap::new(), handler, running: JoinSet::new(), keys: HashMap::new() }
     }
 
-    pub(super) fn add(&mut self, ticket: RequestTicket, answer: oneshot::Sender<Result<Answer, RequestError>>) {
+    pub(super) fn add(&mut self, ticket: RequestTicket, answer: oneshot::Sender<Result<Response, RequestError>>) {
         self.waiting.insert(ticket, answer);
     }
 
@@ -31,7 +31,7 @@ impl Requests {
         self.waiting.remove(&ticket);
     }
 
-    pub(super) fn done(&mut self, ticket: RequestTicket, result: Result<Answer, RequestError>) {
+    pub(super) fn done(&mut self, ticket: RequestTicket, result: Result<Response, RequestError>) {
         if let Some(answer) = self.waiting.remove(&ticket) {
             // Nobody may be waiting any more.
             let _ = answer.send(result);
@@ -39,14 +39,14 @@ impl Requests {
     }
 
     /// The server asks. What can be answered at once is.
-    pub(super) fn asked(&mut self, key: AskedKey, question: Question) -> Option<Input> {
+    pub(super) fn asked(&mut self, key: RequestKey, request: Request) -> Option<Input> {
         let Some(handler) = self.handler.clone() else {
-            return Some(Input::Answered { key, result: Err(Refusal::of(RefusalCode::NoHandler)) });
+            return Some(Input::Respond { key, result: Err(Refusal::of(RefusalCode::NoHandler)) });
         };
-        let timeout = question.timeout;
+        let timeout = request.timeout;
         // The handler is called within the task: what panics in there ends nothing else.
         let task = self.running.spawn(async move {
-            let answering = async { handler(question).await };
+            let answering = async { handler(request).await };
             let late = || Err(Refusal::declined("the app took too long to answer"));
             tokio::time::timeout(timeout, answering).await.unwrap_or_else(|_| late())
         });
@@ -63,7 +63,7 @@ impl Requests {
                 None => std::future::pending().await,
             };
             if let Some(key) = self.keys.remove(&task) {
-                return Input::Answered { key, result };
+                return Input::Respond { key, result };
             }
         }
     }

@@ -299,8 +299,8 @@ impl ClientSession {
             | Output::SaveCursor { .. }
             | Output::EmitDone { .. }
             | Output::EmitsLost { .. }
-            | Output::Asked { .. }
-            | Output::AskDone { .. }
+            | Output::Requested { .. }
+            | Output::RequestDone { .. }
             | Output::State(_)
             | Output::Ended => Some(output),
         }

@@ -2,20 +2,20 @@
 //! connection.
 
 use super::session::{ClientSession, Timer};
-use super::{AskedKey, Output};
+use super::{Output, RequestKey};
 use crate::config::Limits;
 use crate::error::CloseCode;
 use crate::event::NewEvent;
-use crate::frame::{ClientFrame, Features, Reply, Request};
-use crate::request::{Answer, Answerer, Asker, Outcome, Question, Refusal, RequestError, RequestTicket, Taken};
+use crate::frame::{ClientFrame, Features, ReplyFrame, RequestFrame};
+use crate::request::{Outcome, Refusal, Request, RequestError, RequestTicket, Requester, Responder, Response, Taken};
 use crate::time::Instant;
 
 /// The requests of a client.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    asker: Asker,
-    answerer: Answerer,
-    /// Counts the connections, so that an answer never goes to another connection than the question came from.
+    requester: Requester,
+    responder: Responder,
+    /// Counts the connections, so that an answer never goes to another connection than the request came from.
     connection: u64,
 }
 
@@ -27,31 +27,31 @@ impl ClientSession {
         }
     }
 
-    /// The app asks. Without a connection the question waits for one, as long as it has time.
-    pub(super) fn ask(&mut self, ticket: RequestTicket, question: Question, now: Instant) {
+    /// The app asks. Without a connection the request waits for one, as long as it has time.
+    pub(super) fn ask(&mut self, ticket: RequestTicket, request: Request, now: Instant) {
         let taken = match self.shutting_down {
             true => Err(RequestError::NotSent),
-            false => self.requests.asker.ask(ticket, question, now),
+            false => self.requests.requester.ask(ticket, request, now),
         };
         if let Err(error) = taken {
-            self.out.push_back(Output::AskDone { ticket, result: Err(error) });
+            self.out.push_back(Output::RequestDone { ticket, result: Err(error) });
         }
         self.send_requests(now);
     }
 
     pub(super) fn cancel_ask(&mut self, ticket: RequestTicket) {
-        self.requests.asker.cancel(ticket);
+        self.requests.requester.cancel(ticket);
         self.time_requests();
     }
 
     /// Sends what waits, if the server is there and can be asked.
     pub(super) fn send_requests(&mut self, now: Instant) {
         if self.can(Features::REQUESTS) {
-            while let Some(request) = self.requests.asker.next_frame(now) {
+            while let Some(request) = self.requests.requester.next_frame(now) {
                 self.out.push_back(Output::Send(ClientFrame::Request(request)));
             }
         } else if self.is_welcomed() {
-            while let Some(outcome) = self.requests.asker.take_waiting(RequestError::Unsupported) {
+            while let Some(outcome) = self.requests.requester.take_waiting(RequestError::Unsupported) {
                 self.ask_done(outcome);
             }
         }
@@ -59,8 +59,8 @@ impl ClientSession {
     }
 
     /// The server answers.
-    pub(super) fn replied(&mut self, reply: Reply, now: Instant) {
-        match self.requests.asker.answered(reply) {
+    pub(super) fn replied(&mut self, reply: ReplyFrame, now: Instant) {
+        match self.requests.requester.answered(reply) {
             Ok(Some(outcome)) => self.ask_done(outcome),
             Ok(None) => {}
             Err(()) => self.drop_connection(CloseCode::Unexpected, "an answer to what was never asked", now),
@@ -69,11 +69,11 @@ impl ClientSession {
     }
 
     /// The server asks.
-    pub(super) fn asked(&mut self, request: Request, now: Instant) {
+    pub(super) fn asked(&mut self, request: RequestFrame, now: Instant) {
         let connection = self.requests.connection;
-        match self.requests.answerer.take(request, usize::MAX) {
-            Taken::Ask(id, question) => {
-                self.out.push_back(Output::Asked { key: AskedKey { connection, id }, question });
+        match self.requests.responder.take(request, usize::MAX) {
+            Taken::Request(id, request) => {
+                self.out.push_back(Output::Requested { key: RequestKey { connection, id }, request });
             }
             Taken::Refuse(reply) => self.out.push_back(Output::Send(ClientFrame::Reply(reply))),
             Taken::Nonsense => self.drop_connection(CloseCode::Unexpected, "a request came twice", now),
@@ -81,9 +81,9 @@ impl ClientSession {
     }
 
     /// The app answers. If the connection is gone on which it was asked, nobody waits.
-    pub(super) fn answered(&mut self, key: AskedKey, result: Result<Answer, Refusal>) {
+    pub(super) fn answered(&mut self, key: RequestKey, result: Result<Response, Refusal>) {
         if key.connection == self.requests.connection
-            && let Some(reply) = self.requests.answerer.answer(key.id, result)
+            && let Some(reply) = self.requests.responder.answer(key.id, result)
         {
             self.out.push_back(Output::Send(ClientFrame::Reply(reply)));
         }
@@ -91,9 +91,9 @@ impl ClientSession {
 
     /// The connection is gone, and with it what was asked on it, both ways.
     pub(super) fn requests_gone(&mut self) {
-        self.requests.answerer = Answerer::default();
+        self.requests.responder = Responder::default();
         self.requests.connection += 1;
-        while let Some(outcome) = self.requests.asker.take_gone() {
+        while let Some(outcome) = self.requests.requester.take_gone() {
             self.ask_done(outcome);
         }
         self.time_requests();
@@ -102,14 +102,14 @@ impl ClientSession {
     /// The client ends.
     pub(super) fn requests_end(&mut self) {
         self.requests_gone();
-        while let Some(outcome) = self.requests.asker.take_waiting(RequestError::NotSent) {
+        while let Some(outcome) = self.requests.requester.take_waiting(RequestError::NotSent) {
             self.ask_done(outcome);
         }
     }
 
-    /// Some question's time may be over.
+    /// Some request's time may be over.
     pub(super) fn requests_due(&mut self, now: Instant) {
-        while let Some(outcome) = self.requests.asker.take_due(now) {
+        while let Some(outcome) = self.requests.requester.take_due(now) {
             self.ask_done(outcome);
         }
         self.time_requests();
@@ -121,11 +121,11 @@ impl ClientSession {
     }
 
     fn ask_done(&mut self, (ticket, result): Outcome) {
-        self.out.push_back(Output::AskDone { ticket, result });
+        self.out.push_back(Output::RequestDone { ticket, result });
     }
 
     fn time_requests(&mut self) {
-        match self.requests.asker.next_due() {
+        match self.requests.requester.next_due() {
             Some(due) => self.timers.set(Timer::Requests, due),
             None => self.timers.clear(Timer::Requests),
         }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Output;
 use crate::config::REQUEST_BYTES_IN_FLIGHT_MAX;
 use crate::error::{Close, RefusalCode};
-use crate::frame::{Reply, ReplyOutcome, ServerFrame, Volatile};
+use crate::frame::{ReplyFrame, ReplyOutcome, ServerFrame, Volatile};
 use crate::history::{Batch, EmitFate, EmitRun};
 use crate::request::{Refusal, refused};
 use crate::seq::{EmitNumber, Position, Seq, SubscriptionId};
@@ -52,7 +52,7 @@ impl Outputs {
     }
 
     /// The answer to a request. One that a peer which reads nothing has no room for is left out, and that is told.
-    pub(super) fn reply(&mut self, reply: Reply) {
+    pub(super) fn reply(&mut self, reply: ReplyFrame) {
         let bytes = match &reply.outcome {
             ReplyOutcome::Answered { payload, .. } => payload.len(),
             ReplyOutcome::Refused { .. } => 0,

@@ -93,9 +93,9 @@ impl ServerSession {
             | Input::Read { .. }
             | Input::Appended(_)
             | Input::CursorSaved { .. }
-            | Input::Ask { .. }
-            | Input::CancelAsk { .. }
-            | Input::Answered { .. } => self.answer(input, now),
+            | Input::Request { .. }
+            | Input::CancelRequest { .. }
+            | Input::Respond { .. } => self.answer(input, now),
         };
         if let Err(close) = result.and_then(|()| self.deliver()) {
             self.phase = Phase::Closed;
@@ -256,8 +256,8 @@ impl ServerSession {
     /// An answer of the shell's to an output.
     fn answer(&mut self, input: Input, now: Instant) -> Result<(), Close> {
         let Phase::Admitted { deliveries, emits, features, requests } = &mut self.phase else {
-            if let Input::Ask { ticket, .. } = input {
-                self.out.push(Output::AskDone { ticket, result: Err(RequestError::NotSent) });
+            if let Input::Request { ticket, .. } = input {
+                self.out.push(Output::RequestDone { ticket, result: Err(RequestError::NotSent) });
             }
             return Ok(());
         };
@@ -270,9 +270,9 @@ impl ServerSession {
             Input::Volatile { ids, event } => deliveries.volatile(&ids, &event, &self.config, out),
             Input::Read { id, outcome } => return deliveries.read(id, outcome, out),
             Input::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
-            Input::Ask { ticket, question } => requests.ask(ticket, question, *features, now, out),
-            Input::CancelAsk { ticket } => requests.cancel(ticket),
-            Input::Answered { id, result } => requests.answered(id, result, out),
+            Input::Request { ticket, request } => requests.ask(ticket, request, *features, now, out),
+            Input::CancelRequest { ticket } => requests.cancel(ticket),
+            Input::Respond { id, result } => requests.answered(id, result, out),
             Input::Appended(runs) => {
                 for run in runs.iter().filter(|run| run.count > 0) {
                     if let Some(emits) = emits {

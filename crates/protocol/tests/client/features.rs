@@ -7,17 +7,19 @@ use redeliver_protocol::codec;
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
-use redeliver_protocol::frame::{ClientFrame, FEATURES, Features, Reply, ReplyOutcome, Request, ServerFrame, Volatile};
+use redeliver_protocol::frame::{
+    ClientFrame, FEATURES, Features, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Volatile,
+};
 use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::name::{EventName, TopicName};
-use redeliver_protocol::request::{Answer, Question, Refusal, RequestError, RequestTicket};
+use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{RequestId, SubscriptionId};
 use redeliver_protocol::time::Timestamp;
 
 use crate::script::*;
 
-fn question(timeout_ms: u64) -> Question {
-    Question {
+fn question(timeout_ms: u64) -> Request {
+    Request {
         name: EventName::new("price").unwrap(),
         kind: PayloadKind::Text,
         payload: "tea".into(),
@@ -26,17 +28,17 @@ fn question(timeout_ms: u64) -> Question {
 }
 
 fn ask(script: &mut Script, ticket: u64) {
-    script.give(Input::Ask { ticket: RequestTicket(ticket), question: question(1000) });
+    script.give(Input::Request { ticket: RequestTicket(ticket), request: question(1000) });
 }
 
-fn requests(script: &mut Script) -> Vec<Request> {
+fn requests(script: &mut Script) -> Vec<RequestFrame> {
     let sent = script.take_sent().into_iter();
     sent.filter_map(|frame| if let ClientFrame::Request(request) = frame { Some(request) } else { None }).collect()
 }
 
 fn answer(id: u64) -> ServerFrame {
     let outcome = ReplyOutcome::Answered { kind: PayloadKind::Text, payload: "12".into() };
-    ServerFrame::Reply(Reply { id: RequestId(id), outcome })
+    ServerFrame::Reply(ReplyFrame { id: RequestId(id), outcome })
 }
 
 /// What a server says that has only these features, to one that names more.
@@ -118,11 +120,11 @@ fn a_request_is_answered_once_and_what_comes_late_is_dropped() {
         [(1, 1000)]
     );
     script.server(answer(1));
-    let payload = Answer { kind: PayloadKind::Text, payload: "12".into() };
+    let payload = Response { kind: PayloadKind::Text, payload: "12".into() };
     assert_eq!(script.answers, [(RequestTicket(7), Ok(payload))]);
     script.server(answer(1));
     ask(&mut script, 8);
-    script.give(Input::CancelAsk { ticket: RequestTicket(8) });
+    script.give(Input::CancelRequest { ticket: RequestTicket(8) });
     script.server(answer(2));
     assert_eq!(script.answers.len(), 1);
     assert!(script.disconnects.is_empty());
@@ -138,7 +140,7 @@ fn a_request_is_never_asked_again_on_another_connection() {
     script.cut();
     assert_eq!(script.answers, [(RequestTicket(1), Err(RequestError::Gone))]);
     // This one was not asked yet, and has time.
-    script.give(Input::Ask { ticket: RequestTicket(2), question: question(600_000) });
+    script.give(Input::Request { ticket: RequestTicket(2), request: question(600_000) });
     script.connect();
     assert_eq!(requests(&mut script).len(), 1);
     script.server(answer(2));
@@ -185,7 +187,7 @@ fn an_answer_goes_to_the_connection_on_which_it_was_asked_and_to_no_other() {
     let mut script = Script::welcomed();
     let name = EventName::new("status").unwrap();
     let kind = PayloadKind::Bytes;
-    let request = Request { id: RequestId(1), name, kind, payload: "".into(), timeout_ms: 50 };
+    let request = RequestFrame { id: RequestId(1), name, kind, payload: "".into(), timeout_ms: 50 };
     script.server(ServerFrame::Request(request.clone()));
     let (first, _) = script.asked[0].clone();
     script.reconnect();
@@ -193,12 +195,12 @@ fn an_answer_goes_to_the_connection_on_which_it_was_asked_and_to_no_other() {
     let (second, asked) = script.asked[1].clone();
     assert_eq!(asked.timeout, Duration::from_millis(50));
     script.take_sent();
-    script.give(Input::Answered { key: first, result: Ok(Answer::default()) });
+    script.give(Input::Respond { key: first, result: Ok(Response::default()) });
     assert!(script.take_sent().is_empty());
-    script.give(Input::Answered { key: second, result: Err(Refusal::declined("no")) });
-    script.give(Input::Answered { key: second, result: Ok(Answer::default()) });
+    script.give(Input::Respond { key: second, result: Err(Refusal::declined("no")) });
+    script.give(Input::Respond { key: second, result: Ok(Response::default()) });
     let outcome = ReplyOutcome::Refused { code: RefusalCode::Declined, reason: "no".to_owned() };
-    assert_eq!(script.take_sent(), [ClientFrame::Reply(Reply { id: RequestId(1), outcome })]);
+    assert_eq!(script.take_sent(), [ClientFrame::Reply(ReplyFrame { id: RequestId(1), outcome })]);
     script.server(ServerFrame::Request(request));
     assert_eq!(script.disconnects.len(), 1, "a number is used once");
 }

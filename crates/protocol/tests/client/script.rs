@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{
-    AskedKey, ClientSession, ConnectionState, CursorKeeper, EmitOutcome, EmitTicket, Identity, Input, Output,
+    ClientSession, ConnectionState, CursorKeeper, EmitOutcome, EmitTicket, Identity, Input, Output, RequestKey,
     StreamItem, SubscribeRequest, SubscriptionEnd,
 };
 use redeliver_protocol::codec;
@@ -17,7 +17,7 @@ use redeliver_protocol::frame::{
 };
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
-use redeliver_protocol::request::{Answer, Question, RequestError, RequestTicket};
+use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::time::{Instant, Timestamp};
 
@@ -45,8 +45,8 @@ pub(crate) struct Script {
     pub(crate) lost: Vec<(u64, u64)>,
     pub(crate) states: Vec<ConnectionState>,
     pub(crate) disconnects: Vec<Close>,
-    pub(crate) asked: Vec<(AskedKey, Question)>,
-    pub(crate) answers: Vec<(RequestTicket, Result<Answer, RequestError>)>,
+    pub(crate) asked: Vec<(RequestKey, Request)>,
+    pub(crate) answers: Vec<(RequestTicket, Result<Response, RequestError>)>,
     pub(crate) ended: bool,
 }
 
@@ -262,8 +262,8 @@ impl Script {
                 Output::EmitDone { ticket, fate } => self.emitted.push((ticket, fate)),
                 Output::EmitsLost { from, through } => self.lost.push((from.0, through.0)),
                 Output::State(state) => self.states.push(state),
-                Output::Asked { key, question } => self.asked.push((key, question)),
-                Output::AskDone { ticket, result } => self.answers.push((ticket, result)),
+                Output::Requested { key, request } => self.asked.push((key, request)),
+                Output::RequestDone { ticket, result } => self.answers.push((ticket, result)),
                 Output::Ended => self.ended = true,
             }
         }

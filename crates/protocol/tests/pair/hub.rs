@@ -11,7 +11,7 @@ use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, VolatileEvent};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, PublisherState};
-use redeliver_protocol::request::Answer;
+use redeliver_protocol::request::Response;
 use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
@@ -228,8 +228,8 @@ impl Hub {
             | Output::Release { .. }
             | Output::Watch { .. }
             | Output::Unwatch { .. }
-            | Output::Asked { .. }
-            | Output::AskDone { .. }
+            | Output::Requested { .. }
+            | Output::RequestDone { .. }
             | Output::Close(_) => None,
         };
         match kind.filter(|kind| self.holding.contains(kind)) {
@@ -271,11 +271,11 @@ impl Hub {
                     self.inputs.push_back((id, Input::CursorSaved { id: subscription, seq }));
                 }
             }
-            Output::Asked { id: request, question } => {
-                let answer = Answer { kind: question.kind, payload: question.payload };
-                self.input(id, Input::Answered { id: request, result: Ok(answer) });
+            Output::Requested { id: asked, request } => {
+                let answer = Response { kind: request.kind, payload: request.payload };
+                self.input(id, Input::Respond { id: asked, result: Ok(answer) });
             }
-            Output::Send(_) | Output::SendEvents { .. } | Output::AskDone { .. } | Output::Close(_) => {}
+            Output::Send(_) | Output::SendEvents { .. } | Output::RequestDone { .. } | Output::Close(_) => {}
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redeliver_protocol::client::{Input as ToClient, Output as FromClient, StreamItem};
 use redeliver_protocol::codec;
-use redeliver_protocol::request::Answer;
+use redeliver_protocol::request::Response;
 use redeliver_protocol::server::{ConnectionId, Input};
 use redeliver_protocol::time::Instant;
 
@@ -290,11 +290,11 @@ impl Real {
             }
             FromClient::EmitsLost { from, through } => self.lost.push((from, through)),
             FromClient::Ended => self.has_ended = true,
-            FromClient::Asked { key, question } => {
-                let answer = Answer { kind: question.kind, payload: question.payload };
-                self.session.handle(ToClient::Answered { key, result: Ok(answer) }, now);
+            FromClient::Requested { key, request } => {
+                let answer = Response { kind: request.kind, payload: request.payload };
+                self.session.handle(ToClient::Respond { key, result: Ok(answer) }, now);
             }
-            FromClient::AskDone { ticket, result } => self.answers.push((ticket, result)),
+            FromClient::RequestDone { ticket, result } => self.answers.push((ticket, result)),
             FromClient::State(_)
             | FromClient::Connect
             | FromClient::SendHello(_)

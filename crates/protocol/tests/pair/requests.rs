@@ -8,22 +8,22 @@ use redeliver_protocol::codec::FromServer;
 use redeliver_protocol::config::REQUESTS_IN_FLIGHT_MAX;
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::event::PayloadKind;
-use redeliver_protocol::frame::{ClientFrame, Features, Hello, Reply, ReplyOutcome, Request, ServerFrame};
+use redeliver_protocol::frame::{ClientFrame, Features, Hello, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame};
 use redeliver_protocol::name::EventName;
-use redeliver_protocol::request::{Answer, Question, RequestError, RequestTicket};
+use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::RequestId;
 use redeliver_protocol::server::{Input, Output};
 
 use crate::world::*;
 
-fn question(payload: &'static str) -> Question {
+fn question(payload: &'static str) -> Request {
     let (name, timeout) = (EventName::new("echo").unwrap(), Duration::from_secs(5));
-    Question { name, kind: PayloadKind::Text, payload: Bytes::from_static(payload.as_bytes()), timeout }
+    Request { name, kind: PayloadKind::Text, payload: Bytes::from_static(payload.as_bytes()), timeout }
 }
 
 fn request(id: u64) -> ClientFrame {
-    let Question { name, kind, payload, .. } = question("x");
-    ClientFrame::Request(Request { id: RequestId(id), name, kind, payload, timeout_ms: 100 })
+    let Request { name, kind, payload, .. } = question("x");
+    ClientFrame::Request(RequestFrame { id: RequestId(id), name, kind, payload, timeout_ms: 100 })
 }
 
 fn guest(pair: &mut Pair, features: Features) -> Peer {
@@ -34,9 +34,9 @@ fn guest(pair: &mut Pair, features: Features) -> Peer {
     peer
 }
 
-fn done(pair: &Pair) -> Vec<(RequestTicket, Result<Answer, RequestError>)> {
+fn done(pair: &Pair) -> Vec<(RequestTicket, Result<Response, RequestError>)> {
     let done = pair.hub.trace.iter().filter_map(|(_, output)| match output {
-        Output::AskDone { ticket, result } => Some((*ticket, result.clone())),
+        Output::RequestDone { ticket, result } => Some((*ticket, result.clone())),
         _ => None,
     });
     done.collect()
@@ -47,11 +47,11 @@ fn a_client_asks_and_the_servers_app_answers() {
     let mut pair = Pair::new();
     let client = pair.client(1);
     for (ticket, payload) in [(1, "one"), (2, "two")] {
-        pair.tell(client, ToClient::Ask { ticket: RequestTicket(ticket), question: question(payload) });
+        pair.tell(client, ToClient::Request { ticket: RequestTicket(ticket), request: question(payload) });
     }
     pair.settle();
     let answers: Vec<_> = pair.real(client).answers.clone();
-    let answer = |payload: &'static str| Ok(Answer { kind: PayloadKind::Text, payload: payload.into() });
+    let answer = |payload: &'static str| Ok(Response { kind: PayloadKind::Text, payload: payload.into() });
     assert_eq!(answers, [(RequestTicket(1), answer("one")), (RequestTicket(2), answer("two"))]);
 }
 
@@ -59,16 +59,16 @@ fn a_client_asks_and_the_servers_app_answers() {
 fn the_server_asks_and_a_late_answer_is_dropped() {
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::REQUESTS);
-    pair.input(peer, Input::Ask { ticket: RequestTicket(9), question: question("x") });
+    pair.input(peer, Input::Request { ticket: RequestTicket(9), request: question("x") });
     let asked = pair.frames(peer);
-    assert!(matches!(&asked[..], [ServerFrame::Request(Request { id: RequestId(1), .. })]), "{asked:?}");
+    assert!(matches!(&asked[..], [ServerFrame::Request(RequestFrame { id: RequestId(1), .. })]), "{asked:?}");
     let outcome = ReplyOutcome::Answered { kind: PayloadKind::Text, payload: "y".into() };
-    let reply = ClientFrame::Reply(Reply { id: RequestId(1), outcome });
+    let reply = ClientFrame::Reply(ReplyFrame { id: RequestId(1), outcome });
     pair.send(peer, &reply);
     pair.send(peer, &reply);
-    let answer = Answer { kind: PayloadKind::Text, payload: "y".into() };
+    let answer = Response { kind: PayloadKind::Text, payload: "y".into() };
     assert_eq!(done(&pair), [(RequestTicket(9), Ok(answer))]);
-    pair.input(peer, Input::Ask { ticket: RequestTicket(10), question: question("x") });
+    pair.input(peer, Input::Request { ticket: RequestTicket(10), request: question("x") });
     pair.pass(Duration::from_secs(6));
     assert_eq!(done(&pair).last(), Some(&(RequestTicket(10), Err(RequestError::Timeout))));
 }
@@ -77,7 +77,7 @@ fn the_server_asks_and_a_late_answer_is_dropped() {
 fn a_client_of_an_earlier_time_is_not_asked_and_may_not_ask() {
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::NONE);
-    pair.input(peer, Input::Ask { ticket: RequestTicket(9), question: question("x") });
+    pair.input(peer, Input::Request { ticket: RequestTicket(9), request: question("x") });
     assert_eq!(done(&pair), [(RequestTicket(9), Err(RequestError::Unsupported))]);
     assert!(pair.frames(peer).is_empty());
     pair.send(peer, request(1));
@@ -95,7 +95,7 @@ fn a_number_is_asked_once_and_an_answer_to_nothing_is_a_violation() {
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::REQUESTS);
     let outcome = ReplyOutcome::Refused { code: RefusalCode::NoHandler, reason: String::new() };
-    pair.send(peer, ClientFrame::Reply(Reply { id: RequestId(1), outcome }));
+    pair.send(peer, ClientFrame::Reply(ReplyFrame { id: RequestId(1), outcome }));
     assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
 }
 
@@ -104,17 +104,20 @@ fn a_client_that_does_not_read_its_answers_fills_no_memory() {
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::REQUESTS);
     pair.stall(peer, true);
-    let Question { name, kind, .. } = question("x");
+    let Request { name, kind, .. } = question("x");
     let large = Bytes::from(vec![0; 200_000]);
     for id in 1..=100 {
         let (name, payload) = (name.clone(), large.clone());
-        pair.send(peer, ClientFrame::Request(Request { id: RequestId(id), name, kind, payload, timeout_ms: 100 }));
+        pair.send(peer, ClientFrame::Request(RequestFrame { id: RequestId(id), name, kind, payload, timeout_ms: 100 }));
     }
     pair.stall(peer, false);
     pair.settle();
     let heard = pair.heard(peer);
     let answered = heard.iter().filter(|heard| {
-        matches!(heard, FromServer::Frame(ServerFrame::Reply(Reply { outcome: ReplyOutcome::Answered { .. }, .. })))
+        matches!(
+            heard,
+            FromServer::Frame(ServerFrame::Reply(ReplyFrame { outcome: ReplyOutcome::Answered { .. }, .. }))
+        )
     });
     let replies = heard.iter().filter(|heard| matches!(heard, FromServer::Frame(ServerFrame::Reply(_)))).count();
     assert_eq!(replies, 100, "each has its answer");
@@ -127,7 +130,7 @@ fn the_app_may_not_ask_without_bound() {
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::REQUESTS);
     for ticket in 0..=REQUESTS_IN_FLIGHT_MAX as u64 {
-        pair.input(peer, Input::Ask { ticket: RequestTicket(ticket), question: question("x") });
+        pair.input(peer, Input::Request { ticket: RequestTicket(ticket), request: question("x") });
     }
     assert_eq!(done(&pair), [(RequestTicket(REQUESTS_IN_FLIGHT_MAX as u64), Err(RequestError::TooMany))]);
 }

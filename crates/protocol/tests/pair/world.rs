@@ -20,7 +20,7 @@ use redeliver_protocol::event::{NewEvent, PayloadKind, Record};
 use redeliver_protocol::frame::{ClientFrame, Features, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Window};
 use redeliver_protocol::history::{Cursor, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
-use redeliver_protocol::request::{Answer, RequestError, RequestTicket};
+use redeliver_protocol::request::{RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{EmitNumber, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::server::{ConnectionId, Input};
 use redeliver_protocol::time::Instant;
@@ -91,7 +91,7 @@ pub(crate) struct Real {
     /// The Hello of each connection.
     pub(crate) hellos: Vec<Hello>,
     /// What became of the client's requests.
-    pub(crate) answers: Vec<(RequestTicket, Result<Answer, RequestError>)>,
+    pub(crate) answers: Vec<(RequestTicket, Result<Response, RequestError>)>,
 }
 
 impl Pair {
