@@ -7,7 +7,8 @@ use redeliver_protocol::codec::{
     self, EVENTS_HEAD_BYTES, FromServer, RECORD_HEAD_BYTES, encode_client, encode_hello, events_head, peek_record,
 };
 use redeliver_protocol::event::{NewEvent, PayloadKind};
-use redeliver_protocol::frame::{ClientFrame, FEATURES, Hello, Ownership, ServerFrame, Subscribe, Window};
+use redeliver_protocol::features::FEATURES;
+use redeliver_protocol::frame::{ClientFrame, Hello, Ownership, ServerFrame, Subscribe, Window};
 use redeliver_protocol::history::Start;
 use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, PublisherId, Seq, SubscriptionId};

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use redeliver_protocol::client::{EmitOutcome, EmitTicket};
-use redeliver_protocol::config::{ClientConfig, EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits};
+use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::event::{EventError, NewEvent, PayloadKind};
+use redeliver_protocol::limits::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits};
 use redeliver_protocol::seq::{Position, Seq};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};

@@ -81,11 +81,12 @@ mod transport;
 
 pub use redeliver_protocol::backoff::Jitter;
 pub use redeliver_protocol::client::{ConnectionState, SubscriptionEnd};
-pub use redeliver_protocol::config::{ClientConfig, EVENT_BYTES_MAX};
+pub use redeliver_protocol::config::ClientConfig;
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind};
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Cursor, GapCause, Place, Start};
+pub use redeliver_protocol::limits::EVENT_BYTES_MAX;
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
 pub use redeliver_protocol::request::{Refusal, Request, RequestError, Response};
 pub use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};

@@ -15,10 +15,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, REASON_BYTES_MAX};
 use crate::error::{Close, CloseCode, DecodeError, RetryAdvice};
 use crate::event::{Record, RecordKind};
-use crate::frame::{ClientFrame, Events, FEATURES, Features, Hello, ServerFrame, VERSION};
+use crate::features::{FEATURES, Features};
+use crate::frame::{ClientFrame, Events, Hello, ServerFrame, VERSION};
+use crate::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, REASON_BYTES_MAX};
 use crate::name::EventName;
 use crate::seq::{Epoch, Nth, Seq, SubscriptionId};
 use crate::time::Timestamp;
@@ -413,69 +414,6 @@ fn translate(error: bincode::error::DecodeError) -> DecodeError {
         return DecodeError::Invalid(words);
     }
     DecodeError::Invalid(error.to_string())
-}
-
-/// Serde for payloads: one length and the bytes. Decoding copies, so that no event pins the message it came in.
-pub(crate) mod payload {
-    use bytes::Bytes;
-    use serde::{Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(payload: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(payload)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        serde_bytes::deserialize::<Vec<u8>, D>(deserializer).map(Bytes::from)
-    }
-}
-
-/// Serde for payloads that may be absent.
-pub(crate) mod optional_payload {
-    use bytes::Bytes;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(payload: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
-        payload.as_deref().map(serde_bytes::Bytes::new).serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
-        let payload = Option::<serde_bytes::ByteBuf>::deserialize(deserializer)?;
-        Ok(payload.map(|bytes| Bytes::from(bytes.into_vec())))
-    }
-}
-
-/// Serde for an event together with its except list, which stands behind it.
-pub(crate) mod event_with_except {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::event::NewEvent;
-    use crate::name::TopicName;
-
-    pub(crate) fn serialize<S: Serializer>(event: &NewEvent, serializer: S) -> Result<S::Ok, S::Error> {
-        (event, &event.except).serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NewEvent, D::Error> {
-        let (event, except) = <(NewEvent, Vec<TopicName>)>::deserialize(deserializer)?;
-        Ok(NewEvent { except, ..event })
-    }
-}
-
-/// Serde for a list of those.
-pub(crate) mod events_with_except {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::event::NewEvent;
-    use crate::name::TopicName;
-
-    pub(crate) fn serialize<S: Serializer>(events: &[NewEvent], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(events.iter().map(|event| (event, &event.except)))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NewEvent>, D::Error> {
-        let events = Vec::<(NewEvent, Vec<TopicName>)>::deserialize(deserializer)?;
-        Ok(events.into_iter().map(|(event, except)| NewEvent { except, ..event }).collect())
-    }
 }
 
 /// Serde for a record's kind as one byte: records are counted by the million.

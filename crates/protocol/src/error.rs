@@ -150,7 +150,7 @@ pub enum RetryAdvice {
 pub struct Close {
     /// Why.
     pub code: CloseCode,
-    /// Why, in words for a person. At most [`crate::config::REASON_BYTES_MAX`] bytes.
+    /// Why, in words for a person. At most [`crate::limits::REASON_BYTES_MAX`] bytes.
     pub reason: String,
     /// What to do.
     pub retry: RetryAdvice,

@@ -3,11 +3,13 @@
 //! A record is the same bytes for every reader of its topic, made once when the event is committed. What depends on the
 //! reader stands in the head of the batch that carries it.
 
+pub(crate) mod with_except;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits};
 use crate::error::RefusalCode;
+use crate::limits::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits};
 use crate::name::{EventName, TopicName};
 use crate::seq::{Nth, Seq};
 use crate::time::Timestamp;
@@ -28,19 +30,19 @@ pub enum PayloadKind {
 /// An event as it is emitted: it has no number yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewEvent {
-    /// The topics that the event belongs to: at least one, no duplicates, at most [`crate::config::EVENT_TOPICS_MAX`].
+    /// The topics that the event belongs to: at least one, no duplicates, at most [`crate::limits::EVENT_TOPICS_MAX`].
     pub topics: Vec<TopicName>,
     /// What the event is called.
     pub name: EventName,
     /// What the payload's bytes are.
     pub kind: PayloadKind,
     /// The payload, opaque to redeliver.
-    #[serde(with = "crate::codec::payload")]
+    #[serde(with = "crate::bytes_serde")]
     pub payload: Bytes,
     /// How the event is to be treated.
     pub options: EmitOptions,
     /// Whoever follows one of these topics does not get the event: no duplicates, at most
-    /// [`crate::config::EVENT_EXCEPT_MAX`]. Only [`crate::frame::ClientFrame::EmitExcept`] and `Volatile` carry it.
+    /// [`crate::limits::EVENT_EXCEPT_MAX`]. Only [`crate::frame::ClientFrame::EmitExcept`] and `Volatile` carry it.
     #[serde(skip)]
     pub except: Vec<TopicName>,
 }
@@ -182,7 +184,7 @@ impl EmitOptions {
 }
 
 /// The kind byte of a record, taken apart: the payload's kind, and two marks that only readers with
-/// [`crate::frame::Features::EXCEPT`] are sent.
+/// [`crate::features::Features::EXCEPT`] are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RecordKind {
     /// What the payload's bytes are.

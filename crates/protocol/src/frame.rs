@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Limits;
 use crate::error::RefusalCode;
 use crate::event::{NewEvent, PayloadKind};
-use crate::history::{EmitFate, EmitRun, Gap, PublisherState, Start};
+use crate::features::Features;
+use crate::history::{EmitRun, Gap, PublisherState, Start};
+use crate::limits::Limits;
 use crate::name::{EventName, SubscriberName, TopicName};
 use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId};
 use crate::time::Timestamp;
@@ -18,57 +19,8 @@ use crate::time::Timestamp;
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u16 = 1;
 
-/// The features that this crate has.
-pub const FEATURES: Features = Features::VOLATILE.or(Features::EXCEPT).or(Features::REQUESTS).or(Features::MERGED);
-
 /// The WebSocket subprotocol that names this protocol.
 pub const SUBPROTOCOL: &str = "redeliver.v1";
-
-/// What was added to version 1, as a set of bits.
-///
-/// Hello names what the client has. A server that welcomes it has all of that, and both use nothing else on this
-/// connection; a server that lacks some of it closes with `VersionMismatch`, and the fixed bytes of its Close say what
-/// it has, so that the client can greet again with less.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Features(pub u32);
-
-impl Features {
-    /// Version 1 as it was first made.
-    pub const NONE: Features = Features(0);
-    /// Events that are not logged: [`ClientFrame::Volatile`], [`ServerFrame::Volatile`].
-    pub const VOLATILE: Features = Features(1);
-    /// Events that some are not to get: [`ClientFrame::EmitExcept`], and marks in the kind of records
-    /// ([`crate::event::RecordKind`]).
-    pub const EXCEPT: Features = Features(1 << 1);
-    /// Requests with answers, both ways.
-    pub const REQUESTS: Features = Features(1 << 2);
-    /// Several topics read as one: [`ClientFrame::SubscribeMerged`], [`ClientFrame::BeginMerged`].
-    pub const MERGED: Features = Features(1 << 3);
-
-    /// Whether all of `others` are in here.
-    #[must_use]
-    pub const fn has(self, others: Features) -> bool {
-        self.0 & others.0 == others.0
-    }
-
-    /// What both have.
-    #[must_use]
-    pub const fn and(self, others: Features) -> Features {
-        Features(self.0 & others.0)
-    }
-
-    /// What either has.
-    #[must_use]
-    pub const fn or(self, others: Features) -> Features {
-        Features(self.0 | others.0)
-    }
-
-    /// What is in here and not in `others`.
-    #[must_use]
-    pub const fn without(self, others: Features) -> Features {
-        Features(self.0 & !others.0)
-    }
-}
 
 /// A client's first message. Subscribes and emits may follow it at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +35,7 @@ pub struct Hello {
     /// The durable subscriber whose cursors this client uses.
     pub subscriber: Option<SubscriberName>,
     /// Credentials, for the server's authenticator.
-    #[serde(with = "crate::codec::optional_payload")]
+    #[serde(with = "crate::bytes_serde::optional")]
     pub auth: Option<Bytes>,
     /// What the client calls itself, for the operator.
     pub client_name: String,
@@ -120,7 +72,7 @@ pub enum ClientFrame {
     Emit {
         /// The number of the first event.
         first: EmitNumber,
-        /// At least one, at most [`crate::config::EMITS_PER_FRAME_MAX`].
+        /// At least one, at most [`crate::limits::EMITS_PER_FRAME_MAX`].
         events: Vec<NewEvent>,
     },
     /// Are you there?
@@ -140,14 +92,14 @@ pub enum ClientFrame {
     EmitExcept {
         /// The number of the first event.
         first: EmitNumber,
-        /// At least one, at most [`crate::config::EMITS_PER_FRAME_MAX`].
-        #[serde(with = "crate::codec::events_with_except")]
+        /// At least one, at most [`crate::limits::EMITS_PER_FRAME_MAX`].
+        #[serde(with = "crate::event::with_except::list")]
         events: Vec<NewEvent>,
     },
     /// Give this event to whoever is connected now ([`Features::VOLATILE`]). It has no number and no answer.
     Volatile {
         /// The event, with its except list.
-        #[serde(with = "crate::codec::event_with_except")]
+        #[serde(with = "crate::event::with_except")]
         event: NewEvent,
     },
     /// Asks the server's app ([`Features::REQUESTS`]).
@@ -171,7 +123,7 @@ pub struct RequestFrame {
     /// What the payload's bytes are.
     pub kind: PayloadKind,
     /// The payload.
-    #[serde(with = "crate::codec::payload")]
+    #[serde(with = "crate::bytes_serde")]
     pub payload: Bytes,
     /// How long the requester waits, in milliseconds. Whoever answers may give up after that: nobody listens.
     pub timeout_ms: u32,
@@ -194,14 +146,14 @@ pub enum ReplyOutcome {
         /// What the payload's bytes are.
         kind: PayloadKind,
         /// The payload.
-        #[serde(with = "crate::codec::payload")]
+        #[serde(with = "crate::bytes_serde")]
         payload: Bytes,
     },
     /// It was not.
     Refused {
         /// Why.
         code: RefusalCode,
-        /// Why, for a person. At most [`crate::config::REASON_BYTES_MAX`] bytes.
+        /// Why, for a person. At most [`crate::limits::REASON_BYTES_MAX`] bytes.
         reason: String,
     },
 }
@@ -361,7 +313,7 @@ pub struct Volatile {
     /// What the payload's bytes are.
     pub kind: PayloadKind,
     /// The payload.
-    #[serde(with = "crate::codec::payload")]
+    #[serde(with = "crate::bytes_serde")]
     pub payload: Bytes,
 }
 
@@ -415,17 +367,6 @@ pub struct Events {
     /// How many: at least 1.
     pub count: u32,
     /// The records.
-    #[serde(with = "crate::codec::payload")]
+    #[serde(with = "crate::bytes_serde")]
     pub records: Bytes,
-}
-
-impl EmitFate {
-    /// Whether the event is in the log.
-    #[must_use]
-    pub fn is_stored(&self) -> bool {
-        match self {
-            EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten => true,
-            EmitFate::Refused(_) => false,
-        }
-    }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::config::EARLIER_EPOCHS_MAX;
 use crate::error::RefusalCode;
+use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::name::TopicName;
 use crate::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use crate::time::Timestamp;
@@ -47,7 +47,7 @@ pub struct Place {
     /// The nth that belongs to it, which makes the count of a gap exact. Zero with a zero seq.
     pub nth: Nth,
     /// The reader's last position in each of the few epochs before that one, newest first, at most
-    /// [`crate::config::EARLIER_EPOCHS_MAX`]. If the log has gone back, the newest that is valid is the last common one.
+    /// [`crate::limits::EARLIER_EPOCHS_MAX`]. If the log has gone back, the newest that is valid is the last common one.
     pub earlier: Vec<Position>,
 }
 
@@ -220,6 +220,17 @@ pub enum EmitFate {
     DuplicateForgotten,
     /// Not stored.
     Refused(RefusalCode),
+}
+
+impl EmitFate {
+    /// Whether the event is in the log.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        match self {
+            EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten => true,
+            EmitFate::Refused(_) => false,
+        }
+    }
 }
 
 /// What the log knows of a publisher when it connects.

@@ -62,18 +62,22 @@
 //!
 //! # Where to look
 //!
-//! [`seq`] numbers and positions · [`event`] · [`name`] · [`request`] · [`history`] what is asked of a log and answered · [`frame`]
-//! the messages · [`codec`] their bytes · [`error`] codes · [`config`] every limit · [`backoff`], [`timer`], [`time`] ·
-//! [`server`] · [`client`]. The stories in `tests/` show the machines at work.
+//! From the bottom up; no file imports one above it: [`limits`], [`features`], [`seq`] numbers and positions, [`time`],
+//! [`error`] codes · [`name`], [`config`] · [`event`], [`history`] what is asked of a log and answered · [`frame`] the
+//! messages · [`codec`] their bytes · [`request`] · [`backoff`], [`timer`] · [`server`] · [`client`]. The stories in
+//! `tests/` show the machines at work.
 
 pub mod backoff;
+mod bytes_serde;
 pub mod client;
 pub mod codec;
 pub mod config;
 pub mod error;
 pub mod event;
+pub mod features;
 pub mod frame;
 pub mod history;
+pub mod limits;
 pub mod name;
 pub mod request;
 pub mod seq;

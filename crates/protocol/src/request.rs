@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{EVENT_BYTES_MAX, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX};
 use crate::error::RefusalCode;
 use crate::event::PayloadKind;
 use crate::frame::{ReplyFrame, ReplyOutcome, RequestFrame};
+use crate::limits::{EVENT_BYTES_MAX, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX};
 use crate::name::EventName;
 use crate::seq::RequestId;
 use crate::time::Instant;
@@ -47,7 +47,7 @@ pub struct Response {
 pub struct Refusal {
     /// Why.
     pub code: RefusalCode,
-    /// Why, for a person. What is longer than [`crate::config::REASON_BYTES_MAX`] is cut.
+    /// Why, for a person. What is longer than [`crate::limits::REASON_BYTES_MAX`] is cut.
     pub reason: String,
 }
 
@@ -297,7 +297,7 @@ impl Responder {
 
 pub(crate) fn refused(id: RequestId, refusal: Refusal) -> ReplyFrame {
     let Refusal { code, mut reason } = refusal;
-    let mut end = reason.len().min(crate::config::REASON_BYTES_MAX);
+    let mut end = reason.len().min(crate::limits::REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }

@@ -262,7 +262,7 @@ pub enum Output {
         urgent: bool,
     },
     /// The client asks the app: have it answered with [`Input::Respond`], once, in the request's time. Bounded by
-    /// [`crate::config::REQUESTS_IN_FLIGHT_MAX`] and its bytes until then.
+    /// [`crate::limits::REQUESTS_IN_FLIGHT_MAX`] and its bytes until then.
     Requested {
         /// The client's number for it.
         id: RequestId,

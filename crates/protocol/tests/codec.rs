@@ -10,14 +10,15 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use redeliver_protocol::codec::{self, FromClient, FromServer, Records};
-use redeliver_protocol::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, Limits};
 use redeliver_protocol::error::{Close, CloseCode, DecodeError, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, RecordKind};
+use redeliver_protocol::features::Features;
 use redeliver_protocol::frame::{
-    ClientFrame, Events, Features, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Subscribe,
+    ClientFrame, Events, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Subscribe,
     SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
+use redeliver_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, Limits};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{
     EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,

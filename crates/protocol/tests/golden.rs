@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use redeliver_protocol::codec::{self, FromClient, FromServer};
-use redeliver_protocol::config::Limits;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, RecordKind};
+use redeliver_protocol::features::{FEATURES, Features};
 use redeliver_protocol::frame::{
-    ClientFrame, Events, FEATURES, Features, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame,
-    Subscribe, SubscribeMerged, Subscribed, Volatile, Welcome, Window,
+    ClientFrame, Events, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Subscribe,
+    SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
+use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{
     EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,

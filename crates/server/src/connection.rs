@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::codec::{encode_close, encode_server, events_head};
-use redeliver_protocol::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use redeliver_protocol::error::{Close, RetryAdvice};
 use redeliver_protocol::frame::ServerFrame;
+use redeliver_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use redeliver_protocol::seq::{Epoch, SubscriptionId};
 use redeliver_protocol::server::Input;
 use tokio::io::{AsyncRead, AsyncWrite};

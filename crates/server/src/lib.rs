@@ -72,11 +72,12 @@ mod writer;
 
 pub use redeliver_log::{Log, LogConfig, LogError, Retention, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
 pub use redeliver_protocol::client::{StreamItem as Delivery, SubscriptionEnd};
-pub use redeliver_protocol::config::{Limits, ServerConfig};
+pub use redeliver_protocol::config::ServerConfig;
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, VolatileEvent};
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Gap, GapCause, Place, Start};
+pub use redeliver_protocol::limits::Limits;
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
 pub use redeliver_protocol::request::{Refusal, RequestError, Response};
 pub use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};

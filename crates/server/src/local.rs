@@ -15,7 +15,8 @@ use redeliver_protocol::client::{
 };
 use redeliver_protocol::codec::{encode_client, encode_close, encode_hello, encode_server, events_head};
 use redeliver_protocol::config::ClientConfig;
-use redeliver_protocol::frame::{Features, Ownership, ServerFrame, Window};
+use redeliver_protocol::features::Features;
+use redeliver_protocol::frame::{Ownership, ServerFrame, Window};
 use redeliver_protocol::history::Start;
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};

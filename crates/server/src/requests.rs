@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redeliver_protocol::config::REQUESTS_IN_FLIGHT_MAX;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::PayloadKind;
+use redeliver_protocol::limits::REQUESTS_IN_FLIGHT_MAX;
 use redeliver_protocol::name::EventName;
 use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::RequestId;

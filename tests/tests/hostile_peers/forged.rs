@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use redeliver_protocol::codec::{encode_client, encode_hello};
-use redeliver_protocol::config::{EARLIER_EPOCHS_MAX, EMITS_PER_FRAME_MAX, ServerConfig};
+use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::event::{EmitOptions, NewEvent};
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, Subscribed};
 use redeliver_protocol::history::{EmitFate, GapCause, Place, PublisherState, Start};
+use redeliver_protocol::limits::{EARLIER_EPOCHS_MAX, EMITS_PER_FRAME_MAX};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;

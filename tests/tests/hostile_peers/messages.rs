@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 use redeliver_protocol::codec::{encode_client, encode_close, encode_hello};
-use redeliver_protocol::config::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, ServerConfig};
+use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe};
 use redeliver_protocol::history::Start;
+use redeliver_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use redeliver_protocol::seq::{Nth, Seq, SubscriptionId};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::WebSocketStream;

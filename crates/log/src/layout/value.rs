@@ -1,8 +1,8 @@
 //! The small values: what stands under `m`, `e`, `p`, `c`, (of format 1) `n`, and the entries of `q`.
 
 use bytes::BufMut;
-use redeliver_protocol::config::EARLIER_EPOCHS_MAX;
 use redeliver_protocol::history::{Cursor, GapCause, Place};
+use redeliver_protocol::limits::EARLIER_EPOCHS_MAX;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 

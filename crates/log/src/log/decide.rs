@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use redeliver_protocol::config::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
+use redeliver_protocol::limits::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Position, PublisherId, Seq};
 

@@ -101,7 +101,7 @@ fn a_disk_that_fills_between_two_commits_keeps_the_first() {
 #[test]
 fn the_largest_event_and_the_longest_cursors_fit() {
     for bench in Bench::each(&LogConfig::default()) {
-        let largest = redeliver_protocol::config::EVENT_BYTES_MAX - 5;
+        let largest = redeliver_protocol::limits::EVENT_BYTES_MAX - 5;
         assert_eq!(bench.say("t", &"x".repeat(largest)), 1);
         let long = "s".repeat(255);
         let requests = (0..3_000)

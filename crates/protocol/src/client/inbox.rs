@@ -5,10 +5,10 @@
 use std::collections::VecDeque;
 
 use crate::codec::{Records, record_bytes};
-use crate::config::FRAME_BYTES_MAX;
 use crate::event::Record;
 use crate::frame::{Events, Window};
 use crate::history::{Gap, GapCause};
+use crate::limits::FRAME_BYTES_MAX;
 use crate::seq::{Epoch, Nth, Position, Seq};
 
 /// What arrived and is not handed over yet, in order.

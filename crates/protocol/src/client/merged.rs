@@ -14,7 +14,8 @@ use super::subscription::Subscription;
 use super::{Output, StreamItem, SubscribeRequest, SubscriptionEnd};
 use crate::codec::Records;
 use crate::error::RefusalCode;
-use crate::frame::{ClientFrame, Events, Features, SubscribeMerged};
+use crate::features::Features;
+use crate::frame::{ClientFrame, Events, SubscribeMerged};
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
 use crate::time::Instant;
 

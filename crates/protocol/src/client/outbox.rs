@@ -6,11 +6,12 @@
 use std::collections::VecDeque;
 
 use super::{EmitOutcome, EmitTicket, Output};
-use crate::config::{EMITS_PER_FRAME_MAX, Limits};
 use crate::error::RefusalCode;
 use crate::event::NewEvent;
-use crate::frame::{ClientFrame, Features};
+use crate::features::Features;
+use crate::frame::ClientFrame;
 use crate::history::{EmitFate, EmitRun};
+use crate::limits::{EMITS_PER_FRAME_MAX, Limits};
 use crate::seq::{EmitNumber, Position, Seq};
 
 #[derive(Debug)]

@@ -3,10 +3,11 @@
 
 use super::session::{ClientSession, Timer};
 use super::{Output, RequestKey};
-use crate::config::Limits;
 use crate::error::CloseCode;
 use crate::event::NewEvent;
-use crate::frame::{ClientFrame, Features, ReplyFrame, RequestFrame};
+use crate::features::Features;
+use crate::frame::{ClientFrame, ReplyFrame, RequestFrame};
+use crate::limits::Limits;
 use crate::request::{Outcome, Refusal, Request, RequestError, RequestTicket, Requester, Responder, Response, Taken};
 use crate::time::Instant;
 

@@ -14,10 +14,11 @@ use super::in_flight::AckKind;
 use super::outputs::Outputs;
 use super::subscription::{OpenSubscription, Stage, Subscription};
 use super::{Output, fault};
-use crate::config::{EARLIER_EPOCHS_MAX, Limits};
 use crate::error::{Close, RefusalCode};
-use crate::frame::{Features, ServerFrame, Subscribe, Window};
+use crate::features::Features;
+use crate::frame::{ServerFrame, Subscribe, Window};
 use crate::history::{Opened, Start};
+use crate::limits::{EARLIER_EPOCHS_MAX, Limits};
 use crate::name::{SubscriberName, TopicName};
 use crate::seq::{InstanceId, Nth, Seq, SubscriptionId};
 

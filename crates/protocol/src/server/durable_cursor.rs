@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 
 use super::in_flight::InFlight;
-use crate::config::EARLIER_EPOCHS_MAX;
 use crate::frame::Subscribe;
 use crate::history::{Cursor, GapCause, Opened, Place, Start};
+use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::seq::{Nth, Position, Seq};
 
 /// A durable subscription's cursor.

@@ -5,10 +5,10 @@
 use std::collections::VecDeque;
 
 use super::fault;
-use crate::config::{EMITS_PER_FRAME_MAX, Limits};
 use crate::error::{Close, RefusalCode};
 use crate::event::NewEvent;
 use crate::history::{EmitFate, EmitRun, PublisherState};
+use crate::limits::{EMITS_PER_FRAME_MAX, Limits};
 use crate::seq::EmitNumber;
 
 /// The emits of a connection whose Hello names a publisher.

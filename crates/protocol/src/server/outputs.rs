@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Output;
-use crate::config::REQUEST_BYTES_IN_FLIGHT_MAX;
 use crate::error::{Close, RefusalCode};
 use crate::frame::{ReplyFrame, ReplyOutcome, ServerFrame, Volatile};
 use crate::history::{Batch, EmitFate, EmitRun};
+use crate::limits::REQUEST_BYTES_IN_FLIGHT_MAX;
 use crate::request::{Refusal, refused};
 use crate::seq::{EmitNumber, Position, Seq, SubscriptionId};
 

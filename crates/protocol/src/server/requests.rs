@@ -3,7 +3,8 @@
 use super::outputs::Outputs;
 use super::{Output, fault};
 use crate::error::Close;
-use crate::frame::{Features, ReplyFrame, RequestFrame, ServerFrame};
+use crate::features::Features;
+use crate::frame::{ReplyFrame, RequestFrame, ServerFrame};
 use crate::request::{Refusal, Request, RequestError, RequestTicket, Requester, Responder, Response, Taken};
 use crate::seq::RequestId;
 use crate::time::Instant;

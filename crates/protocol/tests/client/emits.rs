@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::client::{EmitOutcome, EmitTicket, Input};
-use redeliver_protocol::config::{ClientConfig, EMITS_PER_FRAME_MAX, FRAME_BYTES_MAX, Limits};
+use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::{ClientFrame, ServerFrame, Welcome};
 use redeliver_protocol::history::{EmitFate, PublisherState};
+use redeliver_protocol::limits::{EMITS_PER_FRAME_MAX, FRAME_BYTES_MAX, Limits};
 use redeliver_protocol::seq::{EmitNumber, Seq};
 
 use crate::script::*;

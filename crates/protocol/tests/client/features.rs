@@ -7,9 +7,8 @@ use redeliver_protocol::codec;
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
-use redeliver_protocol::frame::{
-    ClientFrame, FEATURES, Features, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Volatile,
-};
+use redeliver_protocol::features::{FEATURES, Features};
+use redeliver_protocol::frame::{ClientFrame, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Volatile};
 use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};

@@ -9,13 +9,14 @@ use redeliver_protocol::client::{
     StreamItem, SubscribeRequest, SubscriptionEnd,
 };
 use redeliver_protocol::codec;
-use redeliver_protocol::config::{ClientConfig, Limits};
+use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::frame::{
     ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
 };
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
+use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};

@@ -8,7 +8,8 @@ use redeliver_protocol::client::{CursorKeeper, Input as ToClient, StreamItem, Su
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
-use redeliver_protocol::frame::{ClientFrame, Features, Ownership, Window};
+use redeliver_protocol::features::Features;
+use redeliver_protocol::frame::{ClientFrame, Ownership, Window};
 use redeliver_protocol::history::Start;
 use redeliver_protocol::seq::{Position, Seq, SubscriptionId};
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use redeliver_protocol::config::{Limits, ServerConfig};
+use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::frame::{ClientFrame, ServerFrame, Subscribe, Window};
 use redeliver_protocol::history::{Gap, GapCause, Place, ReadOutcome, Start};
+use redeliver_protocol::limits::Limits;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::server::{Input, Output};
 

@@ -1,10 +1,11 @@
 //! Stories of emits, as the server sees them.
 
 use redeliver_protocol::codec;
-use redeliver_protocol::config::{EMITS_PER_FRAME_MAX, ServerConfig};
+use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame};
 use redeliver_protocol::history::{EmitFate, EmitRun};
+use redeliver_protocol::limits::EMITS_PER_FRAME_MAX;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Position, Seq};
 
 use crate::hub::Held;

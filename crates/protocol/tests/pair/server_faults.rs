@@ -86,7 +86,7 @@ fn garbage_in_every_state_is_answered_with_a_close_and_others_notice_nothing() {
 fn a_message_beyond_the_largest_is_too_large() {
     let mut pair = Pair::new();
     let peer = pair.guest(1, None);
-    pair.send_bytes(peer, vec![0; redeliver_protocol::config::FRAME_BYTES_MAX + 1]);
+    pair.send_bytes(peer, vec![0; redeliver_protocol::limits::FRAME_BYTES_MAX + 1]);
     assert_eq!(pair.closed(peer).code, CloseCode::TooLarge);
 }
 

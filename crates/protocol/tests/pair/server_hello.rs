@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::codec::{self, FromServer};
-use redeliver_protocol::config::HELLO_BYTES_MAX;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame};
 use redeliver_protocol::history::PublisherState;
+use redeliver_protocol::limits::HELLO_BYTES_MAX;
 use redeliver_protocol::seq::{EmitNumber, Seq};
 use redeliver_protocol::server::Input;
 

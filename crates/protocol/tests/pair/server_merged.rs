@@ -1,10 +1,12 @@
 //! Stories of several topics read as one, as the server sees them: the order, one of each, and who holds whom up.
 
-use redeliver_protocol::config::{Limits, ServerConfig};
+use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::event::NewEvent;
-use redeliver_protocol::frame::{ClientFrame, Features, Hello, ServerFrame, Subscribe, SubscribeMerged, Window};
+use redeliver_protocol::features::Features;
+use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, SubscribeMerged, Window};
 use redeliver_protocol::history::{Gap, GapCause, Start};
+use redeliver_protocol::limits::Limits;
 use redeliver_protocol::seq::{Nth, Position, Seq, SubscriptionId};
 
 use crate::hub::Held;

@@ -1,9 +1,11 @@
 //! Stories of events that are not for everybody, and of events that are in no log.
 
-use redeliver_protocol::config::{Limits, ServerConfig};
+use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::event::{EmitOptions, NewEvent};
-use redeliver_protocol::frame::{ClientFrame, Features, Hello, ServerFrame, Subscribe, Window};
+use redeliver_protocol::features::Features;
+use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, Window};
+use redeliver_protocol::limits::Limits;
 use redeliver_protocol::seq::{EmitNumber, Nth, Seq, SubscriptionId};
 
 use crate::world::{Pair, Peer, ack, event, hello, nths, records, resume, subscribe, text, topic_name, unsubscribe};

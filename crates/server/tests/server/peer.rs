@@ -10,8 +10,9 @@ use hyper_util::rt::TokioIo;
 use redeliver_protocol::codec::{FromServer, Records, decode_from_server, encode_client, encode_hello};
 use redeliver_protocol::error::Close;
 use redeliver_protocol::event::{NewEvent, PayloadKind, Record};
+use redeliver_protocol::features::Features;
 use redeliver_protocol::frame::{
-    ClientFrame, Events, Features, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
+    ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
 };
 use redeliver_protocol::history::{EmitRun, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};

@@ -1,6 +1,7 @@
 //! Events that are not logged, and events that are not for everybody, from the outside.
 
-use redeliver_protocol::frame::{ClientFrame, Features, Hello, ServerFrame};
+use redeliver_protocol::features::Features;
+use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame};
 use redeliver_protocol::history::Start;
 use redeliver_server::{EmitError, EmitOptions, Feed, FeedItem, NewEvent, Seq, Server, TopicName};
 

@@ -11,10 +11,10 @@ use super::super::outputs::Outputs;
 use super::super::subscription::OpenSubscription;
 use super::Deliveries;
 use crate::codec;
-use crate::config::Limits;
 use crate::error::{Close, DecodeError};
 use crate::frame::Subscribe;
 use crate::history::Batch;
+use crate::limits::Limits;
 use crate::seq::{Seq, SubscriptionId};
 
 /// The groups of a session.
