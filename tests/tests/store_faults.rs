@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 use redeliver_log::kv::sled::{SledConfig, SledKv};
-use redeliver_log::kv::{Batch, Direction, Kv, KvError};
+use redeliver_log::kv::{Direction, Kv, KvError, WriteBatch};
 use redeliver_tests::chance::Chance;
 use redeliver_tests::power_cut::{FileSystem, PowerCutDisk};
 use redeliver_tests::writer::{Store, Told};
@@ -160,20 +160,20 @@ fn flip(file: &File, at: u64, chance: &mut Chance) {
 
 /// Whether there was room for them.
 fn write(kv: &SledKv, numbers: std::ops::Range<u32>) -> bool {
-    let mut batch = Batch::default();
+    let mut batch = WriteBatch::default();
     numbers.for_each(|number| batch.put(number.to_be_bytes().to_vec(), value(number)));
     apply(kv, &batch)
 }
 
 fn delete(kv: &SledKv, numbers: std::ops::Range<u32>) -> bool {
     numbers.collect::<Vec<_>>().chunks(100).all(|numbers| {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         numbers.iter().for_each(|number| batch.delete(number.to_be_bytes().to_vec()));
         apply(kv, &batch)
     })
 }
 
-fn apply(kv: &SledKv, batch: &Batch) -> bool {
+fn apply(kv: &SledKv, batch: &WriteBatch) -> bool {
     match kv.apply_batch(batch) {
         Ok(()) => kv.sync().map(|()| true).unwrap(),
         Err(KvError::Full) => false,

@@ -16,7 +16,7 @@ use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use crate::layout::Damaged;
-use crate::layout::reader::{Reader, put_name, put_varint};
+use crate::layout::reader::{ByteReader, put_name, put_varint};
 
 /// Most events in one commit: what a commit that cannot be read at all may have held.
 pub(crate) const COMMIT_EVENTS_MAX: usize = 4096;
@@ -40,7 +40,7 @@ pub(crate) struct Commit<'a> {
     pub(crate) clock: Timestamp,
     pub(crate) topics: Vec<CommitTopic<'a>>,
     pub(crate) publishers: Vec<CommitPublisher>,
-    events: Reader<'a>,
+    events: ByteReader<'a>,
 }
 
 /// A topic that grew with a commit.
@@ -77,13 +77,13 @@ pub(crate) struct CommitEvent<'a> {
     pub(crate) name: &'a str,
     pub(crate) payload: &'a [u8],
     pub(crate) emitter: Option<Emitter>,
-    topics: (u8, Reader<'a>),
+    topics: (u8, ByteReader<'a>),
 }
 
 impl<'a> Commit<'a> {
     /// Reads the head and the tables. The events are read by [`Commit::events`].
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Commit<'a>, Damaged> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let (first, count) = (Seq(reader.u64()?), reader.u32()?);
         let (time, clock) = (Timestamp(reader.u64()?), Timestamp(reader.u64()?));
         let mut topics = Vec::new();
@@ -229,7 +229,7 @@ fn put_event(out: &mut Vec<u8>, event: &NewCommitEvent<'_>, topics: &[u32]) {
     out.put_slice(&event.event.payload);
 }
 
-fn read_event<'a>(reader: &mut Reader<'a>, seq: Seq) -> Result<CommitEvent<'a>, Damaged> {
+fn read_event<'a>(reader: &mut ByteReader<'a>, seq: Seq) -> Result<CommitEvent<'a>, Damaged> {
     let kind = RecordKind::from_byte(reader.u8()?).ok_or(Damaged)?;
     let topics = (reader.u8()?, *reader);
     for _ in 0..topics.0 {

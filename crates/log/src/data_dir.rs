@@ -268,7 +268,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::kv::Batch;
+    use crate::kv::WriteBatch;
 
     fn created(path: &Path) {
         let mut dir = DataDir::open(path).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     fn write(kv: &SledKv) {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.put(b"m".to_vec(), b"1".to_vec());
         kv.apply_batch(&batch).unwrap();
         kv.sync().unwrap();

@@ -7,7 +7,7 @@ use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::Seq;
 
 use crate::layout::Damaged;
-use crate::layout::reader::{Reader, put_name};
+use crate::layout::reader::{ByteReader, put_name};
 
 /// The lists of the newest events that have one.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(crate) fn encode(list: &[TopicName]) -> Vec<u8> {
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Arc<[TopicName]>, Damaged> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = ByteReader::new(bytes);
     let count = reader.u8()?;
     (0..count).map(|_| TopicName::new(reader.name()?).map_err(|_| Damaged)).collect()
 }

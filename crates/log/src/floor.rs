@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::config::Retention;
 use crate::layout::value::Floor;
-use crate::state::{Shared, Span};
+use crate::state::{FloorStep, Published};
 
-impl Shared {
+impl Published {
     /// Raises the floor until what is above it is within the bounds of count and bytes. At least one event, and one
     /// commit, stay.
     pub(crate) fn retain(&mut self, retention: &Retention) {
@@ -58,11 +58,11 @@ impl Shared {
     }
 
     /// The spans that are not wholly at or below a seq, oldest first.
-    fn spans_above(&self, seq: Seq) -> impl Iterator<Item = Span> {
+    fn spans_above(&self, seq: Seq) -> impl Iterator<Item = FloorStep> {
         let run = self.runs.partition_point(|run| run.last <= seq);
         let folded = self.runs[run..].iter().flat_map(|run| run.spans.iter().copied());
         let commit = self.tail.partition_point(|commit| commit.last <= seq);
-        let unfolded = self.tail.range(commit..).map(|commit| Span {
+        let unfolded = self.tail.range(commit..).map(|commit| FloorStep {
             last: commit.last,
             time: commit.time,
             event_bytes: commit.event_bytes,

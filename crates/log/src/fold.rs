@@ -15,10 +15,10 @@ use smallvec::SmallVec;
 use self::manifest::{RunKey, SPANS_MAX};
 use crate::commit::Commit;
 use crate::layout::piece::{self, PIECE_BYTES};
-use crate::layout::value::{self, EMIT_BYTES, Emit, Plan, PublisherEntry};
+use crate::layout::value::{self, EMIT_BYTES, FoldPlan, PublisherEntry, StoredEmit};
 use crate::layout::{Damaged, key};
 use crate::publishers::refusal;
-use crate::state::{Run, Span, TailCommit};
+use crate::state::{FloorStep, Run, TailCommit};
 
 /// A topic with fewer events in a run shares its value with others, so that there are several events to a key.
 const OWN_VALUE_EVENTS_MIN: usize = 8;
@@ -26,10 +26,10 @@ const OWN_VALUE_EVENTS_MIN: usize = 8;
 /// The content of a run, while its commits are read.
 #[derive(Debug)]
 pub(crate) struct RunContent {
-    plan: Plan,
+    plan: FoldPlan,
     pub(crate) topics: BTreeMap<u32, TopicContent>,
     pub(crate) publishers: BTreeMap<PublisherId, PublisherContent>,
-    spans: Vec<Span>,
+    spans: Vec<FloorStep>,
     last_time: Timestamp,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct TopicContent {
 pub(crate) struct PublisherContent {
     last: EmitNumber,
     when: Timestamp,
-    emits: Vec<Emit>,
+    emits: Vec<StoredEmit>,
 }
 
 /// A value that a fold writes.
@@ -61,7 +61,7 @@ pub(crate) struct FoldEntry {
 }
 
 impl RunContent {
-    pub(crate) fn new(plan: Plan) -> RunContent {
+    pub(crate) fn new(plan: FoldPlan) -> RunContent {
         RunContent {
             plan,
             topics: BTreeMap::new(),
@@ -74,7 +74,7 @@ impl RunContent {
     /// Takes note of the next commit, whether or not its value can be read.
     pub(crate) fn pass(&mut self, commit: &TailCommit) {
         self.last_time = self.last_time.max(commit.time);
-        self.spans.push(Span { last: commit.last, time: commit.time, event_bytes: commit.event_bytes });
+        self.spans.push(FloorStep { last: commit.last, time: commit.time, event_bytes: commit.event_bytes });
     }
 
     /// Takes a commit's content.
@@ -107,7 +107,7 @@ impl RunContent {
             if let Some(by) = event.emitter {
                 let publisher = self.publishers.entry(commit.publishers[by.publisher as usize].id).or_default();
                 publisher.last = publisher.last.max(by.number);
-                publisher.emits.push(Emit { number: by.number, seq: event.seq, content: by.hash });
+                publisher.emits.push(StoredEmit { number: by.number, seq: event.seq, content: by.hash });
             }
         }
         for entry in &commit.publishers {
@@ -214,10 +214,10 @@ impl RunContent {
         }
     }
 
-    fn merged_spans(&self) -> Box<[Span]> {
+    fn merged_spans(&self) -> Box<[FloorStep]> {
         let total: u64 = self.spans.iter().map(|span| span.event_bytes).sum();
         let (share, mut passed) = ((total / SPANS_MAX as u64).max(1), 0);
-        let mut merged: Vec<Span> = Vec::with_capacity(SPANS_MAX);
+        let mut merged: Vec<FloorStep> = Vec::with_capacity(SPANS_MAX);
         for span in &self.spans {
             // A span begins where a share of the bytes ends, so that there are never more than the most.
             let begins = passed / share >= merged.len() as u64 && merged.len() < SPANS_MAX;

@@ -25,12 +25,12 @@ pub type Change = (Vec<u8>, Option<Bytes>);
 
 /// A row of puts and deletes that happen together or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Batch {
+pub struct WriteBatch {
     entries: Vec<Change>,
     bytes: usize,
 }
 
-impl Batch {
+impl WriteBatch {
     /// Sets a key. A later entry for the same key wins.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.put_shared(key, value.into());
@@ -49,7 +49,7 @@ impl Batch {
     }
 
     /// Adds what another batch does.
-    pub fn append(&mut self, other: &Batch) {
+    pub fn append(&mut self, other: &WriteBatch) {
         self.bytes += other.bytes;
         self.entries.extend_from_slice(&other.entries);
     }
@@ -125,7 +125,7 @@ pub trait Kv: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// [`KvError`], after which the store is not to be used.
-    fn has_room(&self, _batch: &Batch, _waiting_bytes: u64) -> Result<bool, KvError> {
+    fn has_room(&self, _batch: &WriteBatch, _waiting_bytes: u64) -> Result<bool, KvError> {
         Ok(true)
     }
 
@@ -135,7 +135,7 @@ pub trait Kv: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// [`KvError`]: `Full` leaves the store as it was; any other means that it is not to be used any more.
-    fn apply_batch(&self, batch: &Batch) -> Result<(), KvError>;
+    fn apply_batch(&self, batch: &WriteBatch) -> Result<(), KvError>;
 
     /// Makes everything applied durable: it survives a power cut from here on.
     ///

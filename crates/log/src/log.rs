@@ -37,9 +37,9 @@ use crate::layout::value::CursorEntry;
 use crate::layout::{key, piece};
 use crate::publishers::Publishers;
 use crate::read_cache::ReadCache;
-use crate::state::Shared;
+use crate::state::Published;
 use crate::store::Store;
-use crate::tail::Limits;
+use crate::tail::ReadLimits;
 
 /// One log. Readers share it; one writer at a time calls [`Log::stage`], [`Log::publish`] and [`Log::maintain`].
 ///
@@ -49,13 +49,13 @@ use crate::tail::Limits;
 pub struct Log {
     config: LogConfig,
     store: Store,
-    shared: RwLock<Shared>,
+    shared: RwLock<Published>,
     /// What was read from the store a moment ago.
     read_cache: Mutex<ReadCache>,
     /// Held by who reads from the store, by the place: others who come to the same place wait, and share what was found.
     reading: [Mutex<()>; read::READING_PLACES],
     publishers: Mutex<Publishers>,
-    work: Mutex<Work>,
+    work: Mutex<WriterState>,
     damaged_reads: AtomicU64,
     /// Damaged keys that were told, so that each is told once.
     damaged_keys: Mutex<BTreeSet<Vec<u8>>>,
@@ -63,7 +63,7 @@ pub struct Log {
 
 /// What only the writer needs.
 #[derive(Debug)]
-struct Work {
+struct WriterState {
     clock: PacedClock,
     /// Whether a commit is staged and not yet published.
     is_staged: bool,
@@ -78,7 +78,7 @@ struct Work {
     /// The floor as it is in the store.
     saved_floor: Seq,
     /// How the topics' heads lie in the store.
-    heads: open::Heads,
+    heads: open::StoredHeads,
     /// No event up to this seq has an except list any more.
     excepts_trimmed: Seq,
     expiry: Option<trimming::Expiry>,
@@ -194,7 +194,7 @@ impl Log {
         let store = Store::new(kv);
         let recovered = open::recover(&store, &config, epoch, now)?;
         let clock = PacedClock::resume(recovered.clock.unwrap_or(now), now, monotonic);
-        let work = Work {
+        let work = WriterState {
             clock,
             is_staged: false,
             fold: None,
@@ -331,7 +331,11 @@ impl Log {
         events_max: u32,
         bytes_max: usize,
     ) -> Result<ReadOutcome, LogError> {
-        self.read_topic(topic, (after, nth), Limits { events_max, bytes_max, seq_max: Seq(u64::MAX), is_mixed: false })
+        self.read_topic(
+            topic,
+            (after, nth),
+            ReadLimits { events_max, bytes_max, seq_max: Seq(u64::MAX), is_mixed: false },
+        )
     }
 
     /// The same if it can be answered from memory, without touching the store.
@@ -347,7 +351,7 @@ impl Log {
         self.read_topic_in_memory(
             topic,
             (after, nth),
-            Limits { events_max, bytes_max, seq_max: Seq(u64::MAX), is_mixed: false },
+            ReadLimits { events_max, bytes_max, seq_max: Seq(u64::MAX), is_mixed: false },
         )
     }
 

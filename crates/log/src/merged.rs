@@ -16,19 +16,19 @@ use redeliver_protocol::seq::{Nth, Position, Seq};
 use crate::error::LogError;
 use crate::lineage::Lineage;
 
-/// A reader of several topics at once: a place in the log, and the stretches of topics that it follows from there on.
+/// A reader of several topics at once: a place in the log, and the members that it follows from there on.
 /// Made by [`Log::merged_reader`](crate::Log::merged_reader).
 #[derive(Clone, Debug)]
 pub struct MergedReader {
     pub(crate) place: Position,
     /// Where it was to begin, if that is no place in this log's history, until it has read.
     pub(crate) foreign: Option<Position>,
-    pub(crate) lanes: Vec<Lane>,
+    pub(crate) members: Vec<Member>,
 }
 
-/// One stretch of one topic that is followed.
+/// One followed range of one topic.
 #[derive(Clone, Debug)]
-pub(crate) struct Lane {
+pub(crate) struct Member {
     pub(crate) topic: TopicName,
     /// The topic's id once it has one, and else how many topics there were when it had none.
     pub(crate) id: Result<u32, usize>,
@@ -47,7 +47,7 @@ pub(crate) struct Lane {
 pub struct MergedRow {
     /// In the order of their seqs.
     pub items: Vec<MergedItem>,
-    /// The topics of which a stretch has ended with this row.
+    /// The topics of which a followed range has ended with this row.
     pub ended: Vec<TopicName>,
     /// Whether a limit has cut the row, so that more is there already.
     pub is_cut: bool,
@@ -62,7 +62,7 @@ pub enum MergedItem {
     Gap {
         /// Of which topic.
         topic: TopicName,
-        /// What is missing. Its count is an upper bound where the stretch ends within it.
+        /// What is missing. Its count is an upper bound where the followed range ends within it.
         gap: Gap,
     },
 }
@@ -88,7 +88,7 @@ impl MergedReader {
     }
 
     /// From now on, the events of a topic above both `after` and the place belong to the row, up to `until` if it is set,
-    /// inclusive. Stretches of a topic may overlap: no event comes twice.
+    /// inclusive. Ranges of a topic may overlap: no event comes twice.
     pub fn follow(&mut self, topic: TopicName, after: Seq, until: Option<Seq>) {
         let until = until.unwrap_or(Seq(u64::MAX));
         if until <= self.place.seq {
@@ -96,42 +96,42 @@ impl MergedReader {
         }
         // What it was told before it has read is about the history in which it was.
         let after = if self.foreign.is_some() { self.place.seq } else { after.max(self.place.seq) };
-        self.lanes.push(Lane { topic, id: Err(0), after, until, nth: None, gap: None });
+        self.members.push(Member { topic, id: Err(0), after, until, nth: None, gap: None });
     }
 
     /// From now on, no event of a topic belongs to the row.
     pub fn unfollow(&mut self, topic: &TopicName) {
-        self.lanes.retain(|lane| lane.topic != *topic);
+        self.members.retain(|member| member.topic != *topic);
     }
 
-    /// No event of a topic above `until` belongs to the row. Its stretches end there.
+    /// No event of a topic above `until` belongs to the row. Its ranges end there.
     pub fn unfollow_after(&mut self, topic: &TopicName, until: Seq) {
         let place = self.place.seq;
-        self.lanes.retain_mut(|lane| {
-            if lane.topic == *topic {
-                lane.until = lane.until.min(until);
+        self.members.retain_mut(|member| {
+            if member.topic == *topic {
+                member.until = member.until.min(until);
             }
-            lane.until > place
+            member.until > place
         });
     }
 
-    /// Whether a stretch of a topic is followed.
+    /// Whether any range of a topic is followed.
     #[must_use]
     pub fn follows(&self, topic: &TopicName) -> bool {
-        self.lanes.iter().any(|lane| lane.topic == *topic)
+        self.members.iter().any(|member| member.topic == *topic)
     }
 
-    /// Where a lane is to be read from.
-    pub(crate) fn start(&self, lane: &Lane) -> Seq {
-        lane.after.max(self.place.seq)
+    /// Where a member is to be read from.
+    pub(crate) fn start(&self, member: &Member) -> Seq {
+        member.after.max(self.place.seq)
     }
 }
 
-/// What a read of one lane found.
+/// What a read of one member found.
 #[derive(Debug)]
-pub(crate) struct Found {
-    /// Index of the lane.
-    pub(crate) lane: usize,
+pub(crate) struct MemberRead {
+    /// Index of the member.
+    pub(crate) member: usize,
     pub(crate) outcome: ReadOutcome,
     /// The topic's newest seq, looked at after the head and before the read.
     pub(crate) last_seq: Seq,
@@ -145,21 +145,21 @@ pub(crate) struct RowLimits {
 }
 
 impl MergedReader {
-    /// Makes the next row of what was found in its lanes, all of them read up to `head` at least, unless a find says
+    /// Makes the next row of what was found in its members, all of them read up to `head` at least, unless a find says
     /// otherwise; and moves on to its end.
     pub(crate) fn merge(
         &mut self,
-        found: Vec<Found>,
+        found: Vec<MemberRead>,
         head: Position,
         lineage: &Lineage,
         limits: RowLimits,
     ) -> Result<MergedRow, LogError> {
         let bound = self.bound(&found, head.seq);
         let mut row = MergedRow::default();
-        if let [Found { lane, outcome: ReadOutcome::Batch(batch), .. }] = &found[..]
-            && self.lanes.iter().all(|lane| lane.gap.is_none())
+        if let [MemberRead { member, outcome: ReadOutcome::Batch(batch), .. }] = &found[..]
+            && self.members.iter().all(|member| member.gap.is_none())
         {
-            let through = self.take_lane(*lane, batch.records.clone(), bound, lineage, limits, &mut row)?;
+            let through = self.take_member(*member, batch.records.clone(), bound, lineage, limits, &mut row)?;
             row.is_cut |= through < head.seq;
             self.pass(through, head, lineage, &mut row.ended);
             return Ok(row);
@@ -182,8 +182,8 @@ impl MergedReader {
         Ok(row)
     }
 
-    /// Takes what the only lane has that has anything, which is what most rows are. Returns where the row ends.
-    fn take_lane(
+    /// Takes what the only member has that has anything, which is what most rows are. Returns where the row ends.
+    fn take_member(
         &mut self,
         at: usize,
         records: Bytes,
@@ -192,8 +192,8 @@ impl MergedReader {
         limits: RowLimits,
         row: &mut MergedRow,
     ) -> Result<Seq, LogError> {
-        let lane = &mut self.lanes[at];
-        let last = bound.min(lane.until);
+        let member = &mut self.members[at];
+        let last = bound.min(member.until);
         let mut bytes = 0;
         for record in Records::new(records) {
             let record = record.map_err(unreadable)?;
@@ -206,14 +206,14 @@ impl MergedReader {
                 return Ok(Seq(record.seq.0.saturating_sub(1)));
             }
             bytes += size;
-            lane.nth = Some(record.nth);
-            row.items.push(MergedItem::Event(event(record, lane.topic.clone(), lineage)));
+            member.nth = Some(record.nth);
+            row.items.push(MergedItem::Event(event(record, member.topic.clone(), lineage)));
         }
         Ok(bound)
     }
 
-    /// Up to where all lanes are known.
-    fn bound(&self, found: &[Found], head: Seq) -> Seq {
+    /// Up to where all members are known.
+    fn bound(&self, found: &[MemberRead], head: Seq) -> Seq {
         let mut bound = head;
         for one in found {
             let known = match &one.outcome {
@@ -221,7 +221,7 @@ impl MergedReader {
                 ReadOutcome::Gap(gap) => gap.through.seq,
                 ReadOutcome::End => continue,
             };
-            let is_whole = known >= one.last_seq || known >= self.lanes[one.lane].until;
+            let is_whole = known >= one.last_seq || known >= self.members[one.member].until;
             if !is_whole {
                 bound = bound.min(known);
             }
@@ -236,29 +236,29 @@ impl MergedReader {
             self.place = if through == head.seq { head } else { lineage.position(through) };
         }
         let place = self.place.seq;
-        self.lanes.retain(|lane| {
-            let is_over = lane.until <= place && lane.gap.is_none();
+        self.members.retain(|member| {
+            let is_over = member.until <= place && member.gap.is_none();
             if is_over {
-                ended.push(lane.topic.clone());
+                ended.push(member.topic.clone());
             }
             !is_over
         });
     }
 }
 
-/// A merge under way: the rest of what each lane has, the one with the lowest seq first.
+/// A merge under way: the rest of what each member has, the one with the lowest seq first.
 struct Merge {
     heap: BinaryHeap<Reverse<(Seq, usize)>>,
-    rests: Vec<Rest>,
+    rests: Vec<MemberRest>,
 }
 
-/// What one lane still has.
-struct Rest {
-    lane: usize,
-    next: Option<Next>,
+/// What one member still has.
+struct MemberRest {
+    member: usize,
+    next: Option<NextItem>,
 }
 
-enum Next {
+enum NextItem {
     Gap(Gap),
     Records {
         nth: Nth,
@@ -269,32 +269,32 @@ enum Next {
 }
 
 impl Merge {
-    fn new(reader: &MergedReader, found: Vec<Found>) -> Result<Merge, LogError> {
+    fn new(reader: &MergedReader, found: Vec<MemberRead>) -> Result<Merge, LogError> {
         let mut merge = Merge { heap: BinaryHeap::new(), rests: Vec::with_capacity(found.len()) };
         // A gap stands where it begins, so that the place never comes to lie within one that is not told.
-        for (at, lane) in reader.lanes.iter().enumerate() {
-            if let Some((after, gap)) = &lane.gap {
-                merge.push(*after, at, Next::Gap(gap.clone()));
+        for (at, member) in reader.members.iter().enumerate() {
+            if let Some((after, gap)) = &member.gap {
+                merge.push(*after, at, NextItem::Gap(gap.clone()));
             }
         }
-        for Found { lane, outcome, .. } in found {
+        for MemberRead { member, outcome, .. } in found {
             match outcome {
-                ReadOutcome::Batch(batch) => merge.push_records(lane, batch.records, reader.lanes[lane].until)?,
-                ReadOutcome::Gap(gap) => merge.push(gap.after.seq, lane, Next::Gap(gap)),
+                ReadOutcome::Batch(batch) => merge.push_records(member, batch.records, reader.members[member].until)?,
+                ReadOutcome::Gap(gap) => merge.push(gap.after.seq, member, NextItem::Gap(gap)),
                 ReadOutcome::End => {}
             }
         }
         Ok(merge)
     }
 
-    fn push(&mut self, seq: Seq, lane: usize, next: Next) {
+    fn push(&mut self, seq: Seq, member: usize, next: NextItem) {
         self.heap.push(Reverse((seq, self.rests.len())));
-        self.rests.push(Rest { lane, next: Some(next) });
+        self.rests.push(MemberRest { member, next: Some(next) });
     }
 
-    fn push_records(&mut self, lane: usize, records: Bytes, until: Seq) -> Result<(), LogError> {
+    fn push_records(&mut self, member: usize, records: Bytes, until: Seq) -> Result<(), LogError> {
         if let Some((seq, next)) = first_of(records, until)? {
-            self.push(seq, lane, next);
+            self.push(seq, member, next);
         }
         Ok(())
     }
@@ -308,12 +308,12 @@ impl Merge {
     fn size(&self) -> usize {
         let next = self.heap.peek().and_then(|Reverse((_, at))| self.rests[*at].next.as_ref());
         match next {
-            Some(Next::Records { size, .. }) => *size,
-            Some(Next::Gap(_)) | None => 0,
+            Some(NextItem::Records { size, .. }) => *size,
+            Some(NextItem::Gap(_)) | None => 0,
         }
     }
 
-    /// Takes what stands next, from every lane that has it.
+    /// Takes what stands next, from every member that has it.
     fn take(
         &mut self,
         reader: &mut MergedReader,
@@ -324,23 +324,26 @@ impl Merge {
         let mut event: Option<MergedEvent> = None;
         while let Some(Reverse((_, at))) = self.heap.pop_if_first(seq) {
             let rest = &mut self.rests[at];
-            let lane = &mut reader.lanes[rest.lane];
+            let member = &mut reader.members[rest.member];
             match rest.next.take() {
-                Some(Next::Gap(gap)) => {
-                    lane.gap = None;
-                    lane.nth = Some(gap.nth_through);
-                    lane.after = gap.through.seq;
-                    items.push(MergedItem::Gap { topic: lane.topic.clone(), gap: clipped(gap, lane.until, lineage) });
+                Some(NextItem::Gap(gap)) => {
+                    member.gap = None;
+                    member.nth = Some(gap.nth_through);
+                    member.after = gap.through.seq;
+                    items.push(MergedItem::Gap {
+                        topic: member.topic.clone(),
+                        gap: clipped(gap, member.until, lineage),
+                    });
                 }
-                Some(Next::Records { nth, size, mut records }) => {
-                    lane.nth = Some(nth);
+                Some(NextItem::Records { nth, size, mut records }) => {
+                    member.nth = Some(nth);
                     let record = records.split_to(size);
                     match &mut event {
-                        Some(event) if event.topics.contains(&lane.topic) => {}
-                        Some(event) => event.topics.push(lane.topic.clone()),
-                        None => event = Some(decoded(record, lane.topic.clone(), lineage)?),
+                        Some(event) if event.topics.contains(&member.topic) => {}
+                        Some(event) => event.topics.push(member.topic.clone()),
+                        None => event = Some(decoded(record, member.topic.clone(), lineage)?),
                     }
-                    if let Some((seq, next)) = first_of(records, lane.until)? {
+                    if let Some((seq, next)) = first_of(records, member.until)? {
                         rest.next = Some(next);
                         self.heap.push(Reverse((seq, at)));
                     }
@@ -364,13 +367,13 @@ impl PopIfFirst for BinaryHeap<Reverse<(Seq, usize)>> {
     }
 }
 
-/// The first of a lane's records, unless it lies beyond the lane's end.
-fn first_of(records: Bytes, until: Seq) -> Result<Option<(Seq, Next)>, LogError> {
+/// The first of a member's records, unless it lies beyond the member's end.
+fn first_of(records: Bytes, until: Seq) -> Result<Option<(Seq, NextItem)>, LogError> {
     if records.is_empty() {
         return Ok(None);
     }
     let (seq, nth, _, size) = peek_record(&records).map_err(unreadable)?;
-    Ok((seq <= until).then_some((seq, Next::Records { nth, size, records })))
+    Ok((seq <= until).then_some((seq, NextItem::Records { nth, size, records })))
 }
 
 fn decoded(record: Bytes, topic: TopicName, lineage: &Lineage) -> Result<MergedEvent, LogError> {
@@ -390,7 +393,7 @@ fn unreadable(error: redeliver_protocol::error::DecodeError) -> LogError {
     LogError::Failed(format!("a record cannot be read: {error}"))
 }
 
-/// A gap as far as it concerns a stretch that ends at `until`.
+/// a gap as far as it concerns a range that ends at `until`.
 fn clipped(mut gap: Gap, until: Seq, lineage: &Lineage) -> Gap {
     if gap.through.seq > until {
         gap.through = lineage.position(until);

@@ -1,5 +1,5 @@
 //! What is known of publishers: how far each has come, and what became of its recent numbers. Pure: what a commit changes
-//! is collected in a [`Draft`] and taken over only once the commit is durable.
+//! is collected in a [`PublisherDraft`] and taken over only once the commit is durable.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,7 +8,7 @@ use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
-use crate::layout::value::{Emit, PublisherEntry};
+use crate::layout::value::{PublisherEntry, StoredEmit};
 
 /// Most refused numbers that are remembered of a publisher since its last event. Older ones are answered as forgotten.
 pub(crate) const REFUSED_MAX: usize = 256;
@@ -29,17 +29,17 @@ pub(crate) struct Publisher {
     /// When it last emitted, by the paced clock.
     when: Timestamp,
     /// Numbers whose events are not folded yet, and final refusals among them, in order.
-    recent: VecDeque<Emit>,
+    recent: VecDeque<StoredEmit>,
     /// Final refusals since its last event. They become durable with its next one.
     refused: VecDeque<(EmitNumber, RefusalCode)>,
 }
 
 /// What one commit changes of one publisher.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Draft {
+pub(crate) struct PublisherDraft {
     pub(crate) last: EmitNumber,
     /// Its new emits and the refusals among them, in order.
-    pub(crate) emits: Vec<Emit>,
+    pub(crate) emits: Vec<StoredEmit>,
 }
 
 impl Publishers {
@@ -67,7 +67,7 @@ impl Publishers {
     }
 
     /// Takes over what a durable commit changed, or what is consumed without one.
-    pub(crate) fn apply(&mut self, id: PublisherId, draft: Draft, when: Timestamp) {
+    pub(crate) fn apply(&mut self, id: PublisherId, draft: PublisherDraft, when: Timestamp) {
         let publisher = self.all.entry(id).or_default();
         publisher.last = publisher.last.max(draft.last);
         publisher.when = publisher.when.max(when);
@@ -88,7 +88,7 @@ impl Publishers {
     }
 
     /// Takes over one emit of a commit that is read back at open.
-    pub(crate) fn replay(&mut self, id: PublisherId, emit: Emit, when: Timestamp) {
+    pub(crate) fn replay(&mut self, id: PublisherId, emit: StoredEmit, when: Timestamp) {
         let publisher = self.all.entry(id).or_default();
         publisher.last = publisher.last.max(emit.number);
         publisher.when = publisher.when.max(when);
@@ -147,7 +147,7 @@ impl Publisher {
     }
 
     /// What became of a number, if its event is not folded yet or it was refused lately.
-    pub(crate) fn emit(&self, number: EmitNumber) -> Option<Emit> {
+    pub(crate) fn emit(&self, number: EmitNumber) -> Option<StoredEmit> {
         let at = self.recent.partition_point(|emit| emit.number < number);
         if let Some(emit) = self.recent.get(at).filter(|emit| emit.number == number) {
             return Some(*emit);
@@ -162,12 +162,12 @@ impl Publisher {
 }
 
 /// A final refusal as it is remembered.
-pub(crate) fn refusal((number, code): (EmitNumber, RefusalCode)) -> Emit {
-    Emit { number, seq: Seq::ZERO, content: u64::from(code.0) }
+pub(crate) fn refusal((number, code): (EmitNumber, RefusalCode)) -> StoredEmit {
+    StoredEmit { number, seq: Seq::ZERO, content: u64::from(code.0) }
 }
 
 /// The code of a refusal; nothing for an event.
-pub(crate) fn refusal_code(emit: &Emit) -> Option<RefusalCode> {
+pub(crate) fn refusal_code(emit: &StoredEmit) -> Option<RefusalCode> {
     if emit.seq > Seq::ZERO {
         return None;
     }

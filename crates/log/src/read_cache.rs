@@ -8,7 +8,7 @@ use std::time::Duration;
 use redeliver_protocol::seq::Seq;
 use redeliver_protocol::time::Instant;
 
-use crate::tail::{Chunk, Limits, Slice};
+use crate::tail::{Chunk, ReadLimits, Slice};
 
 /// What was read, by topic and last seq.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl ReadCache {
     }
 
     /// What a topic has after a seq, if it is here. Nothing that is retained lies before its first record.
-    pub(crate) fn after(&self, topic: u32, after: Seq, limits: &Limits) -> Option<Slice> {
+    pub(crate) fn after(&self, topic: u32, after: Seq, limits: &ReadLimits) -> Option<Slice> {
         let (_, piece) = self.pieces.range((topic, after.next())..=(topic, Seq(u64::MAX))).next()?;
         let slice = piece.chunk.after(after, limits).filter(|_| piece.after <= after)?;
         Some(Slice { follows: true, ..slice })
@@ -93,14 +93,16 @@ mod tests {
     use redeliver_protocol::seq::Nth;
 
     use super::*;
-    use crate::tail::Mark;
+    use crate::tail::RecordEnd;
 
-    const ALL: Limits = Limits { events_max: u32::MAX, bytes_max: usize::MAX, seq_max: Seq(u64::MAX), is_mixed: false };
+    const ALL: ReadLimits =
+        ReadLimits { events_max: u32::MAX, bytes_max: usize::MAX, seq_max: Seq(u64::MAX), is_mixed: false };
 
     /// Records of one byte, whose nths are their seqs halved.
     fn chunk(seqs: std::ops::RangeInclusive<u32>) -> Chunk {
         let first = *seqs.start();
-        let marks: Vec<_> = seqs.step_by(2).zip(1..).map(|(seq, end)| Mark { seq_offset: seq - first, end }).collect();
+        let marks: Vec<_> =
+            seqs.step_by(2).zip(1..).map(|(seq, end)| RecordEnd { seq_offset: seq - first, end }).collect();
         Chunk::new(Bytes::from(vec![7; marks.len()]), Nth(u64::from(first / 2)), Seq(u64::from(first)), marks)
     }
 
@@ -123,9 +125,9 @@ mod tests {
         assert_eq!([0, 2].map(|topic| found(&read_cache, topic, 5)), [None, None]);
         read_cache.put(1, Seq(3), chunk(10..=20));
         assert_eq!(found(&read_cache, 1, 3), Some((10, 20)), "the one that covers more counts");
-        let few = Limits { events_max: 2, ..ALL };
+        let few = ReadLimits { events_max: 2, ..ALL };
         assert_eq!(read_cache.after(1, Seq(12), &few).map(|slice| slice.last_seq), Some(Seq(16)));
-        let bounded = Limits { seq_max: Seq(9), ..ALL };
+        let bounded = ReadLimits { seq_max: Seq(9), ..ALL };
         assert_eq!(read_cache.after(1, Seq(5), &bounded), None);
     }
 

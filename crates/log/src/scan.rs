@@ -12,12 +12,12 @@ use crate::commit::Commit;
 use crate::error::LogError;
 use crate::index::TailRef;
 use crate::kv::{Direction, Kv};
-use crate::layout::piece::{self, Found};
-use crate::layout::reader::Reader;
+use crate::layout::piece::{self, StoredValue};
+use crate::layout::reader::ByteReader;
 use crate::layout::{Damaged, key};
 use crate::lineage::Lineage;
 use crate::state::Run;
-use crate::tail::{Chunk, Limits, Mark, joined};
+use crate::tail::{Chunk, ReadLimits, RecordEnd, joined};
 
 /// So many bytes are read from the store for one batch before it is given as it is.
 const LOADED_BYTES_MAX: usize = 1024 * 1024;
@@ -39,10 +39,10 @@ pub(crate) struct Whereabouts {
 pub(crate) struct TopicScan<'a> {
     after: Seq,
     not_before: Timestamp,
-    limits: Limits,
+    limits: ReadLimits,
     lineage: &'a Lineage,
     first: Option<(Seq, Nth)>,
-    marks: Vec<Mark>,
+    marks: Vec<RecordEnd>,
     parts: Vec<Bytes>,
     bytes: usize,
     loaded_bytes: usize,
@@ -56,7 +56,7 @@ pub(crate) struct TopicScan<'a> {
 }
 
 impl<'a> TopicScan<'a> {
-    pub(crate) fn new(after: Seq, not_before: Timestamp, limits: Limits, lineage: &'a Lineage) -> TopicScan<'a> {
+    pub(crate) fn new(after: Seq, not_before: Timestamp, limits: ReadLimits, lineage: &'a Lineage) -> TopicScan<'a> {
         TopicScan {
             after,
             not_before,
@@ -171,7 +171,7 @@ impl<'a> TopicScan<'a> {
         let mut prefix = entry?.0;
         prefix.truncate(GROUP_KEY_BYTES);
         match piece::read(kv, &prefix)? {
-            Found::Whole(value) => {
+            StoredValue::Whole(value) => {
                 self.loaded_bytes += value.len();
                 let value = Bytes::from(value);
                 match group_member(&value, topic) {
@@ -180,7 +180,9 @@ impl<'a> TopicScan<'a> {
                     Err(Damaged) => self.damaged.push(prefix),
                 }
             }
-            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => self.damaged.push(prefix),
+            StoredValue::Nothing | StoredValue::Beginning(_) | StoredValue::Incomplete | StoredValue::Damaged(_) => {
+                self.damaged.push(prefix)
+            }
         }
         Ok(())
     }
@@ -189,8 +191,8 @@ impl<'a> TopicScan<'a> {
     fn commit(&mut self, kv: &dyn Kv, topic: u32, first: Seq) -> Result<(), LogError> {
         let prefix = key::commit(first);
         let value = match piece::read(kv, &prefix)? {
-            Found::Whole(value) => value,
-            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => {
+            StoredValue::Whole(value) => value,
+            StoredValue::Nothing | StoredValue::Beginning(_) | StoredValue::Incomplete | StoredValue::Damaged(_) => {
                 self.damaged.push(prefix);
                 return Ok(());
             }
@@ -203,10 +205,10 @@ impl<'a> TopicScan<'a> {
         Ok(())
     }
 
-    fn offer_value(&mut self, key: &[u8], found: Found) {
+    fn offer_value(&mut self, key: &[u8], found: StoredValue) {
         match found {
-            Found::Whole(value) => self.offer(key, &Bytes::from(value)),
-            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => {
+            StoredValue::Whole(value) => self.offer(key, &Bytes::from(value)),
+            StoredValue::Nothing | StoredValue::Beginning(_) | StoredValue::Incomplete | StoredValue::Damaged(_) => {
                 self.damaged.push(key.to_vec());
             }
         }
@@ -262,7 +264,7 @@ impl<'a> TopicScan<'a> {
         let (offset, end) = (seq.0.checked_sub(first_seq.0).map(u32::try_from), u32::try_from(self.bytes + bytes));
         let (Some(Ok(seq_offset)), Ok(end)) = (offset, end) else { return false };
         self.bytes += bytes;
-        self.marks.push(Mark { seq_offset, end });
+        self.marks.push(RecordEnd { seq_offset, end });
         true
     }
 }
@@ -299,7 +301,7 @@ fn group_member(value: &[u8], topic: u32) -> Result<Option<(usize, usize)>, Dama
 
 /// The topics of a group's value, each with where its records lie. Ends after an error.
 pub(crate) fn group_members(value: &[u8]) -> impl Iterator<Item = Result<(u32, usize, usize), Damaged>> {
-    let mut reader = Reader::new(value);
+    let mut reader = ByteReader::new(value);
     let mut left = reader.u16();
     let mut start = 2 + left.map_or(0, |count| usize::from(count) * 8);
     std::iter::from_fn(move || {

@@ -15,7 +15,7 @@ use crate::tail::{Recent, Slice};
 
 /// The published state.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Published {
     /// The newest durable seq.
     pub(crate) head: Seq,
     /// The time of the newest event. Later ones are never earlier.
@@ -60,12 +60,12 @@ pub(crate) struct Run {
     pub(crate) last: Seq,
     pub(crate) last_time: Timestamp,
     /// The steps in which the floor passes it.
-    pub(crate) spans: Box<[Span]>,
+    pub(crate) spans: Box<[FloorStep]>,
 }
 
 /// Consecutive events that the floor passes in one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
+pub(crate) struct FloorStep {
     /// The last one's seq.
     pub(crate) last: Seq,
     /// The last one's time.
@@ -74,7 +74,7 @@ pub(crate) struct Span {
     pub(crate) event_bytes: u64,
 }
 
-impl Shared {
+impl Published {
     /// The newest durable position: also before its first event, the current epoch's.
     pub(crate) fn head_position(&self) -> Position {
         Position::new(self.lineage.current(), self.head)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::LogError;
-use crate::kv::{Batch, Kv, KvError};
+use crate::kv::{Kv, KvError, WriteBatch};
 
 /// The store, with what must never be forgotten about it.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Store {
     }
 
     /// Applies a batch that nobody may be told of before [`Store::sync`].
-    pub(crate) fn apply(&self, batch: &Batch) -> Result<(), LogError> {
+    pub(crate) fn apply(&self, batch: &WriteBatch) -> Result<(), LogError> {
         self.check()?;
         if self.unsynced.swap(true, Ordering::AcqRel) {
             return Err(self.fail("a batch was to be applied before the last one was synced".to_owned()));
@@ -57,7 +57,7 @@ impl Store {
     }
 
     /// Applies a batch and makes it durable. An empty batch is nothing.
-    pub(crate) fn write(&self, batch: &Batch) -> Result<(), LogError> {
+    pub(crate) fn write(&self, batch: &WriteBatch) -> Result<(), LogError> {
         if batch.is_empty() {
             return Ok(());
         }

@@ -26,7 +26,7 @@ pub(crate) struct Chunk {
     records: Bytes,
     first_nth: Nth,
     first_seq: Seq,
-    marks: Marks,
+    marks: RecordEnds,
     /// Whether its one record is marked, so that it is given alone.
     is_marked: bool,
     /// Whether one of its records is not for everybody.
@@ -35,13 +35,13 @@ pub(crate) struct Chunk {
 
 /// Where a record ends in its chunk, and how far its seq lies above the chunk's first.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
+pub(crate) struct RecordEnd {
     pub(crate) seq_offset: u32,
     pub(crate) end: u32,
 }
 
 /// The marks of a chunk. Where there are many chunks, they have one record each.
-pub(crate) type Marks = SmallVec<[Mark; 2]>;
+pub(crate) type RecordEnds = SmallVec<[RecordEnd; 2]>;
 
 /// The newest records of one topic. Most topics have none here, so nothing is what it takes then.
 #[derive(Clone, Debug, Default)]
@@ -82,7 +82,7 @@ pub(crate) struct Slice {
 
 /// What a reader wants at most.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct ReadLimits {
     pub(crate) events_max: u32,
     pub(crate) bytes_max: usize,
     /// The last seq that may be given: the end of an epoch is found with the first record.
@@ -93,7 +93,7 @@ pub(crate) struct Limits {
 
 impl Chunk {
     /// A chunk of at least one record with consecutive nths.
-    pub(crate) fn new(records: Bytes, first_nth: Nth, first_seq: Seq, marks: impl Into<Marks>) -> Chunk {
+    pub(crate) fn new(records: Bytes, first_nth: Nth, first_seq: Seq, marks: impl Into<RecordEnds>) -> Chunk {
         let mut marks = marks.into();
         debug_assert!(marks.last().is_some_and(|mark| mark.end as usize == records.len()));
         marks.shrink_to_fit();
@@ -134,7 +134,7 @@ impl Chunk {
         let (start, offset) = (self.start(range.start), self.marks[range.start].seq_offset);
         // Ends are bounded by what one commit holds.
         let start_u32 = u32::try_from(start).unwrap_or(u32::MAX);
-        let mark = |mark: &Mark| Mark { seq_offset: mark.seq_offset - offset, end: mark.end - start_u32 };
+        let mark = |mark: &RecordEnd| RecordEnd { seq_offset: mark.seq_offset - offset, end: mark.end - start_u32 };
         Chunk {
             records: self.records.slice(start..self.marks[range.end - 1].end as usize),
             first_nth: Nth(self.first_nth.0 + range.start as u64),
@@ -179,7 +179,7 @@ impl Chunk {
     }
 
     /// How many records from `index` on fit; at least one if `is_first`.
-    fn fitting(&self, index: usize, limits: &Limits, is_first: bool) -> usize {
+    fn fitting(&self, index: usize, limits: &ReadLimits, is_first: bool) -> usize {
         let start = self.start(index);
         let bound = usize::try_from(limits.events_max.max(1)).unwrap_or(usize::MAX).min(self.marks.len() - index);
         let fits = |taken: usize| {
@@ -197,7 +197,7 @@ impl Chunk {
     }
 
     /// What stands in it after a seq, as far as the limits go.
-    pub(crate) fn after(&self, after: Seq, limits: &Limits) -> Option<Slice> {
+    pub(crate) fn after(&self, after: Seq, limits: &ReadLimits) -> Option<Slice> {
         if self.last_seq() <= after {
             return None;
         }
@@ -216,7 +216,7 @@ impl Chunk {
     }
 
     pub(crate) fn cost(&self) -> usize {
-        self.records.len() + self.marks.len() * size_of::<Mark>() + CHUNK_OVERHEAD_BYTES
+        self.records.len() + self.marks.len() * size_of::<RecordEnd>() + CHUNK_OVERHEAD_BYTES
     }
 }
 
@@ -225,7 +225,7 @@ impl TopicTail {
     pub(crate) fn after(
         &self,
         after: Seq,
-        limits: Limits,
+        limits: ReadLimits,
         epoch_end: impl FnOnce(Seq) -> Option<Seq>,
     ) -> Option<Slice> {
         self.0.as_ref()?.after(after, limits, epoch_end)
@@ -243,7 +243,7 @@ impl TopicTail {
 }
 
 impl Chunks {
-    fn after(&self, after: Seq, limits: Limits, epoch_end: impl FnOnce(Seq) -> Option<Seq>) -> Option<Slice> {
+    fn after(&self, after: Seq, limits: ReadLimits, epoch_end: impl FnOnce(Seq) -> Option<Seq>) -> Option<Slice> {
         let at = self.chunks.partition_point(|chunk| chunk.last_seq() <= after);
         let first = self.chunks.get(at)?;
         let index = first.index_after(after);
@@ -329,13 +329,13 @@ impl Chunks {
             before += chunk.cost();
         }
         let mut records = BytesMut::with_capacity(bytes);
-        let mut marks = Marks::with_capacity(usize::try_from(next.0 - first_nth.0).unwrap_or(0));
+        let mut marks = RecordEnds::with_capacity(usize::try_from(next.0 - first_nth.0).unwrap_or(0));
         for chunk in self.chunks.range(at..) {
             for index in 0..chunk.marks.len() {
                 let end = records.len() + chunk.marks[index].end as usize;
                 let offset = u32::try_from(chunk.seq(index).0 - first_seq.0);
                 let (Ok(seq_offset), Ok(end)) = (offset, u32::try_from(end)) else { return 0 };
-                marks.push(Mark { seq_offset, end });
+                marks.push(RecordEnd { seq_offset, end });
             }
             records.put_slice(&chunk.records);
         }
@@ -421,7 +421,8 @@ pub(crate) fn joined(first: Bytes, more: &[Bytes]) -> Bytes {
 mod tests {
     use super::*;
 
-    const ALL: Limits = Limits { events_max: u32::MAX, bytes_max: usize::MAX, seq_max: Seq(u64::MAX), is_mixed: false };
+    const ALL: ReadLimits =
+        ReadLimits { events_max: u32::MAX, bytes_max: usize::MAX, seq_max: Seq(u64::MAX), is_mixed: false };
 
     fn small(number: u64) -> u32 {
         u32::try_from(number).unwrap()
@@ -433,8 +434,8 @@ mod tests {
         let marks = seqs
             .iter()
             .enumerate()
-            .map(|(i, seq)| Mark { seq_offset: small(seq - seqs[0]), end: small(i as u64 + 1) })
-            .collect::<Marks>();
+            .map(|(i, seq)| RecordEnd { seq_offset: small(seq - seqs[0]), end: small(i as u64 + 1) })
+            .collect::<RecordEnds>();
         Chunk::new(records.into(), Nth(first_nth), Seq(seqs[0]), marks)
     }
 
@@ -467,7 +468,7 @@ mod tests {
         let mut recent = Recent::new(usize::MAX);
         let tail = filled(&mut recent, &[(1, &[1, 2, 3]), (4, &[4, 5])]);
         let count = |events_max, bytes_max, seq_max| {
-            let limits = Limits { events_max, bytes_max, seq_max: Seq(seq_max), is_mixed: false };
+            let limits = ReadLimits { events_max, bytes_max, seq_max: Seq(seq_max), is_mixed: false };
             tail.after(Seq(1), limits, |_| None).map(|slice| (slice.count, slice.records.len()))
         };
         assert_eq!(count(3, 100, 100), Some((3, 3)));

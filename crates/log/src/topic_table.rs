@@ -14,11 +14,11 @@ use redeliver_protocol::seq::{Nth, Seq};
 
 use crate::layout::Damaged;
 use crate::layout::piece::PIECE_BYTES;
-use crate::layout::reader::{Reader, put_name, put_varint};
+use crate::layout::reader::{ByteReader, put_name, put_varint};
 
 /// A topic's last event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct TopicHead {
     pub(crate) id: u32,
     pub(crate) last_seq: Seq,
     pub(crate) last_nth: Nth,
@@ -45,7 +45,7 @@ pub(crate) fn encode_names<'a>(topics: impl Iterator<Item = (u32, &'a str)>) -> 
 
 /// The names that a value holds.
 pub(crate) fn read_names(value: &[u8]) -> Result<Vec<(u32, &str)>, Damaged> {
-    let (mut reader, mut before, mut names) = (Reader::new(value), 0, Vec::new());
+    let (mut reader, mut before, mut names) = (ByteReader::new(value), 0, Vec::new());
     while !reader.is_empty() {
         before = read_id(&mut reader, before)?;
         names.push((before, reader.name()?));
@@ -54,7 +54,7 @@ pub(crate) fn read_names(value: &[u8]) -> Result<Vec<(u32, &str)>, Damaged> {
 }
 
 /// Heads of topics, in the order of their ids, as values.
-pub(crate) fn encode_heads(taken: u32, heads: &[Head]) -> Vec<Vec<u8>> {
+pub(crate) fn encode_heads(taken: u32, heads: &[TopicHead]) -> Vec<Vec<u8>> {
     let base = heads.iter().map(|head| head.last_seq).max().unwrap_or_default();
     let mut values: Vec<Vec<u8>> = Vec::new();
     let mut before = 0;
@@ -77,19 +77,19 @@ pub(crate) fn encode_heads(taken: u32, heads: &[Head]) -> Vec<Vec<u8>> {
 }
 
 /// The heads that a value holds, and the id that was free when it was written.
-pub(crate) fn read_heads(value: &[u8]) -> Result<(u32, Vec<Head>), Damaged> {
-    let mut reader = Reader::new(value);
+pub(crate) fn read_heads(value: &[u8]) -> Result<(u32, Vec<TopicHead>), Damaged> {
+    let mut reader = ByteReader::new(value);
     let (base, taken) = (reader.u64()?, reader.u32()?);
     let (mut before, mut heads) = (0, Vec::new());
     while !reader.is_empty() {
         before = read_id(&mut reader, before)?;
         let last_seq = Seq(base.checked_sub(reader.varint()?).ok_or(Damaged)?);
-        heads.push(Head { id: before, last_seq, last_nth: Nth(reader.varint()?) });
+        heads.push(TopicHead { id: before, last_seq, last_nth: Nth(reader.varint()?) });
     }
     Ok((taken, heads))
 }
 
-fn read_id(reader: &mut Reader<'_>, before: u32) -> Result<u32, Damaged> {
+fn read_id(reader: &mut ByteReader<'_>, before: u32) -> Result<u32, Damaged> {
     let more = u32::try_from(reader.varint()?).map_err(|_| Damaged)?;
     before.checked_add(more).ok_or(Damaged)
 }
@@ -121,9 +121,12 @@ mod tests {
 
     #[test]
     fn heads_come_back_from_as_many_values_as_they_need() {
-        let head =
-            |id: u32| Head { id: id * 3, last_seq: Seq(u64::from(id) * 999 + 1), last_nth: Nth(u64::from(id) + 1) };
-        let heads: Vec<Head> = (0..5_000).map(head).collect();
+        let head = |id: u32| TopicHead {
+            id: id * 3,
+            last_seq: Seq(u64::from(id) * 999 + 1),
+            last_nth: Nth(u64::from(id) + 1),
+        };
+        let heads: Vec<TopicHead> = (0..5_000).map(head).collect();
         let values = encode_heads(20_000, &heads);
         assert!(values.len() > 3, "{}", values.len());
         let mut found = Vec::new();

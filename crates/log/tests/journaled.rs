@@ -11,7 +11,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use redeliver_log::kv::journaled::{JournalConfig, JournaledKv};
 use redeliver_log::kv::memory::{Faults, MemoryKv, Unsynced};
-use redeliver_log::kv::{Batch, Direction, Kv, KvError};
+use redeliver_log::kv::{Direction, Kv, KvError, WriteBatch};
 use tempfile::TempDir;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -68,8 +68,8 @@ fn journals(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-fn batch(changes: &[(u8, Option<usize>)], model: &mut Model) -> Batch {
-    let mut batch = Batch::default();
+fn batch(changes: &[(u8, Option<usize>)], model: &mut Model) -> WriteBatch {
+    let mut batch = WriteBatch::default();
     for (key, bytes) in changes {
         let key = vec![b'k', *key];
         match bytes {

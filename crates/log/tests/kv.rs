@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use redeliver_log::kv::journaled::{JournalConfig, JournaledKv};
 use redeliver_log::kv::memory::{MemoryKv, Unsynced};
 use redeliver_log::kv::sled::{SledConfig, SledKv};
-use redeliver_log::kv::{BATCH_BYTES_MAX, Batch, Direction, KEY_BYTES_MAX, Kv, KvError, VALUE_BYTES_MAX};
+use redeliver_log::kv::{BATCH_BYTES_MAX, Direction, KEY_BYTES_MAX, Kv, KvError, VALUE_BYTES_MAX, WriteBatch};
 use tempfile::TempDir;
 
 /// A store that can be closed and opened again.
@@ -80,8 +80,8 @@ fn stores() -> Vec<Box<dyn Subject>> {
     vec![Box::new(Memory(MemoryKv::new())), Box::new(Sled { kv, dir }), Box::new(journaled)]
 }
 
-fn batch(changes: &[(&[u8], Option<&[u8]>)]) -> Batch {
-    let mut batch = Batch::default();
+fn batch(changes: &[(&[u8], Option<&[u8]>)]) -> WriteBatch {
+    let mut batch = WriteBatch::default();
     for (key, value) in changes {
         match value {
             Some(value) => batch.put(key.to_vec(), value.to_vec()),
@@ -255,7 +255,7 @@ proptest! {
                 match step {
                     Step::Reopen => store = store.reopen(),
                     Step::Write(changes) => {
-                        let mut batch = Batch::default();
+                        let mut batch = WriteBatch::default();
                         for (key, length) in changes {
                             let key = vec![b't', *key];
                             match length {

@@ -10,8 +10,8 @@ use redeliver_protocol::seq::Seq;
 use redeliver_protocol::time::Timestamp;
 
 use crate::layout::Damaged;
-use crate::layout::reader::Reader;
-use crate::state::{Run, Span};
+use crate::layout::reader::ByteReader;
+use crate::state::{FloorStep, Run};
 
 /// Most spans of a run: retention by age and bytes passes a run in so many steps. Held in memory for all runs.
 pub(crate) const SPANS_MAX: usize = 16;
@@ -46,12 +46,12 @@ pub(crate) fn encode(run: &Run, keys: &[RunKey]) -> Vec<u8> {
 
 /// The run that a manifest begins with.
 pub(crate) fn read_run(bytes: &[u8]) -> Result<Run, Damaged> {
-    read_head(&mut Reader::new(bytes))
+    read_head(&mut ByteReader::new(bytes))
 }
 
 /// The keys that a whole manifest names.
 pub(crate) fn read_keys(bytes: &[u8]) -> Result<Vec<RunKey>, Damaged> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = ByteReader::new(bytes);
     read_head(&mut reader)?;
     let count = reader.u32()?;
     let mut keys = Vec::new();
@@ -62,12 +62,12 @@ pub(crate) fn read_keys(bytes: &[u8]) -> Result<Vec<RunKey>, Damaged> {
     Ok(keys)
 }
 
-fn read_head(reader: &mut Reader<'_>) -> Result<Run, Damaged> {
+fn read_head(reader: &mut ByteReader<'_>) -> Result<Run, Damaged> {
     let (first, last, last_time) = (Seq(reader.u64()?), Seq(reader.u64()?), Timestamp(reader.u64()?));
     let count = reader.u16()?;
     let mut spans = Vec::with_capacity(usize::from(count).min(SPANS_MAX));
     for _ in 0..count {
-        spans.push(Span { last: Seq(reader.u64()?), time: Timestamp(reader.u64()?), event_bytes: reader.u64()? });
+        spans.push(FloorStep { last: Seq(reader.u64()?), time: Timestamp(reader.u64()?), event_bytes: reader.u64()? });
     }
     Ok(Run { first, last, last_time, spans: spans.into_boxed_slice() })
 }
@@ -87,7 +87,7 @@ pub(crate) fn close_unknown_runs(runs: &mut [Run], fold_point: Seq) {
         if run.last == Seq::ZERO {
             run.last = Seq(next_first.0.saturating_sub(1)).max(run.first);
             run.last_time = next_time;
-            run.spans = Box::new([Span { last: run.last, time: next_time, event_bytes: 0 }]);
+            run.spans = Box::new([FloorStep { last: run.last, time: next_time, event_bytes: 0 }]);
         }
         next = Some((run.first, run.last_time));
     }

@@ -21,8 +21,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use self::journal::Journals;
 use self::settling::Progress;
-use self::table::{Merged, Table, Tables};
-use super::{Batch, Direction, Entries, Kv, KvError};
+use self::table::{LayeredRange, Table, Tables};
+use super::{Direction, Entries, Kv, KvError, WriteBatch};
 
 /// How a [`JournaledKv`] is opened.
 #[derive(Clone, Debug)]
@@ -44,14 +44,14 @@ impl Default for JournalConfig {
 
 /// A [`Kv`] that keeps the newest batches in a journal of its own before they go to another.
 pub struct JournaledKv {
-    shared: Arc<Shared>,
+    shared: Arc<JournalState>,
     writer: Mutex<Writer>,
     journal_bytes: AtomicU64,
     settler: Option<JoinHandle<()>>,
 }
 
 /// What the settling thread shares with readers and the writer.
-struct Shared {
+struct JournalState {
     inner: Arc<dyn Kv>,
     tables: RwLock<Tables>,
     progress: Mutex<Progress>,
@@ -81,7 +81,7 @@ impl JournaledKv {
         for batch in found.batches {
             table.apply(batch);
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(JournalState {
             inner,
             tables: RwLock::new(Tables::default()),
             progress: Mutex::new(Progress::new(settled)),
@@ -158,7 +158,7 @@ impl JournaledKv {
     }
 }
 
-impl Shared {
+impl JournalState {
     fn check(&self) -> Result<(), KvError> {
         self.failed.get().map_or(Ok(()), |why| Err(KvError::Failed(why.clone())))
     }
@@ -193,15 +193,15 @@ impl Kv for JournaledKv {
         // The tables first: what settles after that is seen twice, and what has settled before is in the inner store.
         let tables = self.shared.tables.read().layers();
         let inner = self.shared.inner.range(from, to, direction);
-        Box::new(Merged::new(tables, inner, (from, to), direction))
+        Box::new(LayeredRange::new(tables, inner, (from, to), direction))
     }
 
-    fn has_room(&self, batch: &Batch, waiting_bytes: u64) -> Result<bool, KvError> {
+    fn has_room(&self, batch: &WriteBatch, waiting_bytes: u64) -> Result<bool, KvError> {
         let waiting = self.shared.tables.read().bytes();
         self.shared.inner.has_room(batch, waiting_bytes.saturating_add(waiting))
     }
 
-    fn apply_batch(&self, batch: &Batch) -> Result<(), KvError> {
+    fn apply_batch(&self, batch: &WriteBatch) -> Result<(), KvError> {
         self.shared.check()?;
         batch.check()?;
         let mut writer = self.writer.lock();
@@ -252,7 +252,7 @@ impl Drop for JournaledKv {
 
 impl std::fmt::Debug for JournaledKv {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Shared { inner, failed, .. } = &*self.shared;
+        let JournalState { inner, failed, .. } = &*self.shared;
         f.debug_struct("JournaledKv").field("inner", inner).field("failed", &failed.get()).finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::kv::{Batch, Direction, Entries, Entry, Kv, KvError};
+use crate::kv::{Direction, Entries, Entry, Kv, KvError, WriteBatch};
 
 type Map = BTreeMap<Arc<[u8]>, Arc<[u8]>>;
 
@@ -132,10 +132,16 @@ impl Kv for MemoryKv {
     }
 
     fn range(&self, from: &[u8], to: &[u8], direction: Direction) -> Entries<'_> {
-        Box::new(Range { kv: self, from: Bound::Included(from.to_vec()), to: to.to_vec(), direction, failed: false })
+        Box::new(MemoryRange {
+            kv: self,
+            from: Bound::Included(from.to_vec()),
+            to: to.to_vec(),
+            direction,
+            failed: false,
+        })
     }
 
-    fn apply_batch(&self, batch: &Batch) -> Result<(), KvError> {
+    fn apply_batch(&self, batch: &WriteBatch) -> Result<(), KvError> {
         self.state.lock().apply(batch)
     }
 
@@ -191,7 +197,7 @@ impl Default for State {
 }
 
 impl State {
-    fn apply(&mut self, batch: &Batch) -> Result<(), KvError> {
+    fn apply(&mut self, batch: &WriteBatch) -> Result<(), KvError> {
         self.check_alive()?;
         batch.check()?;
         if !self.synced {
@@ -214,7 +220,7 @@ impl State {
     }
 
     /// Puts a batch into the map. Gives what it replaced, and the new weight of the map.
-    fn replace(&mut self, batch: &Batch) -> (Vec<Replaced>, u64) {
+    fn replace(&mut self, batch: &WriteBatch) -> (Vec<Replaced>, u64) {
         let map = Arc::make_mut(&mut self.map);
         let mut bytes = self.bytes;
         let mut replaced = Vec::with_capacity(batch.entries.len());
@@ -260,7 +266,7 @@ impl State {
 }
 
 /// Reads on from the last key each time, so that it holds no lock and may run beside the writer.
-struct Range<'a> {
+struct MemoryRange<'a> {
     kv: &'a MemoryKv,
     from: Bound<Vec<u8>>,
     to: Vec<u8>,
@@ -268,7 +274,7 @@ struct Range<'a> {
     failed: bool,
 }
 
-impl Iterator for Range<'_> {
+impl Iterator for MemoryRange<'_> {
     type Item = Result<Entry, KvError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -313,13 +319,13 @@ fn weight(key: &[u8], value: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn put(key: &[u8], value: &[u8]) -> Batch {
-        let mut batch = Batch::default();
+    fn put(key: &[u8], value: &[u8]) -> WriteBatch {
+        let mut batch = WriteBatch::default();
         batch.put(key.to_vec(), value.to_vec());
         batch
     }
 
-    fn write(kv: &MemoryKv, batch: &Batch) {
+    fn write(kv: &MemoryKv, batch: &WriteBatch) {
         kv.apply_batch(batch).unwrap();
         kv.sync().unwrap();
     }
@@ -382,7 +388,7 @@ mod tests {
         assert!(matches!(kv.apply_batch(&batch), Err(KvError::Full)));
         assert_eq!((kv.get(b"a").unwrap(), kv.get(b"b").unwrap()), (Some(b"1234".to_vec()), None));
         assert_eq!((kv.bytes_on_disk(), kv.unsynced_batches()), (5, 0));
-        let mut freeing = Batch::default();
+        let mut freeing = WriteBatch::default();
         freeing.delete(b"a".to_vec());
         write(&kv, &freeing);
         write(&kv, &put(b"b", b"1234567"));

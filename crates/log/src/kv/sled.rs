@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::kv::sled::panics::caught;
 use crate::kv::sled::space::{Room, Space};
-use crate::kv::{Batch, Direction, Entries, Entry, Kv, KvError};
+use crate::kv::{Direction, Entries, Entry, Kv, KvError, WriteBatch};
 
 /// How a [`SledKv`] is opened.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ impl SledKv {
     }
 
     /// Refuses a batch as [`KvError::Full`] before sled could meet a full disk.
-    fn take_room(&self, batch: &Batch) -> Result<(), KvError> {
+    fn take_room(&self, batch: &WriteBatch) -> Result<(), KvError> {
         let mut space = self.space.lock();
         match self.room(&mut space, batch, 0)? {
             Room::Ample => Ok(()),
@@ -109,7 +109,7 @@ impl SledKv {
         }
     }
 
-    fn room(&self, space: &mut Space, batch: &Batch, waiting_bytes: u64) -> Result<Room, KvError> {
+    fn room(&self, space: &mut Space, batch: &WriteBatch, waiting_bytes: u64) -> Result<Room, KvError> {
         let room = space.room_for(batch, waiting_bytes, self.bytes_on_disk());
         if room != Room::Uncounted {
             return Ok(room);
@@ -129,7 +129,7 @@ impl SledKv {
     }
 
     /// Bytes of the keys and values that a batch replaces or deletes.
-    fn replaced_bytes(&self, batch: &Batch) -> Result<u64, KvError> {
+    fn replaced_bytes(&self, batch: &WriteBatch) -> Result<u64, KvError> {
         let mut bytes = 0;
         for (key, _) in batch.entries() {
             let replaced = self.guarded("looking for what is replaced", |db| db.get(key))?;
@@ -192,19 +192,19 @@ impl Kv for SledKv {
             return Box::new(std::iter::empty());
         }
         match self.guarded("reading a range", |db| Ok(db.range(from.to_vec()..to.to_vec()))) {
-            Ok(entries) => Box::new(Range { kv: self, entries: Some(entries), direction }),
+            Ok(entries) => Box::new(SledRange { kv: self, entries: Some(entries), direction }),
             Err(error) => Box::new(std::iter::once(Err(error))),
         }
     }
 
-    fn has_room(&self, batch: &Batch, waiting_bytes: u64) -> Result<bool, KvError> {
+    fn has_room(&self, batch: &WriteBatch, waiting_bytes: u64) -> Result<bool, KvError> {
         match self.room(&mut self.space.lock(), batch, waiting_bytes)? {
             Room::Ample | Room::Tight => Ok(true),
             Room::None | Room::Uncounted => Ok(false),
         }
     }
 
-    fn apply_batch(&self, batch: &Batch) -> Result<(), KvError> {
+    fn apply_batch(&self, batch: &WriteBatch) -> Result<(), KvError> {
         self.check_alive()?;
         batch.check()?;
         let mut is_synced = self.is_synced.lock();
@@ -256,13 +256,13 @@ impl std::fmt::Debug for SledKv {
     }
 }
 
-struct Range<'a> {
+struct SledRange<'a> {
     kv: &'a SledKv,
     entries: Option<::sled::Iter>,
     direction: Direction,
 }
 
-impl Iterator for Range<'_> {
+impl Iterator for SledRange<'_> {
     type Item = Result<Entry, KvError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -4,7 +4,7 @@ use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
 
 use super::Damaged;
-use super::reader::Reader;
+use super::reader::ByteReader;
 
 /// Tail commits: `l | first_seq`, in pieces.
 pub(crate) const COMMIT: u8 = b'l';
@@ -165,7 +165,7 @@ pub(crate) fn read_u32(key: &[u8]) -> Result<u32, Damaged> {
 
 /// The publisher in a [`publisher`] key.
 pub(crate) fn read_publisher(key: &[u8]) -> Result<PublisherId, Damaged> {
-    Ok(PublisherId(Reader::new(key.get(1..).ok_or(Damaged)?).array()?))
+    Ok(PublisherId(ByteReader::new(key.get(1..).ok_or(Damaged)?).array()?))
 }
 
 /// A key for a person: its prefix, and the rest in hex.

@@ -5,7 +5,7 @@
 //! key                 →  crc32c:u32 | bytes                     (a small value)
 //! ```
 
-use crate::kv::{Batch, Direction, Entry, Kv, KvError, VALUE_BYTES_MAX};
+use crate::kv::{Direction, Entry, Kv, KvError, VALUE_BYTES_MAX, WriteBatch};
 use crate::layout::{Damaged, key};
 
 const CRC_BYTES: usize = 4;
@@ -16,7 +16,7 @@ pub(crate) const PIECE_BYTES: usize = VALUE_BYTES_MAX - HEAD_BYTES;
 
 /// What stands under a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum StoredValue {
     /// The value as it was written.
     Whole(Vec<u8>),
     /// Nothing.
@@ -30,7 +30,7 @@ pub(crate) enum Found {
 }
 
 /// Puts a value in pieces under `prefix`.
-pub(crate) fn put(batch: &mut Batch, prefix: &[u8], value: &[u8]) {
+pub(crate) fn put(batch: &mut WriteBatch, prefix: &[u8], value: &[u8]) {
     let pieces = count(value.len());
     for piece in 0..pieces {
         let start = usize::from(piece) * PIECE_BYTES;
@@ -51,12 +51,12 @@ pub(crate) fn batch_bytes(prefix_bytes: usize, value_bytes: usize) -> usize {
 }
 
 /// Removes the pieces of a value.
-pub(crate) fn delete(batch: &mut Batch, prefix: &[u8], pieces: u16) {
+pub(crate) fn delete(batch: &mut WriteBatch, prefix: &[u8], pieces: u16) {
     delete_from(batch, prefix, 0..pieces);
 }
 
 /// Removes some pieces of a value.
-pub(crate) fn delete_from(batch: &mut Batch, prefix: &[u8], pieces: std::ops::Range<u16>) {
+pub(crate) fn delete_from(batch: &mut WriteBatch, prefix: &[u8], pieces: std::ops::Range<u16>) {
     for piece in pieces {
         batch.delete(piece_key(prefix, piece));
     }
@@ -69,7 +69,7 @@ pub(crate) fn count(value_bytes: usize) -> u16 {
 }
 
 /// Reads a value in pieces.
-pub(crate) fn read(kv: &dyn Kv, prefix: &[u8]) -> Result<Found, KvError> {
+pub(crate) fn read(kv: &dyn Kv, prefix: &[u8]) -> Result<StoredValue, KvError> {
     let mut pieces = Pieces::default();
     for entry in kv.range(&piece_key(prefix, 0), &key::above_pieces(prefix), Direction::Up) {
         pieces.push(&entry?);
@@ -78,7 +78,7 @@ pub(crate) fn read(kv: &dyn Kv, prefix: &[u8]) -> Result<Found, KvError> {
 }
 
 /// Puts a value that is known to fit into one piece.
-pub(crate) fn put_small(batch: &mut Batch, key: Vec<u8>, value: &[u8]) {
+pub(crate) fn put_small(batch: &mut WriteBatch, key: Vec<u8>, value: &[u8]) {
     debug_assert!(value.len() <= PIECE_BYTES);
     let mut sealed = Vec::with_capacity(CRC_BYTES + value.len());
     sealed.extend_from_slice(&[0; CRC_BYTES]);
@@ -123,18 +123,18 @@ impl Pieces {
     }
 
     /// What they are together.
-    pub(crate) fn finish(self) -> Found {
+    pub(crate) fn finish(self) -> StoredValue {
         if self.next == 0 {
-            return Found::Nothing;
+            return StoredValue::Nothing;
         }
         if self.damaged {
-            Found::Damaged(self.value)
+            StoredValue::Damaged(self.value)
         } else if self.incomplete {
-            Found::Incomplete
+            StoredValue::Incomplete
         } else if self.total.is_some_and(|total| self.next < total) {
-            Found::Beginning(self.value)
+            StoredValue::Beginning(self.value)
         } else {
-            Found::Whole(self.value)
+            StoredValue::Whole(self.value)
         }
     }
 }
@@ -165,7 +165,7 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    fn gathered(batch: &Batch, change: impl Fn(usize, &mut Vec<u8>) -> bool) -> Found {
+    fn gathered(batch: &WriteBatch, change: impl Fn(usize, &mut Vec<u8>) -> bool) -> StoredValue {
         let mut pieces = Pieces::default();
         for (index, (key, value)) in batch.entries().iter().enumerate() {
             let mut value = value.clone().expect("a put").to_vec();
@@ -180,33 +180,33 @@ mod tests {
     fn a_value_of_any_size_comes_back_whole() {
         for size in [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES] {
             let value: Vec<u8> = (0..=250).cycle().take(size).collect();
-            let mut batch = Batch::default();
+            let mut batch = WriteBatch::default();
             put(&mut batch, b"l12345678", &value);
             assert!(batch.entries().iter().all(|(_, v)| v.as_ref().is_some_and(|v| v.len() <= VALUE_BYTES_MAX)));
             assert!(batch.bytes() <= batch_bytes(9, size));
-            assert_eq!(gathered(&batch, |_, _| true), Found::Whole(value));
+            assert_eq!(gathered(&batch, |_, _| true), StoredValue::Whole(value));
         }
     }
 
     #[test]
     fn a_missing_piece_and_a_flipped_bit_are_told_apart() {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         put(&mut batch, b"l12345678", &vec![7; 3 * PIECE_BYTES]);
-        assert_eq!(gathered(&batch, |index, _| index != 2), Found::Beginning(vec![7; 2 * PIECE_BYTES]));
-        assert_eq!(gathered(&batch, |index, _| index != 0), Found::Incomplete);
+        assert_eq!(gathered(&batch, |index, _| index != 2), StoredValue::Beginning(vec![7; 2 * PIECE_BYTES]));
+        assert_eq!(gathered(&batch, |index, _| index != 0), StoredValue::Incomplete);
         let flip = |index: usize, value: &mut Vec<u8>| {
             if index == 1 {
                 value[100] ^= 1;
             }
             true
         };
-        assert_eq!(gathered(&batch, flip), Found::Damaged(vec![7; PIECE_BYTES]));
-        assert_eq!(gathered(&batch, |_, _| false), Found::Nothing);
+        assert_eq!(gathered(&batch, flip), StoredValue::Damaged(vec![7; PIECE_BYTES]));
+        assert_eq!(gathered(&batch, |_, _| false), StoredValue::Nothing);
     }
 
     #[test]
     fn a_small_value_under_another_key_is_damage() {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         put_small(&mut batch, b"n1".to_vec(), b"value");
         let sealed = batch.entries()[0].1.clone().expect("a put");
         assert_eq!(open_small(b"n1", &sealed), Ok(&b"value"[..]));

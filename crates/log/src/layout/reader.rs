@@ -4,13 +4,13 @@ use super::Damaged;
 
 /// What is left of a value.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reader<'a> {
+pub(crate) struct ByteReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader { rest: bytes }
+impl<'a> ByteReader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> ByteReader<'a> {
+        ByteReader { rest: bytes }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -99,7 +99,7 @@ mod tests {
         for number in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
             let mut out = Vec::new();
             put_varint(&mut out, number);
-            let mut reader = Reader::new(&out);
+            let mut reader = ByteReader::new(&out);
             assert_eq!(reader.varint(), Ok(number));
             assert!(reader.is_empty());
         }
@@ -107,12 +107,12 @@ mod tests {
 
     #[test]
     fn a_varint_without_end_is_damage() {
-        assert_eq!(Reader::new(&[0x80; 11]).varint(), Err(Damaged));
-        assert_eq!(Reader::new(&[0x80]).varint(), Err(Damaged));
+        assert_eq!(ByteReader::new(&[0x80; 11]).varint(), Err(Damaged));
+        assert_eq!(ByteReader::new(&[0x80]).varint(), Err(Damaged));
     }
 
     #[test]
     fn a_length_beyond_what_is_here_is_damage() {
-        assert_eq!(Reader::new(&[5, 1, 2]).length(), Err(Damaged));
+        assert_eq!(ByteReader::new(&[5, 1, 2]).length(), Err(Damaged));
     }
 }

@@ -7,7 +7,7 @@ use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::Damaged;
-use super::reader::Reader;
+use super::reader::ByteReader;
 
 /// `m | format`: which format, and when the log was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Format {
 
     /// Reads the version whatever follows it: a newer format may say more.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Format, Damaged> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         Ok(Format { version: reader.u32()?, created: Timestamp(reader.u64().unwrap_or(0)) })
     }
 }
@@ -61,7 +61,7 @@ impl<'a> StateHead<'a> {
     }
 
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<StateHead<'a>, Damaged> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let (rest_bytes, rest_crc) = (reader.u32()? as usize, reader.u32()?);
         Ok(StateHead { rest_bytes, rest_crc, first: &bytes[8..] })
     }
@@ -69,7 +69,7 @@ impl<'a> StateHead<'a> {
 
 /// `m | plan`: the run that is being folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct FoldPlan {
     /// The first seq of its first commit.
     pub(crate) first: Seq,
     /// The last seq of its last commit.
@@ -78,7 +78,7 @@ pub(crate) struct Plan {
     pub(crate) is_trimmed: bool,
 }
 
-impl Plan {
+impl FoldPlan {
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(17);
         out.put_u64_le(self.first.0);
@@ -87,9 +87,9 @@ impl Plan {
         out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Plan, Damaged> {
-        let mut reader = Reader::new(bytes);
-        let plan = Plan { first: Seq(reader.u64()?), last: Seq(reader.u64()?), is_trimmed: reader.u8()? != 0 };
+    pub(crate) fn decode(bytes: &[u8]) -> Result<FoldPlan, Damaged> {
+        let mut reader = ByteReader::new(bytes);
+        let plan = FoldPlan { first: Seq(reader.u64()?), last: Seq(reader.u64()?), is_trimmed: reader.u8()? != 0 };
         if plan.first == Seq::ZERO || plan.last < plan.first { Err(Damaged) } else { Ok(plan) }
     }
 }
@@ -112,7 +112,7 @@ impl Floor {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Floor, Damaged> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let seq = Seq(reader.u64()?);
         let cause = if reader.u8()? == 1 { GapCause::RetentionAge } else { GapCause::RetentionSize };
         Ok(Floor { seq, cause })
@@ -124,7 +124,7 @@ pub(crate) fn encode_seq(seq: Seq) -> Vec<u8> {
 }
 
 pub(crate) fn decode_seq(bytes: &[u8]) -> Result<Seq, Damaged> {
-    Reader::new(bytes).u64().map(Seq)
+    ByteReader::new(bytes).u64().map(Seq)
 }
 
 /// `e | index`: an epoch, and the head when it began.
@@ -143,7 +143,7 @@ impl EpochStart {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<EpochStart, Damaged> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         Ok(EpochStart { epoch: Epoch(reader.array()?), start: Seq(reader.u64()?) })
     }
 }
@@ -158,7 +158,7 @@ pub(crate) struct TopicEntry<'a> {
 
 impl<'a> TopicEntry<'a> {
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<TopicEntry<'a>, Damaged> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let (last_seq, last_nth) = (Seq(reader.u64()?), Nth(reader.u64()?));
         Ok(TopicEntry { name: reader.name()?, last_seq, last_nth })
     }
@@ -180,14 +180,14 @@ impl PublisherEntry {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<PublisherEntry, Damaged> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         Ok(PublisherEntry { last: EmitNumber(reader.u64()?), when: Timestamp(reader.u64()?) })
     }
 }
 
 /// What became of one number of a publisher, as it is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Emit {
+pub(crate) struct StoredEmit {
     pub(crate) number: EmitNumber,
     /// The event's seq; zero if the number was refused for good.
     pub(crate) seq: Seq,
@@ -199,7 +199,7 @@ pub(crate) struct Emit {
 pub(crate) const EMIT_BYTES: usize = 24;
 
 /// `q | publisher | first_number`: emits in the order of their numbers.
-pub(crate) fn encode_emits(emits: &[Emit]) -> Vec<u8> {
+pub(crate) fn encode_emits(emits: &[StoredEmit]) -> Vec<u8> {
     let mut out = Vec::with_capacity(emits.len() * EMIT_BYTES);
     for emit in emits {
         out.put_u64_le(emit.number.0);
@@ -210,10 +210,10 @@ pub(crate) fn encode_emits(emits: &[Emit]) -> Vec<u8> {
 }
 
 /// The emit with this number in a chunk, if it is there.
-pub(crate) fn find_emit(bytes: &[u8], number: EmitNumber) -> Result<Option<Emit>, Damaged> {
-    let mut reader = Reader::new(bytes);
+pub(crate) fn find_emit(bytes: &[u8], number: EmitNumber) -> Result<Option<StoredEmit>, Damaged> {
+    let mut reader = ByteReader::new(bytes);
     while !reader.is_empty() {
-        let emit = Emit { number: EmitNumber(reader.u64()?), seq: Seq(reader.u64()?), content: reader.u64()? };
+        let emit = StoredEmit { number: EmitNumber(reader.u64()?), seq: Seq(reader.u64()?), content: reader.u64()? };
         if emit.number == number {
             return Ok(Some(emit));
         }
@@ -245,7 +245,7 @@ impl CursorEntry {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<CursorEntry, Damaged> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let when = Timestamp(reader.u64()?);
         let position = position(&mut reader)?;
         let (nth, handed_through) = (Nth(reader.u64()?), Nth(reader.u64()?));
@@ -260,7 +260,7 @@ fn put_position(out: &mut Vec<u8>, position: Position) {
     out.put_u64_le(position.seq.0);
 }
 
-fn position(reader: &mut Reader<'_>) -> Result<Position, Damaged> {
+fn position(reader: &mut ByteReader<'_>) -> Result<Position, Damaged> {
     Ok(Position { epoch: Epoch(reader.array()?), seq: Seq(reader.u64()?) })
 }
 
@@ -280,7 +280,8 @@ mod tests {
 
     #[test]
     fn an_emit_is_found_among_its_neighbours() {
-        let emits: Vec<_> = (3..9).map(|n| Emit { number: EmitNumber(n), seq: Seq(100 + n), content: n * n }).collect();
+        let emits: Vec<_> =
+            (3..9).map(|n| StoredEmit { number: EmitNumber(n), seq: Seq(100 + n), content: n * n }).collect();
         let bytes = encode_emits(&emits);
         assert_eq!(find_emit(&bytes, EmitNumber(5)), Ok(Some(emits[2])));
         assert_eq!(find_emit(&bytes, EmitNumber(9)), Ok(None));

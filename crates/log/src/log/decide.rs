@@ -14,10 +14,10 @@ use super::{Log, WriteOutcome, WriteRequest};
 use crate::content::content_hash;
 use crate::error::LogError;
 use crate::kv::Direction;
-use crate::layout::value::{self, Emit};
+use crate::layout::value::{self, StoredEmit};
 use crate::layout::{key, piece};
 use crate::lineage::Lineage;
-use crate::publishers::{Draft, Publishers, REFUSED_MAX, refusal, refusal_code};
+use crate::publishers::{PublisherDraft, Publishers, REFUSED_MAX, refusal, refusal_code};
 use crate::store::Store;
 
 /// What is to become of a row of requests.
@@ -27,7 +27,7 @@ pub(super) struct Decision<'a> {
     /// The events to be stored, in the order of their seqs.
     pub(super) stored: Vec<StoredEvent<'a>>,
     /// Who emits, and what changes of it. Each once.
-    pub(super) publishers: Vec<(PublisherId, Draft)>,
+    pub(super) publishers: Vec<(PublisherId, PublisherDraft)>,
     /// The last cursor for each key.
     pub(super) cursors: BTreeMap<(&'a SubscriberName, &'a TopicName), &'a Cursor>,
     /// The last state for each key.
@@ -190,7 +190,7 @@ impl<'a> Decider<'a, '_> {
     }
 
     /// What became of a number: in these requests, in memory, or in the store.
-    fn emit(&self, id: PublisherId, number: EmitNumber) -> Result<Option<Emit>, LogError> {
+    fn emit(&self, id: PublisherId, number: EmitNumber) -> Result<Option<StoredEmit>, LogError> {
         if let Some(draft) = self.draft(id) {
             let at = draft.emits.partition_point(|emit| emit.number < number);
             if let Some(emit) = draft.emits.get(at).filter(|emit| emit.number == number) {
@@ -221,14 +221,14 @@ impl<'a> Decider<'a, '_> {
         }
     }
 
-    fn draft(&self, id: PublisherId) -> Option<&Draft> {
+    fn draft(&self, id: PublisherId) -> Option<&PublisherDraft> {
         self.places.get(&id).map(|place| &self.decision.publishers[*place].1)
     }
 
     /// The publisher's place in the decision.
     fn place(&mut self, id: PublisherId) -> usize {
         *self.places.entry(id).or_insert_with(|| {
-            self.decision.publishers.push((id, Draft::default()));
+            self.decision.publishers.push((id, PublisherDraft::default()));
             self.decision.publishers.len() - 1
         })
     }
@@ -244,7 +244,7 @@ impl<'a> Decider<'a, '_> {
             let draft = &mut self.decision.publishers[place].1;
             draft.last = number;
             forget_old_refusals(&mut draft.emits);
-            draft.emits.push(Emit { number, seq, content });
+            draft.emits.push(StoredEmit { number, seq, content });
         }
         Position::new(self.lineage.current(), seq)
     }
@@ -257,7 +257,7 @@ impl<'a> Decider<'a, '_> {
 }
 
 /// Keeps the last few of the refusals at the end.
-fn forget_old_refusals(emits: &mut Vec<Emit>) {
+fn forget_old_refusals(emits: &mut Vec<StoredEmit>) {
     let refused = emits.iter().rev().take_while(|emit| emit.seq == Seq::ZERO).count();
     if refused > REFUSED_MAX {
         let start = emits.len() - refused;

@@ -19,16 +19,16 @@ use crate::commit::{
 };
 use crate::excepts;
 use crate::index::Topics;
-use crate::kv::Batch;
+use crate::kv::WriteBatch;
 use crate::layout::{key, piece};
-use crate::publishers::{Draft, Publishers, refusal_code};
+use crate::publishers::{PublisherDraft, Publishers, refusal_code};
 use crate::state::TailCommit;
-use crate::tail::{Chunk, Mark, Marks};
+use crate::tail::{Chunk, RecordEnd, RecordEnds};
 
 /// A commit that is ready to be applied, and what is to be published once it is durable.
 #[derive(Debug)]
 pub(super) struct DraftCommit {
-    pub(super) batch: Batch,
+    pub(super) batch: WriteBatch,
     pub(super) events: usize,
     pub(super) commit: TailCommit,
     /// The topics that grow: id, name, and the new records. A topic stands here several times in a row where some of
@@ -42,7 +42,7 @@ pub(super) struct DraftCommit {
 pub(super) struct Drafter<'a> {
     topics: &'a Topics,
     publishers: &'a Publishers,
-    drafts: &'a [(PublisherId, Draft)],
+    drafts: &'a [(PublisherId, PublisherDraft)],
     time: Timestamp,
     clock: Timestamp,
     next: Seq,
@@ -62,12 +62,12 @@ struct LocalTopic<'a> {
     first_nth: Nth,
     first_seq: Seq,
     record_bytes: usize,
-    marks: Marks,
+    marks: RecordEnds,
 }
 
 /// The tables of one commit, while it grows.
 #[derive(Default)]
-struct Tables<'a> {
+struct CommitTables<'a> {
     index: HashMap<u32, u32, BuildHasherDefault<IdHasher>>,
     topics: Vec<LocalTopic<'a>>,
     event_topics: Vec<u32>,
@@ -83,7 +83,7 @@ impl<'a> Drafter<'a> {
     pub(super) fn new(
         topics: &'a Topics,
         publishers: &'a Publishers,
-        drafts: &'a [(PublisherId, Draft)],
+        drafts: &'a [(PublisherId, PublisherDraft)],
         (time, clock): (Timestamp, Timestamp),
         head: Seq,
     ) -> Drafter<'a> {
@@ -115,7 +115,7 @@ impl<'a> Drafter<'a> {
 
     /// One commit of as many events as fit.
     fn commit(&mut self, events: &[StoredEvent<'a>]) -> (DraftCommit, usize) {
-        let mut tables = Tables { publisher_index: vec![None; self.drafts.len()], ..Tables::default() };
+        let mut tables = CommitTables { publisher_index: vec![None; self.drafts.len()], ..CommitTables::default() };
         tables.events.reserve(events.len().min(COMMIT_EVENTS_MAX));
         let mut bytes = 0;
         let first = self.next;
@@ -142,7 +142,12 @@ impl<'a> Drafter<'a> {
         (self.finish(tables, first), taken)
     }
 
-    fn add(&mut self, tables: &mut Tables<'a>, stored: &StoredEvent<'a>, refused: Vec<(EmitNumber, RefusalCode)>) {
+    fn add(
+        &mut self,
+        tables: &mut CommitTables<'a>,
+        stored: &StoredEvent<'a>,
+        refused: Vec<(EmitNumber, RefusalCode)>,
+    ) {
         let event = stored.event;
         let bytes = record_bytes(event.name.as_str(), &event.payload);
         for name in &event.topics {
@@ -152,7 +157,7 @@ impl<'a> Drafter<'a> {
             // Both are bounded by what one commit holds.
             let seq_offset = u32::try_from(self.next.0 - topic.first_seq.0).unwrap_or(u32::MAX);
             let end = u32::try_from(topic.record_bytes).unwrap_or(u32::MAX);
-            topic.marks.push(Mark { seq_offset, end });
+            topic.marks.push(RecordEnd { seq_offset, end });
             tables.event_topics.push(index);
         }
         let emitter = stored.emitter.map(|(draft, number, hash)| {
@@ -172,7 +177,7 @@ impl<'a> Drafter<'a> {
     }
 
     /// The topic's index in the commit's table.
-    fn local(&mut self, tables: &mut Tables<'a>, name: &'a TopicName) -> u32 {
+    fn local(&mut self, tables: &mut CommitTables<'a>, name: &'a TopicName) -> u32 {
         // Events in a row are often of one topic.
         if let Some(index) = tables.event_topics.last()
             && tables.topics[*index as usize].name == name
@@ -200,7 +205,7 @@ impl<'a> Drafter<'a> {
             first_nth: last_nth.unwrap_or(Nth::ZERO).next(),
             first_seq: self.next,
             record_bytes: 0,
-            marks: Marks::new(),
+            marks: RecordEnds::new(),
         });
         index
     }
@@ -224,7 +229,7 @@ impl<'a> Drafter<'a> {
         refused
     }
 
-    fn finish(&self, mut tables: Tables<'a>, first: Seq) -> DraftCommit {
+    fn finish(&self, mut tables: CommitTables<'a>, first: Seq) -> DraftCommit {
         let topics: Vec<_> = tables.topics.iter().map(LocalTopic::entry).collect();
         let value = NewCommit {
             first,
@@ -236,7 +241,7 @@ impl<'a> Drafter<'a> {
             event_topics: &tables.event_topics,
         }
         .encode();
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         piece::put(&mut batch, &key::commit(first), &value);
         for (seq, list) in &tables.excepts {
             piece::put(&mut batch, &key::except(*seq), &excepts::encode(list));
@@ -293,7 +298,7 @@ impl<'a> LocalTopic<'a> {
 
 /// The wire records of a commit, those of one topic next to each other, all in one piece of memory. `is_plain` if none is
 /// marked.
-fn records(tables: Tables<'_>, (first, time): (Seq, Timestamp), is_plain: bool) -> Vec<(u32, TopicName, Chunk)> {
+fn records(tables: CommitTables<'_>, (first, time): (Seq, Timestamp), is_plain: bool) -> Vec<(u32, TopicName, Chunk)> {
     let mut starts = Vec::with_capacity(tables.topics.len());
     let mut total = 0;
     for topic in &tables.topics {

@@ -7,13 +7,13 @@ use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::Seq;
 
 use super::folding::DELETED_KEYS_MAX;
-use super::{Log, Maintenance, Work};
+use super::{Log, Maintenance, WriterState};
 use crate::error::LogError;
 use crate::excepts;
-use crate::kv::{Batch, Direction};
+use crate::kv::{Direction, WriteBatch};
 use crate::layout::key;
-use crate::layout::piece::{self, Found};
-use crate::state::{ReadPoint, Shared};
+use crate::layout::piece::{self, StoredValue};
+use crate::state::{Published, ReadPoint};
 
 impl Log {
     /// Names those who are not to get an event that was read alone. Without the list nobody may be given the event: that is
@@ -43,18 +43,20 @@ impl Log {
             return Ok(Some(Arc::clone(list)));
         }
         Ok(match piece::read(self.store.kv(), &key::except(seq))? {
-            Found::Whole(list) => excepts::decode(&list).ok(),
-            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => None,
+            StoredValue::Whole(list) => excepts::decode(&list).ok(),
+            StoredValue::Nothing | StoredValue::Beginning(_) | StoredValue::Incomplete | StoredValue::Damaged(_) => {
+                None
+            }
         })
     }
 
     /// Deletes some lists of events below the floor.
-    pub(super) fn trim_excepts(&self, work: &mut Work) -> Result<Maintenance, LogError> {
+    pub(super) fn trim_excepts(&self, work: &mut WriterState) -> Result<Maintenance, LogError> {
         let through = work.saved_floor;
         if work.excepts_trimmed >= through {
             return Ok(Maintenance::Idle);
         }
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         let (from, to) = (key::except(Seq::ZERO), key::except(through.next()));
         for entry in self.store.kv().range(&from, &to, Direction::Up).take(DELETED_KEYS_MAX) {
             batch.delete(entry?.0);
@@ -71,7 +73,7 @@ impl Log {
 }
 
 /// The same as [`Log::with_except`] from memory alone; nothing if it is not there.
-pub(super) fn with_except_in_memory(shared: &Shared, outcome: ReadOutcome) -> Option<ReadOutcome> {
+pub(super) fn with_except_in_memory(shared: &Published, outcome: ReadOutcome) -> Option<ReadOutcome> {
     let ReadOutcome::Batch(mut batch) = outcome else { return Some(outcome) };
     if batch.except.is_some() {
         batch.except = Some(Arc::clone(shared.excepts.find(batch.last_seq)?));

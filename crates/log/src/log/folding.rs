@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use redeliver_protocol::seq::{PublisherId, Seq};
 
-use super::open::{Heads, Taken};
-use super::{Log, Maintenance, Work};
+use super::open::{StoredHeads, Taken};
+use super::{Log, Maintenance, WriterState};
 use crate::error::LogError;
 use crate::fold::{FoldEntry, RunContent, TopicContent};
 use crate::index::Topic;
-use crate::kv::{Batch, Direction};
+use crate::kv::{Direction, WriteBatch};
 use crate::layout::key::{self, Meta};
-use crate::layout::piece::{self, Found};
-use crate::layout::value::{self, Plan};
+use crate::layout::piece::{self, StoredValue};
+use crate::layout::value::{self, FoldPlan};
 use crate::state::{Run, TailCommit};
-use crate::topic_table::{Head, encode_heads, encode_names};
+use crate::topic_table::{TopicHead, encode_heads, encode_names};
 
 /// A fold that is under way.
 #[derive(Debug)]
 pub(super) enum Fold {
     /// The commits are being read.
-    Reading { plan: Plan, left: VecDeque<TailCommit>, content: Box<RunContent> },
+    Reading { plan: FoldPlan, left: VecDeque<TailCommit>, content: Box<RunContent> },
     /// What they became is being written.
     Writing { left: VecDeque<FoldEntry>, folded: Box<Folded> },
 }
@@ -30,16 +30,16 @@ pub(super) enum Fold {
 /// What a fold comes to, once it is written.
 #[derive(Debug)]
 pub(super) struct Folded {
-    plan: Plan,
+    plan: FoldPlan,
     run: Run,
     topics: Vec<u32>,
     publishers: BTreeSet<PublisherId>,
-    heads: Heads,
+    heads: StoredHeads,
 }
 
 impl Log {
     /// Plans a fold if the tail is large enough.
-    pub(super) fn begin_fold(&self, work: &mut Work) -> Result<Maintenance, LogError> {
+    pub(super) fn begin_fold(&self, work: &mut WriterState) -> Result<Maintenance, LogError> {
         let plan = {
             let shared = self.shared.read();
             let (tail, floor) = (&shared.tail, shared.floor.seq);
@@ -57,11 +57,11 @@ impl Log {
                 is_first || (bytes <= self.config.fold_bytes && (!is_trimmed || commit.last <= floor))
             });
             match (tail.front(), run.last()) {
-                (Some(first), Some(last)) => Plan { first: first.first, last: last.last, is_trimmed },
+                (Some(first), Some(last)) => FoldPlan { first: first.first, last: last.last, is_trimmed },
                 (_, _) => return Ok(Maintenance::Idle),
             }
         };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         piece::put_small(&mut batch, key::meta(Meta::Plan), &plan.encode());
         self.store.write(&batch)?;
         work.fold = Some(self.reading(plan));
@@ -69,14 +69,14 @@ impl Log {
     }
 
     /// A fold of this plan, from its beginning.
-    pub(super) fn reading(&self, plan: Plan) -> Fold {
+    pub(super) fn reading(&self, plan: FoldPlan) -> Fold {
         let shared = self.shared.read();
         let left = shared.tail.iter().take_while(|commit| commit.last <= plan.last).copied().collect();
         Fold::Reading { plan, left, content: Box::new(RunContent::new(plan)) }
     }
 
     /// One step of the fold under way.
-    pub(super) fn fold_step(&self, work: &mut Work, fold: Fold) -> Result<Maintenance, LogError> {
+    pub(super) fn fold_step(&self, work: &mut WriterState, fold: Fold) -> Result<Maintenance, LogError> {
         match fold {
             Fold::Reading { plan, mut left, mut content } => {
                 let mut bytes = 0;
@@ -91,7 +91,7 @@ impl Log {
                 work.fold = Some(Fold::Reading { plan, left, content });
             }
             Fold::Writing { mut left, folded } => {
-                let mut batch = Batch::default();
+                let mut batch = WriteBatch::default();
                 let mut count = 0;
                 for entry in &left {
                     if count > 0 && batch.bytes() + entry.batch_bytes() > WRITE_BYTES {
@@ -124,9 +124,9 @@ impl Log {
     }
 
     /// Deletes some of the commits that are folded.
-    pub(super) fn delete_folded(&self, work: &mut Work) -> Result<Maintenance, LogError> {
+    pub(super) fn delete_folded(&self, work: &mut WriterState) -> Result<Maintenance, LogError> {
         if !work.folded_commits.is_empty() {
-            let mut batch = Batch::default();
+            let mut batch = WriteBatch::default();
             let mut count = 0;
             for (first, pieces) in &work.folded_commits {
                 if batch.entries().len() >= DELETED_KEYS_MAX {
@@ -141,7 +141,7 @@ impl Log {
         }
         // Whatever an earlier opening left.
         let end = key::commit(work.folded_through.next());
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         let mut bytes = 0;
         let mut is_through = true;
         for entry in self.store.kv().range(&key::all(key::COMMIT).0, &end, Direction::Up) {
@@ -162,21 +162,21 @@ impl Log {
         content.pass(commit);
         let prefix = key::commit(commit.first);
         match piece::read(self.store.kv(), &prefix)? {
-            Found::Whole(bytes) => {
+            StoredValue::Whole(bytes) => {
                 if content.add(&bytes).is_err() {
                     self.note_damage(vec![prefix]);
                 }
             }
-            Found::Damaged(bytes) | Found::Beginning(bytes) => {
+            StoredValue::Damaged(bytes) | StoredValue::Beginning(bytes) => {
                 content.add_beginning(&bytes);
                 self.note_damage(vec![prefix]);
             }
-            Found::Nothing | Found::Incomplete => self.note_damage(vec![prefix]),
+            StoredValue::Nothing | StoredValue::Incomplete => self.note_damage(vec![prefix]),
         }
         Ok(())
     }
 
-    fn writing(&self, work: &Work, plan: Plan, mut content: RunContent) -> Fold {
+    fn writing(&self, work: &WriterState, plan: FoldPlan, mut content: RunContent) -> Fold {
         let mut left: VecDeque<FoldEntry> = content.entries().into();
         let heads = self.put_topic_table(work, plan, &content, &mut left);
         let folded = Folded {
@@ -191,7 +191,13 @@ impl Log {
 
     /// The names of the topics that have none in the store, and the heads of the fold's topics; of all of them once the
     /// others are as much.
-    fn put_topic_table(&self, work: &Work, plan: Plan, content: &RunContent, left: &mut VecDeque<FoldEntry>) -> Heads {
+    fn put_topic_table(
+        &self,
+        work: &WriterState,
+        plan: FoldPlan,
+        content: &RunContent,
+        left: &mut VecDeque<FoldEntry>,
+    ) -> StoredHeads {
         let shared = self.shared.read();
         let nameless = content.topics.keys().filter_map(|id| {
             let topic = shared.topics.topic(*id).filter(|topic| !topic.has_key)?;
@@ -200,16 +206,17 @@ impl Log {
         for (first, value) in encode_names(nameless) {
             left.push_back(FoldEntry { prefix: key::names(first), value: value.into(), in_pieces: false });
         }
-        let Heads { all_taken, later_taken, .. } = work.heads;
+        let StoredHeads { all_taken, later_taken, .. } = work.heads;
         let is_all = later_taken.bytes >= all_taken.bytes.max(self.config.fold_bytes / HEADS_SHARE)
             || later_taken.values >= HEADS_VALUES_MIN + all_taken.values;
-        let heads: Vec<Head> = if is_all {
+        let heads: Vec<TopicHead> = if is_all {
             // Some are ahead of the fold; what they say is durable all the same.
             let all = (0..shared.topics.next_id()).filter_map(|id| Some((id, shared.topics.topic(id)?)));
-            let head = |(id, topic): (u32, &Topic)| Head { id, last_seq: topic.last_seq, last_nth: topic.last_nth };
+            let head =
+                |(id, topic): (u32, &Topic)| TopicHead { id, last_seq: topic.last_seq, last_nth: topic.last_nth };
             all.filter(|(_, topic)| topic.last_seq > Seq::ZERO).map(head).collect()
         } else {
-            let head = |(id, topic): (&u32, &TopicContent)| Head {
+            let head = |(id, topic): (&u32, &TopicContent)| TopicHead {
                 id: *id,
                 last_seq: topic.last_seq,
                 last_nth: topic.last_nth,
@@ -222,13 +229,13 @@ impl Log {
             left.push_back(FoldEntry { prefix: key::heads(plan.last, part), value: value.into(), in_pieces: false });
         }
         if is_all {
-            return Heads { all: plan.last, all_taken: taken, later_taken: Taken::default(), has_earlier: true };
+            return StoredHeads { all: plan.last, all_taken: taken, later_taken: Taken::default(), has_earlier: true };
         }
         let later_taken = Taken { values: later_taken.values + taken.values, bytes: later_taken.bytes + taken.bytes };
-        Heads { later_taken, ..work.heads }
+        StoredHeads { later_taken, ..work.heads }
     }
 
-    fn put_fold_point(&self, work: &Work, folded: &Folded, batch: &mut Batch) {
+    fn put_fold_point(&self, work: &WriterState, folded: &Folded, batch: &mut WriteBatch) {
         piece::put_small(batch, key::meta(Meta::FoldPoint), &value::encode_seq(folded.plan.last));
         if folded.heads.all != work.heads.all {
             piece::put_small(batch, key::meta(Meta::AllHeads), &value::encode_seq(folded.heads.all));
@@ -238,7 +245,7 @@ impl Log {
     }
 
     /// Makes readers look at the run instead of its commits.
-    fn pass_fold_point(&self, work: &mut Work, folded: Folded) {
+    fn pass_fold_point(&self, work: &mut WriterState, folded: Folded) {
         let Folded { plan, run, topics, publishers, heads } = folded;
         let mut all = self.publishers.lock();
         for id in &publishers {
@@ -271,9 +278,9 @@ impl Log {
     }
 
     /// Deletes some of the heads that a later fold has written again.
-    pub(super) fn delete_earlier_heads(&self, work: &mut Work) -> Result<Maintenance, LogError> {
+    pub(super) fn delete_earlier_heads(&self, work: &mut WriterState) -> Result<Maintenance, LogError> {
         let (from, to) = (key::heads(Seq::ZERO, 0), key::heads(work.heads.all, 0));
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         for entry in self.store.kv().range(&from, &to, Direction::Up).take(DELETED_KEYS_MAX) {
             batch.delete(entry?.0);
         }
@@ -302,7 +309,7 @@ const HEADS_VALUES_MIN: usize = 128;
 /// Commits below the floor are cleared away when they are this share of what is folded at once.
 const TRIMMED_SHARE: usize = 8;
 
-impl Work {
+impl WriterState {
     /// A fold that was begun before the log was opened.
     pub(super) fn resume_fold(&mut self, fold: Option<Fold>, fold_point: Seq) {
         self.fold = fold;

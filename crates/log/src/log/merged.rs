@@ -12,9 +12,9 @@ use super::read::{from_memory, place};
 use crate::error::LogError;
 use crate::index::Topic;
 use crate::lineage::Lineage;
-use crate::merged::{Found, Lane, MergedEvent, MergedItem, MergedReader, MergedRow, RowLimits};
-use crate::state::Shared;
-use crate::tail::Limits;
+use crate::merged::{Member, MemberRead, MergedEvent, MergedItem, MergedReader, MergedRow, RowLimits};
+use crate::state::Published;
+use crate::tail::ReadLimits;
 
 impl Log {
     /// A reader of several topics that begins after a position. If that is not of this log's history, it begins at the last
@@ -24,12 +24,12 @@ impl Log {
     pub fn merged_reader(&self, after: Position) -> MergedReader {
         let shared = self.shared.read();
         if self.is_of_history(&shared, after) {
-            return MergedReader { place: after, foreign: None, lanes: Vec::new() };
+            return MergedReader { place: after, foreign: None, members: Vec::new() };
         }
         let common = shared.lineage.common(after, shared.head).map_or(Seq::ZERO, |common| common.seq);
         let seq = common.max(shared.floor.seq);
         let place = if seq == shared.head { shared.head_position() } else { shared.lineage.position(seq) };
-        MergedReader { place, foreign: Some(after), lanes: Vec::new() }
+        MergedReader { place, foreign: Some(after), members: Vec::new() }
     }
 
     /// Whether a position is of this log's history, so that a reader may go on from it. What follows it may be gone all the
@@ -64,8 +64,8 @@ impl Log {
             (shared.head_position(), Arc::clone(&shared.lineage))
         };
         let mut found = Vec::new();
-        for at in 0..reader.lanes.len() {
-            found.extend(self.read_lane(reader, at, limits)?);
+        for at in 0..reader.members.len() {
+            found.extend(self.read_member(reader, at, limits)?);
         }
         self.with_excepts(reader.merge(found, head, &lineage, limits)?, &lineage)
     }
@@ -86,13 +86,13 @@ impl Log {
             let shared = self.shared.read();
             let mut found = Vec::new();
             let (place, is_foreign) = (reader.place.seq, reader.foreign.is_some());
-            for (at, lane) in reader.lanes.iter_mut().enumerate() {
-                if is_foreign && lane.nth.is_none() {
+            for (at, member) in reader.members.iter_mut().enumerate() {
+                if is_foreign && member.nth.is_none() {
                     return Ok(None);
                 }
-                match in_memory(&shared, lane, lane.after.max(place), limits) {
+                match in_memory(&shared, member, member.after.max(place), limits) {
                     InMemory::Nothing => {}
-                    InMemory::Found(outcome, last_seq) => found.push(Found { lane: at, outcome, last_seq }),
+                    InMemory::Found(outcome, last_seq) => found.push(MemberRead { member: at, outcome, last_seq }),
                     InMemory::Unknown => return Ok(None),
                 }
             }
@@ -104,20 +104,20 @@ impl Log {
     /// Moves a reader on to the head if none of its topics has anything up to there. Says whether it has moved or was there.
     /// Asks nothing but memory.
     pub fn pass_quiet(&self, reader: &mut MergedReader) -> bool {
-        if reader.foreign.is_some() || reader.lanes.iter().any(|lane| lane.gap.is_some()) {
+        if reader.foreign.is_some() || reader.members.iter().any(|member| member.gap.is_some()) {
             return false;
         }
         let place = reader.place.seq;
         let shared = self.shared.read();
-        let mut lanes = reader.lanes.iter_mut();
-        let is_quiet = lanes.all(|lane| {
-            let start = lane.after.max(place);
-            topic_of(&shared, lane).is_none_or(|topic| topic.last_seq <= start)
+        let mut members = reader.members.iter_mut();
+        let is_quiet = members.all(|member| {
+            let start = member.after.max(place);
+            topic_of(&shared, member).is_none_or(|topic| topic.last_seq <= start)
         });
         if is_quiet {
             let limits = RowLimits { events_max: 1, bytes_max: 0 };
-            for lane in &mut reader.lanes {
-                in_memory(&shared, lane, lane.after.max(place), limits);
+            for member in &mut reader.members {
+                in_memory(&shared, member, member.after.max(place), limits);
             }
             reader.place = shared.head_position();
         }
@@ -163,42 +163,47 @@ impl Log {
         event.topics.into_iter().map(move |topic| MergedItem::Gap { topic, gap: gap.clone() })
     }
 
-    /// What a lane has after the reader's place.
-    fn read_lane(&self, reader: &mut MergedReader, at: usize, limits: RowLimits) -> Result<Option<Found>, LogError> {
-        let start = reader.start(&reader.lanes[at]);
-        let lane = &mut reader.lanes[at];
+    /// What a member has after the reader's place.
+    fn read_member(
+        &self,
+        reader: &mut MergedReader,
+        at: usize,
+        limits: RowLimits,
+    ) -> Result<Option<MemberRead>, LogError> {
+        let start = reader.start(&reader.members[at]);
+        let member = &mut reader.members[at];
         let (last_seq, position) = {
             let shared = self.shared.read();
-            let last = topic_of(&shared, lane).map(|topic| (topic.last_seq, topic.last_nth));
+            let last = topic_of(&shared, member).map(|topic| (topic.last_seq, topic.last_nth));
             let (last_seq, last_nth) = last.unwrap_or((Seq::ZERO, Nth::ZERO));
             if reader.foreign.is_none() && last_seq <= start {
-                lane.nth = Some(lane.nth.unwrap_or(last_nth));
+                member.nth = Some(member.nth.unwrap_or(last_nth));
                 return Ok(None);
             }
             let position = if start == reader.place.seq { reader.place } else { shared.lineage.position(start) };
             (last_seq, position)
         };
-        let nth = match lane.nth {
+        let nth = match member.nth {
             Some(nth) => nth,
             None => {
                 let known = Place::new(reader.foreign.unwrap_or(position), Nth::ZERO);
-                let opened = self.open_topic(&lane.topic, &Start::After(known), None, Timestamp::default())?;
-                lane.after = opened.after.seq.max(start);
+                let opened = self.open_topic(&member.topic, &Start::After(known), None, Timestamp::default())?;
+                member.after = opened.after.seq.max(start);
                 // A gap behind another history has no place in this one: it comes first.
-                lane.gap =
+                member.gap =
                     opened.gap.map(|gap| (if reader.foreign.is_some() { Seq::ZERO } else { gap.after.seq }, gap));
-                *lane.nth.insert(opened.nth)
+                *member.nth.insert(opened.nth)
             }
         };
-        let start = lane.after.max(start);
-        if lane.until <= start || last_seq <= start {
+        let start = member.after.max(start);
+        if member.until <= start || last_seq <= start {
             return Ok(None);
         }
-        let outcome = self.read_topic(&lane.topic, (start, nth), reading(limits))?;
-        Ok(Some(Found { lane: at, outcome, last_seq }))
+        let outcome = self.read_topic(&member.topic, (start, nth), reading(limits))?;
+        Ok(Some(MemberRead { member: at, outcome, last_seq }))
     }
 
-    fn is_of_history(&self, shared: &Shared, position: Position) -> bool {
+    fn is_of_history(&self, shared: &Published, position: Position) -> bool {
         shared.lineage.is_valid(position, shared.head)
     }
 }
@@ -211,26 +216,26 @@ enum InMemory {
     Unknown,
 }
 
-fn in_memory(shared: &Shared, lane: &mut Lane, start: Seq, limits: RowLimits) -> InMemory {
-    let (after, until) = (lane.after, lane.until);
-    let Some(topic) = topic_of(shared, lane) else {
-        lane.nth = Some(lane.nth.unwrap_or(Nth::ZERO));
+fn in_memory(shared: &Published, member: &mut Member, start: Seq, limits: RowLimits) -> InMemory {
+    let (after, until) = (member.after, member.until);
+    let Some(topic) = topic_of(shared, member) else {
+        member.nth = Some(member.nth.unwrap_or(Nth::ZERO));
         return InMemory::Nothing;
     };
     if topic.last_seq <= start {
-        lane.nth = Some(lane.nth.unwrap_or(topic.last_nth));
+        member.nth = Some(member.nth.unwrap_or(topic.last_nth));
         return InMemory::Nothing;
     }
     if until <= start {
         return InMemory::Nothing;
     }
-    let limits = Limits { seq_max: shared.head, ..reading(limits) };
-    let nth = match lane.nth {
+    let limits = ReadLimits { seq_max: shared.head, ..reading(limits) };
+    let nth = match member.nth {
         Some(nth) => nth,
         None if start == Seq::ZERO => Nth::ZERO,
         None if after.max(start) < shared.floor.seq => return InMemory::Unknown,
         None => {
-            let one = Limits { events_max: 1, bytes_max: 0, seq_max: shared.head, is_mixed: true };
+            let one = ReadLimits { events_max: 1, bytes_max: 0, seq_max: shared.head, is_mixed: true };
             match topic.recent.after(start, one, |_| None).filter(|slice| slice.follows) {
                 Some(slice) => Nth(slice.first_nth.0 - 1),
                 None => return InMemory::Unknown,
@@ -243,33 +248,33 @@ fn in_memory(shared: &Shared, lane: &mut Lane, start: Seq, limits: RowLimits) ->
             InMemory::Unknown
         }
         Some(outcome) => {
-            lane.nth = Some(nth);
+            member.nth = Some(nth);
             InMemory::Found(outcome, topic.last_seq)
         }
         None => InMemory::Unknown,
     }
 }
 
-/// A lane's topic, looked for by its name only while it has none.
-fn topic_of<'a>(shared: &'a Shared, lane: &mut Lane) -> Option<&'a Topic> {
-    match lane.id {
+/// A member's topic, looked for by its name only while it has none.
+fn topic_of<'a>(shared: &'a Published, member: &mut Member) -> Option<&'a Topic> {
+    match member.id {
         Ok(id) => shared.topics.topic(id),
         Err(topics) if topics == shared.topics.named() && topics > 0 => None,
-        Err(_) => match shared.topics.find(lane.topic.as_str()) {
+        Err(_) => match shared.topics.find(member.topic.as_str()) {
             Some((id, topic)) => {
-                lane.id = Ok(id);
+                member.id = Ok(id);
                 Some(topic)
             }
             None => {
-                lane.id = Err(shared.topics.named());
+                member.id = Err(shared.topics.named());
                 None
             }
         },
     }
 }
 
-fn reading(limits: RowLimits) -> Limits {
-    Limits {
+fn reading(limits: RowLimits) -> ReadLimits {
+    ReadLimits {
         events_max: u32::try_from(limits.events_max).unwrap_or(u32::MAX),
         bytes_max: limits.bytes_max,
         seq_max: Seq(u64::MAX),

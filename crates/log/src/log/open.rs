@@ -6,7 +6,7 @@ mod topics;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub(super) use self::topics::{Heads, Taken};
+pub(super) use self::topics::{StoredHeads, Taken};
 
 use bytes::Bytes;
 use redeliver_protocol::codec::{encode_record, record_bytes};
@@ -20,37 +20,37 @@ use crate::error::LogError;
 use crate::excepts::Excepts;
 use crate::fold::manifest;
 use crate::index::{TailRef, Topics};
-use crate::kv::{Batch, Direction, Entries, Entry, Kv};
+use crate::kv::{Direction, Entries, Entry, Kv, WriteBatch};
 use crate::layout::key::{self, Meta};
-use crate::layout::piece::{self, Found, Pieces};
-use crate::layout::value::{self, Emit, EpochStart, Floor, Format, Plan, PublisherEntry};
+use crate::layout::piece::{self, Pieces, StoredValue};
+use crate::layout::value::{self, EpochStart, Floor, FoldPlan, Format, PublisherEntry, StoredEmit};
 use crate::layout::{Damaged, FORMAT};
 use crate::lineage::{EPOCHS_MAX, Lineage};
 use crate::publishers::{Publishers, refusal};
-use crate::state::{Run, Shared, TailCommit};
+use crate::state::{Published, Run, TailCommit};
 use crate::store::Store;
-use crate::tail::{Chunk, Mark, Marks, Recent};
+use crate::tail::{Chunk, Recent, RecordEnd, RecordEnds};
 
 /// What an open found.
 #[derive(Debug)]
 pub(super) struct Recovered {
-    pub(super) shared: Shared,
+    pub(super) shared: Published,
     pub(super) publishers: Publishers,
     /// The retention clock as it was last saved; nothing for a new log.
     pub(super) clock: Option<Timestamp>,
     /// A fold that was begun.
-    pub(super) plan: Option<Plan>,
+    pub(super) plan: Option<FoldPlan>,
     /// The floor as it is in the store.
     pub(super) saved_floor: Seq,
     /// How the topics' heads lie in the store.
-    pub(super) heads: Heads,
+    pub(super) heads: StoredHeads,
 }
 
 /// Reads the store, and begins an epoch in it.
 pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Timestamp) -> Result<Recovered, LogError> {
     let kv = store.kv();
     let format = check_format(kv, now)?;
-    let mut recovery = Recovery { kv, batch: Batch::default(), clock: None, publishers: Publishers::default() };
+    let mut recovery = Recovery { kv, batch: WriteBatch::default(), clock: None, publishers: Publishers::default() };
     let mut lineage = Lineage::default();
     let (next_index, last_start) = recovery.epochs(&mut lineage)?;
     if lineage.contains(epoch) {
@@ -62,12 +62,12 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
         .and_then(Result::ok)
         .map(|clock| Timestamp(clock.0));
     let floor = recovery.floor()?;
-    let plan = recovery.meta(Meta::Plan)?.and_then(|bytes| Plan::decode(&bytes).ok());
+    let plan = recovery.meta(Meta::Plan)?.and_then(|bytes| FoldPlan::decode(&bytes).ok());
     let fold_point = recovery.fold_point(plan)?;
     let plan = plan.filter(|plan| plan.last > fold_point);
     let runs = recovery.runs(fold_point)?;
     let (topics, heads) = recovery.topics()?;
-    let mut shared = Shared {
+    let mut shared = Published {
         head: fold_point.max(floor.seq).max(last_start),
         last_time: runs.last().map_or(Timestamp::default(), |run| run.last_time),
         lineage: Arc::default(),
@@ -118,7 +118,7 @@ fn check_format(kv: &dyn Kv, now: Timestamp) -> Result<Option<Format>, LogError>
 struct Recovery<'a> {
     kv: &'a dyn Kv,
     /// What opening itself writes, with the epoch.
-    batch: Batch,
+    batch: WriteBatch,
     clock: Option<Timestamp>,
     publishers: Publishers,
 }
@@ -156,7 +156,7 @@ impl<'a> Recovery<'a> {
 
     /// How far the tail is folded. If that is damaged, two things tell it: the newest run that is whole (a half-written
     /// one is named by the plan), and the oldest commit, since they are deleted only after the fold point has passed them.
-    fn fold_point(&self, plan: Option<Plan>) -> Result<Seq, LogError> {
+    fn fold_point(&self, plan: Option<FoldPlan>) -> Result<Seq, LogError> {
         let saved = self.meta(Meta::FoldPoint)?.map(|bytes| value::decode_seq(&bytes));
         if let Some(Ok(seq)) = saved {
             return Ok(seq);
@@ -196,8 +196,8 @@ impl<'a> Recovery<'a> {
                 let mut pieces = Pieces::default();
                 pieces.push(&entry);
                 let run = match pieces.finish() {
-                    Found::Whole(bytes) | Found::Beginning(bytes) => manifest::read_run(&bytes).ok(),
-                    Found::Nothing | Found::Incomplete | Found::Damaged(_) => None,
+                    StoredValue::Whole(bytes) | StoredValue::Beginning(bytes) => manifest::read_run(&bytes).ok(),
+                    StoredValue::Nothing | StoredValue::Incomplete | StoredValue::Damaged(_) => None,
                 };
                 runs.push(run.unwrap_or_else(|| manifest::unknown_run(Seq(first))));
             }
@@ -216,7 +216,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// Reads the commits above the fold point.
-    fn tail(&mut self, shared: &mut Shared) -> Result<(), LogError> {
+    fn tail(&mut self, shared: &mut Published) -> Result<(), LogError> {
         let (from, to) = (key::commit(shared.fold_point.next()), key::all(key::COMMIT).1);
         let mut current: Option<(u64, Pieces)> = None;
         for entry in self.kv.range(&from, &to, Direction::Up) {
@@ -230,11 +230,11 @@ impl<'a> Recovery<'a> {
         let Some((first, pieces)) = current else { return Ok(()) };
         match pieces.finish() {
             // It was never finished, so it was never acknowledged: batches are atomic, but who knows the medium.
-            Found::Incomplete | Found::Beginning(_) => {
+            StoredValue::Incomplete | StoredValue::Beginning(_) => {
                 piece::delete(&mut self.batch, &key::commit(Seq(first)), COMMIT_PIECES_MAX);
                 Ok(())
             }
-            found @ (Found::Whole(_) | Found::Nothing | Found::Damaged(_)) => {
+            found @ (StoredValue::Whole(_) | StoredValue::Nothing | StoredValue::Damaged(_)) => {
                 self.commit(shared, Seq(first), &found, None);
                 Ok(())
             }
@@ -242,8 +242,8 @@ impl<'a> Recovery<'a> {
     }
 
     /// Takes a commit into the index, or the gap that it leaves.
-    fn commit(&mut self, shared: &mut Shared, first: Seq, found: &Found, next: Option<Seq>) {
-        if let Found::Whole(bytes) = found
+    fn commit(&mut self, shared: &mut Published, first: Seq, found: &StoredValue, next: Option<Seq>) {
+        if let StoredValue::Whole(bytes) = found
             && let Ok(commit) = Commit::decode(bytes)
             && commit.first == first
             && self.events(shared, &commit, bytes.len()).is_ok()
@@ -253,8 +253,10 @@ impl<'a> Recovery<'a> {
         tracing::error!(%first, "a commit in the log's tail is damaged: its events are lost");
         // What its tables still tell: which topics lost how many events, so that the gap has a count.
         let beginning = match found {
-            Found::Whole(bytes) | Found::Damaged(bytes) | Found::Beginning(bytes) => Commit::decode(bytes).ok(),
-            Found::Nothing | Found::Incomplete => None,
+            StoredValue::Whole(bytes) | StoredValue::Damaged(bytes) | StoredValue::Beginning(bytes) => {
+                Commit::decode(bytes).ok()
+            }
+            StoredValue::Nothing | StoredValue::Incomplete => None,
         };
         let beginning = beginning.filter(|commit| commit.first == first);
         let last = match (next, &beginning) {
@@ -279,9 +281,9 @@ impl<'a> Recovery<'a> {
         shared.tail.push_back(commit);
     }
 
-    fn events(&mut self, shared: &mut Shared, commit: &Commit<'_>, value_bytes: usize) -> Result<(), Damaged> {
+    fn events(&mut self, shared: &mut Published, commit: &Commit<'_>, value_bytes: usize) -> Result<(), Damaged> {
         let mut grown: Vec<Grown> = commit.topics.iter().map(|entry| Grown::new(entry.first_nth)).collect();
-        let mut emits: Vec<Vec<Emit>> = commit
+        let mut emits: Vec<Vec<StoredEmit>> = commit
             .publishers
             .iter()
             .map(|publisher| publisher.refused.iter().copied().map(refusal).collect())
@@ -301,7 +303,7 @@ impl<'a> Recovery<'a> {
                 topic.seqs.push((event.seq, topic.records.len()));
             }
             if let Some(emitter) = event.emitter {
-                let emit = Emit { number: emitter.number, seq: event.seq, content: emitter.hash };
+                let emit = StoredEmit { number: emitter.number, seq: event.seq, content: emitter.hash };
                 emits.get_mut(emitter.publisher as usize).ok_or(Damaged)?.push(emit);
             }
         }
@@ -326,7 +328,7 @@ impl<'a> Recovery<'a> {
             let topic = shared.topics.at(entry.id);
             let tail_ref = TailRef { commit: commit.first, first_nth: entry.first_nth, count: entry.count };
             let before = topic.grow(tail_ref, last_seq);
-            let Shared { topics, recent, .. } = &mut *shared;
+            let Published { topics, recent, .. } = &mut *shared;
             let tail = &mut topics.at(entry.id).recent;
             grown.chunk().split(|chunk| recent.push(entry.id, tail, chunk, before));
         }
@@ -366,11 +368,11 @@ impl Grown {
 
     fn chunk(self) -> Chunk {
         let first_seq = self.seqs.first().map_or(Seq::ZERO, |(seq, _)| *seq);
-        let mark = |(seq, end): &(Seq, usize)| Mark {
+        let mark = |(seq, end): &(Seq, usize)| RecordEnd {
             seq_offset: u32::try_from(seq.0 - first_seq.0).unwrap_or(u32::MAX),
             end: u32::try_from(*end).unwrap_or(u32::MAX),
         };
-        let marks: Marks = self.seqs.iter().map(mark).collect();
+        let marks: RecordEnds = self.seqs.iter().map(mark).collect();
         Chunk::new(Bytes::from(self.records), self.first_nth, first_seq, marks)
     }
 }
@@ -382,7 +384,7 @@ fn name(topics: &mut Topics, id: u32, name: Option<&str>) {
     }
 }
 
-fn topic_name_bytes(shared: &Shared, commit: &Commit<'_>, index: usize) -> usize {
+fn topic_name_bytes(shared: &Published, commit: &Commit<'_>, index: usize) -> usize {
     let Some(entry) = commit.topics.get(index) else { return 0 };
     let known =
         || shared.topics.topic(entry.id).and_then(|topic| topic.name.as_ref()).map_or(0, |name| name.as_str().len());

@@ -16,8 +16,8 @@ use crate::error::LogError;
 use crate::index::Topic;
 use crate::lineage::Lineage;
 use crate::scan::{TopicScan, Whereabouts};
-use crate::state::{ReadPoint, Shared};
-use crate::tail::{Chunk, Limits, Slice};
+use crate::state::{Published, ReadPoint};
+use crate::tail::{Chunk, ReadLimits, Slice};
 
 /// So many unfolded commits are looked through between two looks at the published state.
 const COMMITS_MAX: usize = 256;
@@ -27,7 +27,7 @@ const TRIES_MAX: usize = 64;
 
 /// The first event after a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct First {
+pub(super) struct FirstEvent {
     pub(super) seq: Seq,
     pub(super) nth: Nth,
 }
@@ -49,7 +49,7 @@ impl Log {
         &self,
         topic: &TopicName,
         (after, nth): (Seq, Nth),
-        limits: Limits,
+        limits: ReadLimits,
     ) -> Result<ReadOutcome, LogError> {
         if let Some(outcome) = self.read_topic_in_memory(topic, (after, nth), limits) {
             return Ok(outcome);
@@ -58,7 +58,7 @@ impl Log {
         for _ in 0..TRIES_MAX {
             let (place, whereabouts, generation) = {
                 let shared = self.shared.read();
-                let limits = Limits { seq_max: shared.head, ..limits };
+                let limits = ReadLimits { seq_max: shared.head, ..limits };
                 let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Ok(ReadOutcome::End) };
                 let place = place(&shared, entry, after, nth);
                 if let Some(outcome) = self.at_hand(&shared, (id, entry), &place, limits) {
@@ -73,7 +73,7 @@ impl Log {
             if is_clean {
                 self.keep(&scanned, start, generation);
             }
-            let Some(found) = self.found(&scanned, start, Limits { seq_max: place.last_seq, ..limits }, generation)
+            let Some(found) = self.found(&scanned, start, ReadLimits { seq_max: place.last_seq, ..limits }, generation)
             else {
                 continue;
             };
@@ -95,10 +95,10 @@ impl Log {
         &self,
         topic: &TopicName,
         (after, nth): (Seq, Nth),
-        limits: Limits,
+        limits: ReadLimits,
     ) -> Option<ReadOutcome> {
         let shared = self.shared.read();
-        let limits = Limits { seq_max: shared.head, ..limits };
+        let limits = ReadLimits { seq_max: shared.head, ..limits };
         let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Some(ReadOutcome::End) };
         self.at_hand(&shared, (id, entry), &place(&shared, entry, after, nth), limits)
     }
@@ -111,7 +111,7 @@ impl Log {
         after: Seq,
         not_before: Timestamp,
         ahead: bool,
-    ) -> Result<Option<First>, LogError> {
+    ) -> Result<Option<FirstEvent>, LogError> {
         let is_timed = not_before > Timestamp::default();
         if !is_timed && let Some(first) = self.first_in_memory(topic, after) {
             return Ok(first);
@@ -140,7 +140,7 @@ impl Log {
                 }
                 (place.kept(&shared.lineage), whereabouts, shared.generation)
             };
-            let limits = Limits { seq_max: place.last_seq, ..ONE };
+            let limits = ReadLimits { seq_max: place.last_seq, ..ONE };
             let ahead = if ahead { PLAIN.ahead(place.last_seq) } else { limits };
             let scanned = self.scan(&place, whereabouts, after, not_before, ahead)?;
             let is_clean = scanned.damaged.is_empty();
@@ -150,7 +150,7 @@ impl Log {
             let Some(found) = self.found(&scanned, after, limits, generation) else { continue };
             if (is_clean && found.is_some()) || self.shared.read().generation == generation {
                 self.note_damage(scanned.damaged);
-                return Ok(found.map(|slice| First { seq: slice.first_seq, nth: slice.first_nth }));
+                return Ok(found.map(|slice| FirstEvent { seq: slice.first_seq, nth: slice.first_nth }));
             }
         }
         Err(LogError::Failed("a read never found the log at rest".to_owned()))
@@ -158,25 +158,25 @@ impl Log {
 
     /// The same if memory can tell.
     #[allow(clippy::option_option, reason = "that there is none is not that it is not known")]
-    fn first_in_memory(&self, topic: &TopicName, after: Seq) -> Option<Option<First>> {
+    fn first_in_memory(&self, topic: &TopicName, after: Seq) -> Option<Option<FirstEvent>> {
         let shared = self.shared.read();
         let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Some(None) };
         if entry.last_seq <= after {
             return Some(None);
         }
-        let limits = Limits { seq_max: shared.head, ..ONE };
+        let limits = ReadLimits { seq_max: shared.head, ..ONE };
         let recent = entry.recent.after(after, limits, |_| None).filter(|slice| slice.follows);
         let slice = recent.or_else(|| self.read_cache.lock().after(id, after, &limits))?;
-        Some(Some(First { seq: slice.first_seq, nth: slice.first_nth }))
+        Some(Some(FirstEvent { seq: slice.first_seq, nth: slice.first_nth }))
     }
 
     /// What memory has for a reader.
     fn at_hand(
         &self,
-        shared: &Shared,
+        shared: &Published,
         (id, entry): (u32, &Topic),
         place: &ReadPoint<&Lineage>,
-        limits: Limits,
+        limits: ReadLimits,
     ) -> Option<ReadOutcome> {
         let outcome = from_memory(place, entry, limits);
         if let Some(outcome) = outcome.and_then(|outcome| excepted(shared, outcome, limits)) {
@@ -205,7 +205,7 @@ impl Log {
 
     /// What of the finds goes to who asked. None at all: the log has moved, and it is to be looked for again.
     #[allow(clippy::option_option, reason = "that nothing was found is not that it is not known")]
-    fn found(&self, scanned: &Scanned, after: Seq, limits: Limits, generation: u64) -> Option<Option<Slice>> {
+    fn found(&self, scanned: &Scanned, after: Seq, limits: ReadLimits, generation: u64) -> Option<Option<Slice>> {
         if let Some(chunk) = &scanned.chunk {
             return Some(chunk.after(after, &limits));
         }
@@ -234,7 +234,7 @@ impl Log {
         };
         let after = after.max(shared.floor.seq);
         let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return true };
-        let limits = Limits { seq_max: shared.head, ..ONE };
+        let limits = ReadLimits { seq_max: shared.head, ..ONE };
         entry.last_seq <= after
             || entry.recent.after(after, limits, |_| None).is_some_and(|slice| slice.follows)
             || self.read_cache.lock().after(id, after, &limits).is_some()
@@ -247,7 +247,7 @@ impl Log {
         mut whereabouts: Whereabouts,
         start: Seq,
         not_before: Timestamp,
-        limits: Limits,
+        limits: ReadLimits,
     ) -> Result<Scanned, LogError> {
         let mut scan = TopicScan::new(start, not_before, limits, &place.lineage);
         scan.run(self.store.kv(), &whereabouts)?;
@@ -298,15 +298,15 @@ pub(super) const READING_PLACES: usize = 64;
 const AHEAD_EVENTS: u32 = 2048;
 const AHEAD_BYTES: usize = 128 * 1024;
 
-const PLAIN: Limits = Limits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX), is_mixed: false };
-const ONE: Limits = Limits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX), is_mixed: true };
+const PLAIN: ReadLimits = ReadLimits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX), is_mixed: false };
+const ONE: ReadLimits = ReadLimits { events_max: 1, bytes_max: 0, seq_max: Seq(u64::MAX), is_mixed: true };
 
 /// An outcome from memory with the list of who is not to get it, if that is there as well.
-fn excepted(shared: &Shared, outcome: ReadOutcome, limits: Limits) -> Option<ReadOutcome> {
+fn excepted(shared: &Published, outcome: ReadOutcome, limits: ReadLimits) -> Option<ReadOutcome> {
     if limits.is_mixed { Some(outcome) } else { with_except_in_memory(shared, outcome) }
 }
 
-pub(super) fn place<'a>(shared: &'a Shared, topic: &Topic, after: Seq, nth: Nth) -> ReadPoint<&'a Lineage> {
+pub(super) fn place<'a>(shared: &'a Published, topic: &Topic, after: Seq, nth: Nth) -> ReadPoint<&'a Lineage> {
     ReadPoint {
         after,
         nth,
@@ -317,15 +317,20 @@ pub(super) fn place<'a>(shared: &'a Shared, topic: &Topic, after: Seq, nth: Nth)
     }
 }
 
-impl Limits {
+impl ReadLimits {
     /// What is read from the store for a reader who wants so much: what comes next will be wanted soon, also by others.
-    fn ahead(self, seq_max: Seq) -> Limits {
-        let Limits { events_max, bytes_max, is_mixed, .. } = self;
-        Limits { events_max: events_max.max(AHEAD_EVENTS), bytes_max: bytes_max.max(AHEAD_BYTES), seq_max, is_mixed }
+    fn ahead(self, seq_max: Seq) -> ReadLimits {
+        let ReadLimits { events_max, bytes_max, is_mixed, .. } = self;
+        ReadLimits {
+            events_max: events_max.max(AHEAD_EVENTS),
+            bytes_max: bytes_max.max(AHEAD_BYTES),
+            seq_max,
+            is_mixed,
+        }
     }
 }
 
-fn whereabouts(shared: &Shared, id: u32, topic: &Topic, start: Seq) -> Whereabouts {
+fn whereabouts(shared: &Published, id: u32, topic: &Topic, start: Seq) -> Whereabouts {
     let runs = if start < shared.fold_point { std::sync::Arc::clone(&shared.runs) } else { std::sync::Arc::default() };
     let commits = topic.commits_after(start).iter().take(COMMITS_MAX).copied().collect();
     // Most of very many topics have one event.
@@ -333,7 +338,7 @@ fn whereabouts(shared: &Shared, id: u32, topic: &Topic, start: Seq) -> Whereabou
     Whereabouts { topic: id, runs, nothing_below, commits, recent_from: topic.recent.first_nth() }
 }
 
-pub(super) fn from_memory(place: &ReadPoint<&Lineage>, topic: &Topic, limits: Limits) -> Option<ReadOutcome> {
+pub(super) fn from_memory(place: &ReadPoint<&Lineage>, topic: &Topic, limits: ReadLimits) -> Option<ReadOutcome> {
     if topic.last_seq <= place.after {
         return Some(ReadOutcome::End);
     }

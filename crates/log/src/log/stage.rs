@@ -11,17 +11,17 @@ use super::draft::{DraftCommit, Drafter};
 use super::{Committed, Log, Staged, WriteOutcome, WriteRequest};
 use crate::error::LogError;
 use crate::index::TailRef;
-use crate::kv::{BATCH_BYTES_MAX, Batch};
+use crate::kv::{BATCH_BYTES_MAX, WriteBatch};
 use crate::layout::value::CursorEntry;
 use crate::layout::{key, piece};
-use crate::publishers::Draft;
+use crate::publishers::PublisherDraft;
 
 /// A commit that is applied, with what it changes once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     outcomes: Vec<WriteOutcome>,
     commits: Vec<DraftCommit>,
-    publishers: Vec<(PublisherId, Draft)>,
+    publishers: Vec<(PublisherId, PublisherDraft)>,
     clock: Timestamp,
     /// Whether something waits for a sync.
     is_unsynced: bool,
@@ -97,7 +97,7 @@ impl Log {
     }
 
     /// What goes with the events: each change of a cursor or a state.
-    fn riders(&self, decision: &Decision<'_>, clock: Timestamp) -> Result<Vec<Batch>, LogError> {
+    fn riders(&self, decision: &Decision<'_>, clock: Timestamp) -> Result<Vec<WriteBatch>, LogError> {
         let mut riders = cursor_puts(decision, clock);
         for (name, state) in &decision.states {
             riders.push(self.state_change(name, *state)?);
@@ -106,8 +106,8 @@ impl Log {
     }
 
     /// Applies commits and their riders, the last batch without its sync.
-    fn apply_all(&self, commits: &[DraftCommit], riders: &[Batch]) -> Result<Applied, LogError> {
-        let rider_bytes: usize = riders.iter().map(Batch::bytes).sum();
+    fn apply_all(&self, commits: &[DraftCommit], riders: &[WriteBatch]) -> Result<Applied, LogError> {
+        let rider_bytes: usize = riders.iter().map(WriteBatch::bytes).sum();
         let mut applied = Applied { commits: 0, riders: false, is_unsynced: false };
         for (at, commit) in commits.iter().enumerate() {
             let is_last = at + 1 == commits.len();
@@ -127,20 +127,20 @@ impl Log {
             applied.commits += 1;
         }
         applied.riders = true;
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         for (at, rider) in riders.iter().enumerate() {
             batch.append(rider);
             let next = riders.get(at + 1);
             if next.is_none_or(|next| batch.bytes() + next.bytes() > RIDERS_BYTES_MAX) {
                 applied.riders &= self.apply_next(&batch, &mut applied)?;
-                batch = Batch::default();
+                batch = WriteBatch::default();
             }
         }
         Ok(applied)
     }
 
     /// Applies a batch behind the one before it. Says whether there was room for it.
-    fn apply_next(&self, batch: &Batch, applied: &mut Applied) -> Result<bool, LogError> {
+    fn apply_next(&self, batch: &WriteBatch, applied: &mut Applied) -> Result<bool, LogError> {
         if applied.is_unsynced {
             self.store.sync()?;
             applied.is_unsynced = false;
@@ -193,9 +193,9 @@ impl Log {
 /// Most bytes of cursors and states in a batch of their own.
 const RIDERS_BYTES_MAX: usize = BATCH_BYTES_MAX - 128 * 1024;
 
-fn cursor_puts(decision: &Decision<'_>, clock: Timestamp) -> Vec<Batch> {
+fn cursor_puts(decision: &Decision<'_>, clock: Timestamp) -> Vec<WriteBatch> {
     let put = |((subscriber, topic), cursor): (&(&SubscriberName, &TopicName), &&Cursor)| {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         piece::put_small(&mut batch, key::cursor(subscriber, topic), &CursorEntry::encode(cursor, clock));
         batch
     };

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::Log;
 use crate::error::LogError;
-use crate::kv::{Batch, Direction};
-use crate::layout::piece::{self, Found};
+use crate::kv::{Direction, WriteBatch};
+use crate::layout::piece::{self, StoredValue};
 use crate::layout::{Damaged, key, value::StateHead};
 
 /// Longest key of a state, in bytes.
@@ -78,7 +78,7 @@ impl Log {
     }
 
     /// What sets a state, or deletes it.
-    pub(super) fn state_change(&self, name: &[u8], state: Option<&[u8]>) -> Result<Batch, LogError> {
+    pub(super) fn state_change(&self, name: &[u8], state: Option<&[u8]>) -> Result<WriteBatch, LogError> {
         let (key, rest_key) = (key::state(name), key::state_rest(name));
         let old = match self.store.kv().get(&key)? {
             None => 0,
@@ -89,7 +89,7 @@ impl Log {
                 Err(Damaged) => piece::count(STATE_BYTES_MAX),
             },
         };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         let mut kept = 0;
         match state {
             Some(state) => {
@@ -111,8 +111,12 @@ impl Log {
         let mut state = head.first.to_vec();
         if head.rest_bytes > 0 {
             match piece::read(self.store.kv(), &key::state_rest(name))? {
-                Found::Whole(rest) if head.has(&rest) => state.extend_from_slice(&rest),
-                Found::Whole(_) | Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => {
+                StoredValue::Whole(rest) if head.has(&rest) => state.extend_from_slice(&rest),
+                StoredValue::Whole(_)
+                | StoredValue::Nothing
+                | StoredValue::Beginning(_)
+                | StoredValue::Incomplete
+                | StoredValue::Damaged(_) => {
                     return Ok(None);
                 }
             }

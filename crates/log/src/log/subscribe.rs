@@ -14,7 +14,7 @@ use crate::layout::value::Floor;
 use crate::lineage::Lineage;
 
 /// What the log was when a subscription was opened: all answers are about this moment.
-struct Moment<'a> {
+struct OpeningView<'a> {
     log: &'a Log,
     topic: &'a TopicName,
     head: Position,
@@ -46,9 +46,9 @@ impl Log {
         Err(LogError::Failed("a subscription never found the log at rest".to_owned()))
     }
 
-    fn moment<'a>(&'a self, topic: &'a TopicName) -> (Moment<'a>, u64) {
+    fn moment<'a>(&'a self, topic: &'a TopicName) -> (OpeningView<'a>, u64) {
         let shared = self.shared.read();
-        let moment = Moment {
+        let moment = OpeningView {
             log: self,
             topic,
             head: shared.head_position(),
@@ -63,7 +63,7 @@ impl Log {
 /// So often an opening starts again because the log is being moved, before it is given up.
 const TRIES_MAX: usize = 64;
 
-impl Moment<'_> {
+impl OpeningView<'_> {
     fn open(&self, start: &Start, stored: Option<&Cursor>, now: Timestamp) -> Result<Opened, LogError> {
         match start {
             Start::Resume { at_least } => self.resume(at_least.as_ref(), stored),

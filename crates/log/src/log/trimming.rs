@@ -7,12 +7,12 @@ use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::folding::{DELETED_KEYS_MAX, WRITE_BYTES};
-use super::{Log, Maintenance, Work};
+use super::{Log, Maintenance, WriterState};
 use crate::error::LogError;
 use crate::fold::manifest;
-use crate::kv::{Batch, Direction};
+use crate::kv::{Direction, WriteBatch};
 use crate::layout::key::{self, Meta};
-use crate::layout::piece::{self, Found};
+use crate::layout::piece::{self, StoredValue};
 use crate::layout::value::{CursorEntry, encode_seq};
 
 /// A run that is being deleted.
@@ -37,12 +37,12 @@ pub(super) enum Expiry {
 
 impl Log {
     /// Raises the floor by age, durably before it shows.
-    pub(super) fn raise_floor_by_age(&self, work: &mut Work) -> Result<Maintenance, LogError> {
+    pub(super) fn raise_floor_by_age(&self, work: &mut WriterState) -> Result<Maintenance, LogError> {
         let Some(age) = self.config.retention.age else { return Ok(Maintenance::Idle) };
         let Some(floor) = self.shared.read().floor_at(work.clock.now().before(age)) else {
             return Ok(Maintenance::Idle);
         };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         piece::put_small(&mut batch, key::meta(Meta::Floor), &floor.encode());
         put_clock(work, &mut batch);
         self.store.write(&batch)?;
@@ -52,7 +52,7 @@ impl Log {
     }
 
     /// Begins to delete the oldest run if it is wholly below the floor.
-    pub(super) fn begin_trim(&self, work: &mut Work) -> Result<Maintenance, LogError> {
+    pub(super) fn begin_trim(&self, work: &mut WriterState) -> Result<Maintenance, LogError> {
         let run = {
             let shared = self.shared.read();
             match shared.runs.first() {
@@ -61,7 +61,7 @@ impl Log {
             }
         };
         let left = self.keys_of_run(run)?;
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         self.put_floor(work, &mut batch);
         self.store.write(&batch)?;
         let mut shared = self.shared.write();
@@ -74,8 +74,8 @@ impl Log {
     }
 
     /// Deletes some keys of the run that is being trimmed.
-    pub(super) fn trim_step(&self, work: &mut Work, mut trim: Trim) -> Result<Maintenance, LogError> {
-        let mut batch = Batch::default();
+    pub(super) fn trim_step(&self, work: &mut WriterState, mut trim: Trim) -> Result<Maintenance, LogError> {
+        let mut batch = WriteBatch::default();
         for key in trim.left.iter().take(DELETED_KEYS_MAX) {
             batch.delete(key.clone());
         }
@@ -98,8 +98,10 @@ impl Log {
         let kv = self.store.kv();
         let prefix = key::run(run);
         let named = match piece::read(kv, &prefix)? {
-            Found::Whole(bytes) => manifest::read_keys(&bytes).ok(),
-            Found::Nothing | Found::Beginning(_) | Found::Incomplete | Found::Damaged(_) => None,
+            StoredValue::Whole(bytes) => manifest::read_keys(&bytes).ok(),
+            StoredValue::Nothing | StoredValue::Beginning(_) | StoredValue::Incomplete | StoredValue::Damaged(_) => {
+                None
+            }
         };
         let mut keys = VecDeque::new();
         if let Some(named) = named {
@@ -107,7 +109,7 @@ impl Log {
                 if key.pieces == 0 {
                     keys.push_back(key.prefix);
                 } else {
-                    let mut batch = Batch::default();
+                    let mut batch = WriteBatch::default();
                     piece::delete(&mut batch, &key.prefix, key.pieces);
                     keys.extend(batch.entries().iter().map(|(key, _)| key.clone()));
                 }
@@ -127,7 +129,7 @@ impl Log {
     }
 
     /// Puts the floor and the clock into a batch, before anything below the floor goes.
-    pub(super) fn put_floor(&self, work: &Work, batch: &mut Batch) {
+    pub(super) fn put_floor(&self, work: &WriterState, batch: &mut WriteBatch) {
         let floor = self.shared.read().floor;
         if floor.seq > work.saved_floor {
             piece::put_small(batch, key::meta(Meta::Floor), &floor.encode());
@@ -136,14 +138,14 @@ impl Log {
     }
 
     /// Looks for publishers and cursors that have expired, a few at a time, once in a while.
-    pub(super) fn expire_step(&self, work: &mut Work) -> Result<Maintenance, LogError> {
+    pub(super) fn expire_step(&self, work: &mut WriterState) -> Result<Maintenance, LogError> {
         let now = work.clock.now();
         let Some(expiry) = work.expiry.take() else {
             if now < work.expiry_began.after(EXPIRY_INTERVAL) {
                 return Ok(Maintenance::Idle);
             }
             // The clock is worth a key once in a while, or an idle log would lose it with each restart.
-            let mut batch = Batch::default();
+            let mut batch = WriteBatch::default();
             put_clock(work, &mut batch);
             self.store.write(&batch)?;
             work.expiry_began = now;
@@ -175,7 +177,7 @@ impl Log {
     /// off the list that are done. What a publisher once emitted goes before its state does: it might come back under the
     /// same id and number from 1 again.
     fn expire_publishers(&self, left: &mut Vec<PublisherId>, before: Timestamp) -> Result<(), LogError> {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         let mut gone = Vec::new();
         while let Some(id) = left.last().copied() {
             if self.publishers.lock().is_idle(id, before) {
@@ -200,7 +202,7 @@ impl Log {
 
     /// Deletes the expired among the next cursors. Gives the key to go on from.
     fn expire_cursors(&self, from: &[u8], before: Timestamp) -> Result<Option<Vec<u8>>, LogError> {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         let (mut next, mut bytes) = (None, 0);
         let entries = self.store.kv().range(from, &key::all(key::CURSOR).1, Direction::Up);
         for (at, entry) in entries.enumerate() {
@@ -226,6 +228,6 @@ const EXPIRY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600
 /// So many of them are looked at in one step.
 const EXPIRED_AT_ONCE: usize = 256;
 
-fn put_clock(work: &Work, batch: &mut Batch) {
+fn put_clock(work: &WriterState, batch: &mut WriteBatch) {
     piece::put_small(batch, key::meta(Meta::Clock), &encode_seq(Seq(work.clock.now().0)));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use redeliver_log::kv::memory::MemoryKv;
-use redeliver_log::kv::{Batch, Direction, Entries, Kv, KvError};
+use redeliver_log::kv::{Direction, Entries, Kv, KvError, WriteBatch};
 use redeliver_log::{Log, LogConfig};
 use redeliver_protocol::history::{ReadOutcome, Start};
 use redeliver_protocol::seq::{Nth, Seq};
@@ -31,7 +31,7 @@ impl Kv for Counting {
         self.inner.range(from, to, direction)
     }
 
-    fn apply_batch(&self, batch: &Batch) -> Result<(), KvError> {
+    fn apply_batch(&self, batch: &WriteBatch) -> Result<(), KvError> {
         self.inner.apply_batch(batch)
     }
 

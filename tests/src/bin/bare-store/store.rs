@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use redeliver_log::kv::sled::{SledConfig, SledKv};
-use redeliver_log::kv::{BATCH_BYTES_MAX, Batch, Direction, Kv, VALUE_BYTES_MAX};
+use redeliver_log::kv::{BATCH_BYTES_MAX, Direction, Kv, VALUE_BYTES_MAX, WriteBatch};
 use redeliver_tests::chance::Chance;
 use redeliver_tests::content::Event;
 
@@ -107,7 +107,7 @@ impl BareStore {
             event.encode(&mut bytes);
             self.head = seq;
         }
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         put_in_pieces(&mut batch, &[b"l", &first.to_be_bytes()[..]].concat(), &bytes);
         let publisher = self.chance.below(500).to_be_bytes();
         batch.put([b"p", &publisher[..]].concat(), self.head.to_be_bytes().to_vec());
@@ -123,7 +123,7 @@ impl BareStore {
     /// Moves the oldest commits to their topics' values, in one batch. Gives its bytes.
     pub(crate) fn fold(&mut self) -> Result<usize> {
         let mut topics: BTreeMap<u32, Vec<Event>> = BTreeMap::new();
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         let mut budget = FOLD_BYTES_MAX;
         while let Some((first, bytes)) = self.tail.front().copied() {
             if budget < FOLD_BYTES_MAX && bytes > budget {
@@ -166,7 +166,7 @@ impl BareStore {
 
     /// Deletes folded values that end at or below a floor, in one batch.
     pub(crate) fn trim(&mut self, floor: u64) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         while let Some(entry) = self.values.first_entry() {
             if entry.key().0 > floor {
                 break;
@@ -180,7 +180,7 @@ impl BareStore {
         self.write(batch)
     }
 
-    fn write(&mut self, mut batch: Batch) -> Result<()> {
+    fn write(&mut self, mut batch: WriteBatch) -> Result<()> {
         batch.put(
             b"m".to_vec(),
             [self.head, self.folded, self.floor].iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>(),
@@ -202,7 +202,7 @@ fn take_all(found: &mut BTreeMap<u64, &'static str>, bytes: &[u8], place: &'stat
     Ok(last)
 }
 
-fn put_in_pieces(batch: &mut Batch, key: &[u8], bytes: &[u8]) {
+fn put_in_pieces(batch: &mut WriteBatch, key: &[u8], bytes: &[u8]) {
     for (piece, bytes) in (0_u16..).zip(bytes.chunks(VALUE_BYTES_MAX)) {
         batch.put([key, &piece.to_be_bytes()].concat(), bytes.to_vec());
     }

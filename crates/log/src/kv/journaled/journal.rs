@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::kv::{BATCH_BYTES_MAX, Batch, KvError};
+use crate::kv::{BATCH_BYTES_MAX, KvError, WriteBatch};
 
 /// The files, one of which takes the records of the present generation.
 pub(super) struct Journals {
@@ -41,9 +41,9 @@ struct Slot {
 }
 
 /// What an open has found.
-pub(super) struct Found {
+pub(super) struct ReplayedJournals {
     /// The batches of all generations that are not settled, in order.
-    pub(super) batches: Vec<Batch>,
+    pub(super) batches: Vec<WriteBatch>,
     /// How many generations that are.
     pub(super) generations: usize,
     /// The newest generation that has begun.
@@ -52,7 +52,7 @@ pub(super) struct Found {
 
 impl Journals {
     /// Reads the journals of a directory. Generations up to `settled` count no more.
-    pub(super) fn open(dir: &Path, bytes_max: u64, settled: u64) -> Result<(Journals, Found), KvError> {
+    pub(super) fn open(dir: &Path, bytes_max: u64, settled: u64) -> Result<(Journals, ReplayedJournals), KvError> {
         let bytes_max = bytes_max.max(BYTES_MIN);
         let mut slots = Vec::new();
         let mut generations = Vec::new();
@@ -65,7 +65,7 @@ impl Journals {
             slots.push(slot);
         }
         generations.sort_by_key(|(generation, _)| *generation);
-        let mut found = Found { batches: Vec::new(), generations: generations.len(), newest: settled };
+        let mut found = ReplayedJournals { batches: Vec::new(), generations: generations.len(), newest: settled };
         for (generation, batches) in generations {
             if generation != found.newest + 1 {
                 let words = "the journal does not follow what the store holds; restore both from one backup";
@@ -115,7 +115,7 @@ impl Journals {
     }
 
     /// Makes a record. Gives its size in bytes.
-    pub(super) fn encode(&mut self, batch: &Batch) -> u64 {
+    pub(super) fn encode(&mut self, batch: &WriteBatch) -> u64 {
         let out = &mut self.record;
         out.clear();
         out.resize(RECORD_HEAD_BYTES, 0);
@@ -180,7 +180,7 @@ fn create(dir: &Path, slot: usize) -> io::Result<File> {
 }
 
 /// Reads one file. What an ended process wrote is synced first: what is read here must not be taken back by a power cut.
-fn read_slot(path: &Path, settled: u64) -> io::Result<(Slot, Vec<Batch>)> {
+fn read_slot(path: &Path, settled: u64) -> io::Result<(Slot, Vec<WriteBatch>)> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -204,7 +204,7 @@ fn read_slot(path: &Path, settled: u64) -> io::Result<(Slot, Vec<Batch>)> {
 
 /// The records of one generation. Its end is where nothing more of it is found; the last record may be torn, and was then
 /// never confirmed. One that is damaged before others is told, and the others count: the log sees what is missing.
-fn read_records(bytes: &[u8], nonce: u64, generation: u64) -> Vec<Batch> {
+fn read_records(bytes: &[u8], nonce: u64, generation: u64) -> Vec<WriteBatch> {
     let mut batches = Vec::new();
     let (mut at, mut expected) = (0, 0);
     while at < bytes.len() {
@@ -224,7 +224,7 @@ fn read_records(bytes: &[u8], nonce: u64, generation: u64) -> Vec<Batch> {
 }
 
 /// A record with its index, and how many bytes it takes.
-fn read_record(bytes: &[u8], nonce: u64) -> Option<(u64, Batch, usize)> {
+fn read_record(bytes: &[u8], nonce: u64) -> Option<(u64, WriteBatch, usize)> {
     let (head, rest) = bytes.split_first_chunk::<RECORD_HEAD_BYTES>()?;
     let (crc, head) = head.split_first_chunk::<4>()?;
     let (found, head_rest) = head.split_first_chunk::<8>()?;
@@ -240,8 +240,8 @@ fn read_record(bytes: &[u8], nonce: u64) -> Option<(u64, Batch, usize)> {
     Some((u64::from_le_bytes(*index), read_batch(body)?, (RECORD_HEAD_BYTES + length).next_multiple_of(PAGE)))
 }
 
-fn read_batch(mut bytes: &[u8]) -> Option<Batch> {
-    let mut batch = Batch::default();
+fn read_batch(mut bytes: &[u8]) -> Option<WriteBatch> {
+    let mut batch = WriteBatch::default();
     while !bytes.is_empty() {
         let (key_bytes, rest) = bytes.split_first_chunk::<2>()?;
         let (value_field, rest) = rest.split_first_chunk::<4>()?;

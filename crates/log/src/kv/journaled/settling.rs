@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Shared;
+use super::JournalState;
 use super::table::SharedTable;
-use crate::kv::{Batch, Kv, KvError};
+use crate::kv::{Kv, KvError, WriteBatch};
 
 /// Where settling stands.
 pub(super) struct Progress {
@@ -53,13 +53,13 @@ pub(super) fn settled_generation(inner: &dyn Kv) -> Result<u64, KvError> {
 }
 
 /// Starts the thread that settles. It ends when the store is closed or has failed.
-pub(super) fn start(shared: &Arc<Shared>) -> Result<JoinHandle<()>, KvError> {
+pub(super) fn start(shared: &Arc<JournalState>) -> Result<JoinHandle<()>, KvError> {
     let shared = Arc::clone(shared);
     let settler = thread::Builder::new().name("redeliver-settle".to_owned()).spawn(move || shared.settle_ever());
     settler.map_err(|error| KvError::Failed(format!("starting the thread that settles the journal: {error}")))
 }
 
-impl Shared {
+impl JournalState {
     /// A table is to be settled. There is no other one.
     pub(super) fn freeze(&self, table: SharedTable, generation: u64) {
         self.tables.write().set_frozen(Some(Arc::clone(&table)));
@@ -158,16 +158,16 @@ impl Shared {
                 }
             }
         }
-        let mut last = Batch::default();
+        let mut last = WriteBatch::default();
         last.put(SETTLED_KEY.to_vec(), frozen.generation.to_le_bytes().to_vec());
         self.write(&last)?;
         Ok(true)
     }
 
     /// The next batch of a kind. Leaves out deletes of what is not there, and what the generation after it has deleted.
-    fn next_batch(&self, steps: &mut Steps<'_>) -> Result<Option<Batch>, KvError> {
+    fn next_batch(&self, steps: &mut Steps<'_>) -> Result<Option<WriteBatch>, KvError> {
         let newer = self.tables.read().active();
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         while let Some((key, value)) = steps.peek() {
             let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
             let entries_max = if steps.kind == Kind::Deletes { STEP_DELETES_MAX } else { STEP_PUTS_MAX };
@@ -184,7 +184,7 @@ impl Shared {
         Ok((!batch.is_empty()).then_some(batch))
     }
 
-    fn write(&self, batch: &Batch) -> Result<(), KvError> {
+    fn write(&self, batch: &WriteBatch) -> Result<(), KvError> {
         self.inner.apply_batch(batch)?;
         self.inner.sync()
     }

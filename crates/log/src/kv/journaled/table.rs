@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use crate::kv::{Batch, Change, Direction, Entries, Entry, KvError};
+use crate::kv::{Change, Direction, Entries, Entry, KvError, WriteBatch};
 
 /// The keys that a generation has changed, each with its newest value, or nothing if it is deleted.
 #[derive(Default)]
@@ -21,7 +21,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn apply(&mut self, batch: Batch) {
+    pub(super) fn apply(&mut self, batch: WriteBatch) {
         for (key, value) in batch.into_entries() {
             self.bytes += cost(&key, value.as_deref());
             self.has_unsynced_deletes |= value.is_none();
@@ -116,7 +116,7 @@ impl Tables {
 }
 
 /// A range of the tables and the inner store.
-pub(super) struct Merged<'a> {
+pub(super) struct LayeredRange<'a> {
     layers: Vec<Layer>,
     inner: Peekable<Entries<'a>>,
     from: Vec<u8>,
@@ -129,20 +129,20 @@ struct Layer {
     head: Option<Change>,
 }
 
-impl<'a> Merged<'a> {
+impl<'a> LayeredRange<'a> {
     /// The newest table first.
     pub(super) fn new(
         tables: Vec<SharedTable>,
         inner: Entries<'a>,
         (from, to): (&[u8], &[u8]),
         direction: Direction,
-    ) -> Merged<'a> {
+    ) -> LayeredRange<'a> {
         let layer = |table: SharedTable| {
             let head = if from < to { table.read().next((from, to), None, direction) } else { None };
             Layer { table, head }
         };
         let layers = tables.into_iter().map(layer).collect();
-        Merged { layers, inner: inner.peekable(), from: from.to_vec(), to: to.to_vec(), direction }
+        LayeredRange { layers, inner: inner.peekable(), from: from.to_vec(), to: to.to_vec(), direction }
     }
 
     /// The layer with the next key of all tables; of several, the newest.
@@ -171,7 +171,7 @@ impl<'a> Merged<'a> {
     }
 }
 
-impl Iterator for Merged<'_> {
+impl Iterator for LayeredRange<'_> {
     type Item = Result<Entry, KvError>;
 
     fn next(&mut self) -> Option<Self::Item> {

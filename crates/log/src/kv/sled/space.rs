@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::kv::Batch;
+use crate::kv::WriteBatch;
 use crate::kv::sled::SledConfig;
 
 /// What is known of the room on the store's file system.
@@ -55,7 +55,7 @@ impl Space {
     }
 
     /// Whether there is room for a batch beside, or within, a store of so many bytes, behind others that wait.
-    pub(super) fn room_for(&mut self, batch: &Batch, waiting_bytes: u64, file_bytes: u64) -> Room {
+    pub(super) fn room_for(&mut self, batch: &WriteBatch, waiting_bytes: u64, file_bytes: u64) -> Room {
         let Ok(mut free) = disk(&self.dir).map(|disk| disk.free) else { return Room::Ample };
         let weight = length(batch.bytes()).saturating_mul(WRITE_AMPLIFICATION);
         let weight = weight.saturating_add(waiting_bytes.saturating_mul(WAITING_AMPLIFICATION));
@@ -94,7 +94,7 @@ impl Space {
     }
 
     /// A batch was allowed while room was tight, and takes the place of so many bytes of keys and values.
-    pub(super) fn replaced(&mut self, batch: &Batch, replaced_bytes: u64) {
+    pub(super) fn replaced(&mut self, batch: &WriteBatch, replaced_bytes: u64) {
         let puts = batch.entries().iter().filter_map(|(key, value)| Some(key.len() + value.as_ref()?.len()));
         let put_bytes = puts.map(length).sum::<u64>();
         self.live_bytes = self.live_bytes.map(|live| live.saturating_add(put_bytes).saturating_sub(replaced_bytes));
@@ -138,7 +138,7 @@ fn needed_when_tight(ample: u64, least: u64, live_bytes: u64, file_bytes: u64) -
 }
 
 /// Whether a batch mostly deletes: that is how room is made.
-fn is_freeing(batch: &Batch) -> bool {
+fn is_freeing(batch: &WriteBatch) -> bool {
     let puts = batch.entries().iter().filter(|(_, value)| value.is_some()).count();
     puts <= batch.entries().len() / 2
 }
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn deletes_and_folds_that_only_move_are_told_apart() {
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.put(b"a".to_vec(), Vec::new());
         assert!(!is_freeing(&batch));
         batch.delete(b"b".to_vec());

@@ -9,14 +9,14 @@ use super::{Recovery, small};
 use crate::error::LogError;
 use crate::index::Topics;
 use crate::layout::key::{self, Meta};
-use crate::layout::piece::{Found, Pieces};
+use crate::layout::piece::{Pieces, StoredValue};
 use crate::layout::value::{self, TopicEntry};
 use crate::scan::group_members;
-use crate::topic_table::{Head, read_heads, read_names};
+use crate::topic_table::{TopicHead, read_heads, read_names};
 
 /// How the topics' heads lie in the store: those of all of them as of one fold, and of some of them as of later ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::log) struct Heads {
+pub(in crate::log) struct StoredHeads {
     /// The last seq of the fold that wrote all of them.
     pub(in crate::log) all: Seq,
     /// What these take.
@@ -42,7 +42,7 @@ impl Taken {
 }
 
 impl Recovery<'_> {
-    pub(super) fn topics(&self) -> Result<(Topics, Heads), LogError> {
+    pub(super) fn topics(&self) -> Result<(Topics, StoredHeads), LogError> {
         let mut topics = Topics::default();
         self.format_1(&mut topics)?;
         for entry in self.all(key::NAMES) {
@@ -80,9 +80,9 @@ impl Recovery<'_> {
     }
 
     /// Reads the heads. Says whether all of them could be read.
-    fn heads(&self, topics: &mut Topics) -> Result<(Heads, bool), LogError> {
+    fn heads(&self, topics: &mut Topics) -> Result<(StoredHeads, bool), LogError> {
         let all = self.meta(Meta::AllHeads)?.and_then(|bytes| value::decode_seq(&bytes).ok());
-        let (mut heads, mut is_whole) = (Heads { all: all.unwrap_or_default(), ..Heads::default() }, true);
+        let (mut heads, mut is_whole) = (StoredHeads { all: all.unwrap_or_default(), ..StoredHeads::default() }, true);
         for entry in self.all(key::HEADS) {
             let entry = entry?;
             match key::read_u64(&entry.0).unwrap_or_default() {
@@ -125,14 +125,14 @@ impl Recovery<'_> {
     }
 }
 
-fn raise(topics: &mut Topics, head: Head) {
+fn raise(topics: &mut Topics, head: TopicHead) {
     let topic = topics.at(head.id);
     (topic.last_seq, topic.last_nth) = (topic.last_seq.max(head.last_seq), topic.last_nth.max(head.last_nth));
 }
 
 /// Takes the last records of the topics of a folded value. Damage in it is told when it is read for its events.
-fn raise_folded(topics: &mut Topics, key: &[u8], found: Found) {
-    let Found::Whole(value) = found else { return };
+fn raise_folded(topics: &mut Topics, key: &[u8], found: StoredValue) {
+    let StoredValue::Whole(value) = found else { return };
     if key.first() == Some(&key::GROUP_RECORDS) {
         for (id, start, end) in group_members(&value).map_while(Result::ok) {
             raise_records(topics, id, &value[start..end]);
@@ -149,6 +149,6 @@ fn raise_records(topics: &mut Topics, id: u32, mut records: &[u8]) {
         records = records.get(bytes..).unwrap_or_default();
     }
     if let Some((last_seq, last_nth)) = last {
-        raise(topics, Head { id, last_seq, last_nth });
+        raise(topics, TopicHead { id, last_seq, last_nth });
     }
 }
