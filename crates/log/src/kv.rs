@@ -2,6 +2,8 @@
 //!
 //! The log's layout, fold, trim and recovery are written once over this trait. Engines' peculiarities stay behind it.
 
+#[cfg(feature = "faults")]
+pub mod faulty;
 pub mod journaled;
 pub mod memory;
 pub mod sled;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use redeliver_log::kv::faulty::{Faults, FaultyKv, Unsynced};
 use redeliver_log::kv::journaled::{JournalConfig, JournaledKv};
-use redeliver_log::kv::memory::{Faults, MemoryKv, Unsynced};
 use redeliver_log::kv::{Direction, Kv, KvError, WriteBatch};
 use tempfile::TempDir;
 
@@ -18,16 +18,16 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 struct Subject {
     kv: JournaledKv,
-    inner: Arc<MemoryKv>,
+    inner: Arc<FaultyKv>,
     dir: TempDir,
 }
 
 impl Subject {
     fn new() -> Subject {
-        Subject::open(MemoryKv::new(), tempfile::tempdir().unwrap()).unwrap()
+        Subject::open(FaultyKv::new(), tempfile::tempdir().unwrap()).unwrap()
     }
 
-    fn open(inner: MemoryKv, dir: TempDir) -> Result<Subject, KvError> {
+    fn open(inner: FaultyKv, dir: TempDir) -> Result<Subject, KvError> {
         let inner = Arc::new(inner);
         let mut config = JournalConfig::default();
         // The least: a few batches to a generation.
@@ -38,7 +38,7 @@ impl Subject {
     }
 
     /// What the next process finds: the journals as they are, and what the inner store durably holds.
-    fn cut(&self) -> (MemoryKv, TempDir) {
+    fn cut(&self) -> (FaultyKv, TempDir) {
         let dir = tempfile::tempdir().unwrap();
         for journal in journals(self.dir.path()) {
             fs::copy(&journal, dir.path().join(journal.file_name().unwrap())).unwrap();
@@ -176,7 +176,7 @@ fn an_older_copy_of_the_store_under_the_journal_is_refused() {
     subject.kv.settle().unwrap();
     subject.write(&[(2, Some(100))], &mut model);
     let (_, dir) = subject.cut();
-    let Err(KvError::Failed(words)) = Subject::open(MemoryKv::from_image(&older), dir).map(|_| ()) else {
+    let Err(KvError::Failed(words)) = Subject::open(FaultyKv::from_image(&older), dir).map(|_| ()) else {
         panic!("it was opened");
     };
     assert!(words.contains("backup"), "{words}");
@@ -265,11 +265,11 @@ fn a_failure_of_the_inner_store_is_the_end() {
 }
 
 /// What the next process would find, with the first journal changed.
-fn subject_with(subject: &Subject, change: impl FnOnce(&mut Vec<u8>)) -> (MemoryKv, TempDir) {
+fn subject_with(subject: &Subject, change: impl FnOnce(&mut Vec<u8>)) -> (FaultyKv, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let journal = &journals(subject.dir.path())[0];
     let mut bytes = fs::read(journal).unwrap();
     change(&mut bytes);
     fs::write(dir.path().join(journal.file_name().unwrap()), bytes).unwrap();
-    (MemoryKv::from_image(&subject.inner.durable()), dir)
+    (FaultyKv::from_image(&subject.inner.durable()), dir)
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
+use redeliver_log::kv::faulty::{FaultyKv, Unsynced};
 use redeliver_log::kv::journaled::{JournalConfig, JournaledKv};
-use redeliver_log::kv::memory::{MemoryKv, Unsynced};
 use redeliver_log::kv::sled::{SledConfig, SledKv};
 use redeliver_log::kv::{BATCH_BYTES_MAX, Direction, KEY_BYTES_MAX, Kv, KvError, VALUE_BYTES_MAX, WriteBatch};
 use tempfile::TempDir;
@@ -19,7 +19,7 @@ trait Subject {
     fn reopen(self: Box<Self>) -> Box<dyn Subject>;
 }
 
-struct Memory(MemoryKv);
+struct Memory(FaultyKv);
 
 impl Subject for Memory {
     fn kv(&self) -> &dyn Kv {
@@ -77,7 +77,7 @@ fn stores() -> Vec<Box<dyn Subject>> {
     let dir = tempfile::tempdir().unwrap();
     let kv = SledKv::open(dir.path(), &SledConfig::default()).unwrap();
     let journaled = Journaled::open(tempfile::tempdir().unwrap());
-    vec![Box::new(Memory(MemoryKv::new())), Box::new(Sled { kv, dir }), Box::new(journaled)]
+    vec![Box::new(Memory(FaultyKv::new())), Box::new(Sled { kv, dir }), Box::new(journaled)]
 }
 
 fn batch(changes: &[(&[u8], Option<&[u8]>)]) -> WriteBatch {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redeliver_log::kv::memory::{Faults, Image};
+use redeliver_log::kv::faulty::{Faults, Image};
 use redeliver_protocol::server::ConnectionId;
 
 use crate::history::{Entry, Origin, Snapshot};
@@ -136,7 +136,7 @@ impl World {
         self.queue.after(full, Due::Heal(Fault::StorageFull));
     }
 
-    fn fault_of_storage(&mut self, kv: &redeliver_log::kv::memory::MemoryKv) {
+    fn fault_of_storage(&mut self, kv: &redeliver_log::kv::faulty::FaultyKv) {
         kv.set_faults(Faults { capacity_bytes: Some(0), ..Faults::default() });
         self.fault("the disk is full".to_owned());
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redeliver_log::kv::memory::{MemoryKv, Unsynced};
+use redeliver_log::kv::faulty::{FaultyKv, Unsynced};
 use redeliver_log::{Log, Maintenance};
 use redeliver_protocol::codec;
 use redeliver_protocol::config::ServerConfig;
@@ -36,7 +36,7 @@ use crate::world::{Due, World};
 pub(crate) struct Server {
     pub(crate) opening: Opening,
     pub(crate) log: Log,
-    pub(crate) kv: Arc<MemoryKv>,
+    pub(crate) kv: Arc<FaultyKv>,
     config: Arc<ServerConfig>,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) owners: Owners,
@@ -75,7 +75,7 @@ impl World {
         if self.server.is_some() {
             return;
         }
-        let kv = Arc::new(MemoryKv::from_image(&self.store));
+        let kv = Arc::new(FaultyKv::from_image(&self.store));
         let opening = Opening(self.openings);
         self.openings += 1;
         let epoch = Epoch(self.rng.identity());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redeliver_log::kv::memory::Image;
+use redeliver_log::kv::faulty::Image;
 use redeliver_protocol::client::Input as ClientInput;
 use redeliver_protocol::seq::SubscriptionId;
 use redeliver_protocol::server::{ConnectionId, Input as ServerInput};

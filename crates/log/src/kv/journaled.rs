@@ -10,7 +10,7 @@
 
 mod journal;
 mod settling;
-mod table;
+pub(super) mod table;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

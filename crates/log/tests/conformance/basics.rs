@@ -1,7 +1,7 @@
 //! Order, visibility, reopening.
 
 use redeliver_log::LogConfig;
-use redeliver_log::kv::memory::Unsynced;
+use redeliver_log::kv::faulty::Unsynced;
 use redeliver_protocol::history::{ReadOutcome, Start};
 use redeliver_protocol::seq::Seq;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redeliver_log::kv::Kv;
-use redeliver_log::kv::memory::{Image, MemoryKv, Unsynced};
+use redeliver_log::kv::faulty::{FaultyKv, Image, Unsynced};
 use redeliver_log::{Committed, Log, LogConfig, Maintenance, Staged, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::error::RefusalCode;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 /// A log with a clock of its own, over the in-memory store or over a data directory.
 pub(crate) struct Bench {
     /// The store; empty and unused over a data directory.
-    pub(crate) kv: Arc<MemoryKv>,
+    pub(crate) kv: Arc<FaultyKv>,
     pub(crate) log: Log,
     pub(crate) config: LogConfig,
     pub(crate) now: u64,
@@ -40,7 +40,7 @@ impl Bench {
     }
 
     pub(crate) fn with(config: LogConfig) -> Bench {
-        Bench::over(MemoryKv::new(), config, 1, 1_000_000)
+        Bench::over(FaultyKv::new(), config, 1, 1_000_000)
     }
 
     /// One over each kind of store.
@@ -58,7 +58,7 @@ impl Bench {
         Bench { kv: Arc::default(), log, config, now, monotonic: 0, epochs: number, dir: Some(dir) }
     }
 
-    fn over(kv: MemoryKv, config: LogConfig, epoch: u8, now: u64) -> Bench {
+    fn over(kv: FaultyKv, config: LogConfig, epoch: u8, now: u64) -> Bench {
         let kv = Arc::new(kv);
         let log = open(Arc::clone(&kv) as Arc<dyn Kv>, &config, epoch, now).expect("the log opens");
         Bench { kv, log, config, now, monotonic: 0, epochs: epoch, dir: None }
@@ -78,7 +78,7 @@ impl Bench {
     }
 
     /// Opens another store under the next epoch.
-    pub(crate) fn over_store(self, kv: MemoryKv) -> Bench {
+    pub(crate) fn over_store(self, kv: FaultyKv) -> Bench {
         Bench::over(kv, self.config, self.epochs + 1, self.now)
     }
 
@@ -100,14 +100,14 @@ impl Bench {
 
     /// Opens a copy of the store, as from a backup, under an epoch that the log never had.
     pub(crate) fn restored(&self, image: &Image, epoch: u8) -> Bench {
-        Bench::over(MemoryKv::from_image(image), self.config.clone(), epoch, self.now)
+        Bench::over(FaultyKv::from_image(image), self.config.clone(), epoch, self.now)
     }
 
     /// The same after changing what is stored.
     pub(crate) fn damaged(self, change: impl FnOnce(&mut Image)) -> Bench {
         let mut image = self.kv.durable();
         change(&mut image);
-        Bench::over(MemoryKv::from_image(&image), self.config, self.epochs + 1, self.now)
+        Bench::over(FaultyKv::from_image(&image), self.config, self.epochs + 1, self.now)
     }
 
     pub(crate) fn head_seq(&self) -> u64 {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use redeliver_log::LogConfig;
-use redeliver_log::kv::memory::Image;
+use redeliver_log::kv::faulty::Image;
 use redeliver_protocol::history::{Cursor, GapCause, Start};
 use redeliver_protocol::seq::{EmitNumber, Nth};
 
@@ -301,7 +301,7 @@ fn a_newer_format_is_refused_in_words() {
     let bench = Bench::new();
     let mut newer = bench.kv.durable();
     set_format(&mut newer, 9);
-    let kv = std::sync::Arc::new(redeliver_log::kv::memory::MemoryKv::from_image(&newer));
+    let kv = std::sync::Arc::new(redeliver_log::kv::faulty::FaultyKv::from_image(&newer));
     let error = crate::bench::open(kv, &bench.config, 2, 0).unwrap_err();
     assert_eq!(error.to_string(), "the data directory has format 9, this version reads up to 2: use a newer redeliver");
 }

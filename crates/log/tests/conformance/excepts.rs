@@ -1,6 +1,6 @@
 //! Events that some are not to get: the list comes with the event, from wherever it is read, and goes with it.
 
-use redeliver_log::kv::memory::Unsynced;
+use redeliver_log::kv::faulty::Unsynced;
 use redeliver_log::{LogConfig, MergedItem};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::event::EmitOptions;

@@ -1,6 +1,6 @@
 //! Folding and trimming: nothing that a reader sees depends on how far upkeep has come.
 
-use redeliver_log::kv::memory::Unsynced;
+use redeliver_log::kv::faulty::Unsynced;
 use redeliver_log::{LogConfig, Maintenance};
 use redeliver_protocol::history::{GapCause, Start};
 

@@ -1,7 +1,7 @@
 //! Several topics read as one row, against a filter of the whole list of events.
 
 use proptest::prelude::*;
-use redeliver_log::kv::memory::Unsynced;
+use redeliver_log::kv::faulty::Unsynced;
 use redeliver_log::{LogConfig, MergedItem, MergedReader, MergedRow};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::GapCause;

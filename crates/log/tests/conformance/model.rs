@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use redeliver_log::LogConfig;
-use redeliver_log::kv::memory::Unsynced;
+use redeliver_log::kv::faulty::Unsynced;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{EmitFate, Gap, GapCause, Start};
 use redeliver_protocol::seq::{Nth, Seq};

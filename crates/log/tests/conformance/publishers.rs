@@ -1,6 +1,6 @@
 //! Emits are idempotent: duplicates, reuse, order, what is forgotten.
 
-use redeliver_log::kv::memory::{Faults, Unsynced};
+use redeliver_log::kv::faulty::{Faults, Unsynced};
 use redeliver_log::{LogConfig, WriteRequest};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::EmitFate::{Duplicate, DuplicateForgotten, Refused, Stored};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use redeliver_log::kv::memory::MemoryKv;
+use redeliver_log::kv::faulty::FaultyKv;
 use redeliver_log::kv::{Direction, Entries, Kv, KvError, WriteBatch};
 use redeliver_log::{Log, LogConfig};
 use redeliver_protocol::history::{ReadOutcome, Start};
@@ -16,7 +16,7 @@ use crate::folding::small;
 /// A store that counts how often it is asked for something.
 #[derive(Debug)]
 struct Counting {
-    inner: MemoryKv,
+    inner: FaultyKv,
     asked: AtomicUsize,
 }
 
@@ -56,7 +56,7 @@ fn reopened(config: LogConfig) -> (Arc<Counting>, Log) {
             bench.tend_all();
         }
     }
-    let inner = MemoryKv::from_image(&bench.kv.durable());
+    let inner = FaultyKv::from_image(&bench.kv.durable());
     let kv = Arc::new(Counting { inner, asked: AtomicUsize::new(0) });
     let opened = Log::open(Arc::clone(&kv) as Arc<dyn Kv>, bench.config, epoch(2), Timestamp(0), Instant::ORIGIN);
     (kv, opened.unwrap())

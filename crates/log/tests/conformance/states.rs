@@ -1,7 +1,7 @@
 //! States: small durable values by key, beside the events.
 
 use bytes::Bytes;
-use redeliver_log::kv::memory::{Faults, Unsynced};
+use redeliver_log::kv::faulty::{Faults, Unsynced};
 use redeliver_log::{LogConfig, WriteOutcome, WriteRequest};
 
 use crate::bench::Bench;

@@ -131,7 +131,7 @@ fn a_log_that_went_back_tells_each_reader_from_the_last_common_position() {
 #[test]
 fn a_wiped_log_tells_everybody() {
     let old = ten();
-    let wiped = old.restored(&redeliver_log::kv::memory::MemoryKv::new().durable(), 5);
+    let wiped = old.restored(&redeliver_log::kv::faulty::FaultyKv::new().durable(), 5);
     let opened = wiped.open_at("t", Start::After(known(at(1, 9), 5)));
     let gap = opened.gap.unwrap();
     assert_eq!((gap.after, gap.cause, gap.through), (at(1, 9), GapCause::EpochChanged, at(5, 0)));

@@ -1,6 +1,6 @@
 //! Commits: limits, cursors, times, failures.
 
-use redeliver_log::kv::memory::Faults;
+use redeliver_log::kv::faulty::Faults;
 use redeliver_log::{LogConfig, LogError, WriteOutcome, WriteRequest};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::error::RefusalCode;

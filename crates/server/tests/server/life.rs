@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redeliver_log::kv::memory::{Faults, MemoryKv};
+use redeliver_log::kv::faulty::{Faults, FaultyKv};
 use redeliver_protocol::error::{CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::seq::Epoch;
 use redeliver_protocol::time::{Instant, Timestamp};
@@ -63,7 +63,7 @@ async fn what_was_emitted_before_a_shutdown_is_answered() {
 
 #[tokio::test]
 async fn a_failed_log_is_told_to_everybody_and_answers_nothing_more() {
-    let kv = Arc::new(MemoryKv::new());
+    let kv = Arc::new(FaultyKv::new());
     let epoch = Epoch([1; 16]);
     let log = Log::open(kv.clone(), LogConfig::default(), epoch, Timestamp(1), Instant::ORIGIN).expect("opens");
     let server = Server::builder().log(log).open().await.expect("starts");
@@ -88,7 +88,7 @@ async fn a_failed_log_is_told_to_everybody_and_answers_nothing_more() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_events_and_goes_on_when_there_is_room() {
-    let kv = Arc::new(MemoryKv::new());
+    let kv = Arc::new(FaultyKv::new());
     let log =
         Log::open(kv.clone(), LogConfig::default(), Epoch([1; 16]), Timestamp(1), Instant::ORIGIN).expect("opens");
     let server = Server::builder().log(log).open().await.expect("starts");

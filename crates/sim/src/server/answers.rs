@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redeliver_log::kv::memory::MemoryKv;
+use redeliver_log::kv::faulty::FaultyKv;
 use redeliver_log::{Log, LogConfig};
 use redeliver_protocol::codec;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
@@ -131,7 +131,7 @@ impl World {
     pub(crate) fn dump(&mut self) -> (Seq, Vec<DumpedTopic>) {
         let (wall, now) = (self.wall(), self.queue.now());
         let Some(server) = &self.server else { return (Seq::ZERO, Vec::new()) };
-        let copy = Arc::new(MemoryKv::from_image(&server.kv.durable()));
+        let copy = Arc::new(FaultyKv::from_image(&server.kv.durable()));
         let log = match Log::open(copy, LogConfig::default(), COPY_EPOCH, wall, now) {
             Ok(log) => log,
             Err(error) => {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use redeliver_log::kv::Kv;
-use redeliver_log::kv::memory::Faults;
+use redeliver_log::kv::faulty::Faults;
 use redeliver_log::{Committed, Staged, WriteOutcome, WriteRequest};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;

@@ -13,7 +13,7 @@ use crate::kv::{Change, Direction, Entries, Entry, KvError, WriteBatch};
 
 /// The keys that a generation has changed, each with its newest value, or nothing if it is deleted.
 #[derive(Default)]
-pub(super) struct Table {
+pub(in crate::kv) struct Table {
     entries: BTreeMap<Vec<u8>, Option<Bytes>>,
     bytes: u64,
     /// Whether the last batch deletes something, and is not synced yet.
@@ -21,7 +21,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn apply(&mut self, batch: WriteBatch) {
+    pub(in crate::kv) fn apply(&mut self, batch: WriteBatch) {
         for (key, value) in batch.into_entries() {
             self.bytes += cost(&key, value.as_deref());
             self.has_unsynced_deletes |= value.is_none();
@@ -35,6 +35,13 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// What the table says of a key: nothing, that it is deleted, or its value.
+    #[cfg(feature = "faults")]
+    #[allow(clippy::option_option, reason = "a key that is deleted is not one that the table does not know")]
+    pub(in crate::kv) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        self.entries.get(key).cloned()
     }
 
     /// What was applied is durable.
@@ -72,7 +79,7 @@ impl Table {
 }
 
 /// A table that is shared. Only the active one changes.
-pub(super) type SharedTable = Arc<RwLock<Table>>;
+pub(in crate::kv) type SharedTable = Arc<RwLock<Table>>;
 
 /// The tables that lie over the inner store.
 #[derive(Default)]
@@ -116,7 +123,7 @@ impl Tables {
 }
 
 /// A range of the tables and the inner store.
-pub(super) struct LayeredRange<'a> {
+pub(in crate::kv) struct LayeredRange<'a> {
     layers: Vec<Layer>,
     inner: Peekable<Entries<'a>>,
     from: Vec<u8>,
@@ -131,7 +138,7 @@ struct Layer {
 
 impl<'a> LayeredRange<'a> {
     /// The newest table first.
-    pub(super) fn new(
+    pub(in crate::kv) fn new(
         tables: Vec<SharedTable>,
         inner: Entries<'a>,
         (from, to): (&[u8], &[u8]),
