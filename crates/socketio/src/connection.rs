@@ -2,8 +2,10 @@
 //! where is decided in [`connecting`]; what a socket does in [`live`].
 
 mod connecting;
+mod delivery;
 mod jobs;
 mod live;
+mod saver;
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -14,21 +16,19 @@ use std::task::Poll;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, select_all};
-use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tracing::debug;
 
-use crate::args::{Args, IntoArgs};
+use crate::args::Args;
 use crate::connection::live::{Leaving, Live, Wake};
+use crate::core::Core;
 use crate::engine::{EngineCloseReason, EngineConnection, EngineEvent, Interest};
 use crate::error::ConnectError;
-use crate::io::Core;
-use crate::offset::Offset;
 use crate::packet::{Decoder, Incoming, Namespace, Packet, PacketError, PacketLimits};
 use crate::packet::{encode_connect, encode_connect_error};
-use crate::socket::{DisconnectReason, Handshake, Socket};
+use crate::socket::{DisconnectReason, Handshake};
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
@@ -338,19 +338,6 @@ async fn next_of(sockets: &mut BTreeMap<Namespace, SocketPhase>, is_drained: boo
             (only.key().clone(), wake)
         }
         None => std::future::pending().await,
-    }
-}
-
-/// Tells a client something that is not in the log.
-pub(crate) fn tell(
-    socket: &Socket,
-    engine: &mut EngineConnection,
-    name: &str,
-    args: &impl Serialize,
-    offset: Option<Offset>,
-) {
-    if let Ok(args) = args.into_args() {
-        engine.send_shared(socket.core().frames.unlogged(name, &args, offset));
     }
 }
 

@@ -1,6 +1,5 @@
 //! The gateway's handle: what an app holds and calls.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -21,6 +20,7 @@ use crate::broadcast::Broadcast;
 use crate::clock::wall_clock;
 use crate::config::{Config, Recovery};
 use crate::connection;
+use crate::core::Core;
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{RoomError, SendError};
 use crate::namespace::{Namespace, NamespaceCore};
@@ -36,22 +36,6 @@ use crate::recovery::{KEYS, Session};
 pub struct SocketIo {
     core: Arc<Core>,
     engine: Engine,
-}
-
-pub(crate) struct Core {
-    pub(crate) config: Arc<Config>,
-    server: Server,
-    namespaces: RwLock<BTreeMap<String, Arc<NamespaceCore>>>,
-    pub(crate) shutdown: watch::Sender<bool>,
-    /// Set before `shutdown` tells, for a look that costs nothing.
-    pub(crate) is_ending: AtomicBool,
-    pub(crate) presence: Presence,
-}
-
-impl Core {
-    pub(crate) fn namespace(&self, name: &str) -> Option<Arc<NamespaceCore>> {
-        self.namespaces.read().get(name).cloned()
-    }
 }
 
 /// Settles what a [`SocketIo`] is made of. Made by [`SocketIo::builder`].

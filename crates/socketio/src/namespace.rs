@@ -1,17 +1,13 @@
 //! One namespace: who is in it, who decides whether somebody may be, what the app does with newcomers.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use redeliver_server::{Receipt, Server, TopicName};
-use tokio::sync::watch;
 
 use crate::acks::{Answer, Collectors};
 use crate::args::IntoArgs;
@@ -19,6 +15,7 @@ use crate::broadcast::Broadcast;
 use crate::config::{Config, Recovery};
 use crate::error::{AnswerError, ConnectError, RoomError, SendError};
 use crate::frames::Frames;
+use crate::members::Members;
 use crate::packet;
 use crate::presence::Presence;
 use crate::rooms::namespace_topic;
@@ -169,125 +166,6 @@ impl Namespace {
     /// The socket of this sid, if it is connected now.
     #[must_use]
     pub fn socket(&self, sid: &str) -> Option<Socket> {
-        self.core.members.by_sid.lock().get(sid).cloned()
-    }
-}
-
-/// The sockets of a namespace.
-#[derive(Default)]
-pub(crate) struct Members {
-    by_sid: Mutex<BTreeMap<String, Socket>>,
-    owners: Arc<Mutex<HashMap<Bytes, Owner>>>,
-}
-
-/// Who owns a stored session now.
-struct Owner {
-    fence: Arc<Fence>,
-    /// Closed when the owner has written its last.
-    gone: watch::Receiver<()>,
-}
-
-/// Tells an owner that another one has come.
-#[derive(Debug, Default)]
-pub(crate) struct Fence {
-    content: Mutex<FenceContent>,
-}
-
-#[derive(Debug, Default)]
-struct FenceContent {
-    is_fenced: bool,
-    /// Whom to tell, once it lives.
-    owner: Option<Socket>,
-}
-
-impl Fence {
-    /// The owner lives: it is told when another one comes. Returns false if that is so already.
-    pub(crate) fn guard(&self, owner: &Socket) -> bool {
-        let mut content = self.content.lock();
-        content.owner = Some(owner.clone());
-        !content.is_fenced
-    }
-
-    fn raise(&self) {
-        let mut content = self.content.lock();
-        content.is_fenced = true;
-        if let Some(owner) = content.owner.take() {
-            owner.fence();
-        }
-    }
-}
-
-/// The ownership of a stored session: while it is held, nobody else writes the session. To be dropped after the last write.
-pub(crate) struct Claim {
-    pub(crate) key: Bytes,
-    pub(crate) fence: Arc<Fence>,
-    owners: Arc<Mutex<HashMap<Bytes, Owner>>>,
-    /// The one before, until it has written its last.
-    former: Option<Owner>,
-    _gone: watch::Sender<()>,
-}
-
-impl Members {
-    pub(crate) fn all(&self) -> Vec<Socket> {
-        self.by_sid.lock().values().cloned().collect()
-    }
-
-    pub(crate) fn enter(&self, socket: &Socket) {
-        self.by_sid.lock().insert(socket.id().to_owned(), socket.clone());
-    }
-
-    /// Forgets a socket, if it is still the one of its sid.
-    pub(crate) fn leave(&self, socket: &Socket) {
-        let mut by_sid = self.by_sid.lock();
-        if by_sid.get(socket.id()).is_some_and(|known| known.is(socket)) {
-            by_sid.remove(socket.id());
-        }
-    }
-
-    /// Takes a session that nobody owns now.
-    pub(crate) fn claim_free(&self, key: &Bytes) -> Option<Claim> {
-        match self.owners.lock().entry(key.clone()) {
-            Entry::Occupied(_) => None,
-            Entry::Vacant(vacant) => {
-                let (gone, watched) = watch::channel(());
-                let fence = Arc::new(Fence::default());
-                vacant.insert(Owner { fence: Arc::clone(&fence), gone: watched });
-                let owners = Arc::clone(&self.owners);
-                Some(Claim { key: key.clone(), fence, owners, former: None, _gone: gone })
-            }
-        }
-    }
-
-    /// Takes a session over: the newest connection owns it. Waits until its owner, if it has one, has written its last.
-    pub(crate) async fn claim(&self, key: Bytes) -> Claim {
-        let (gone, watched) = watch::channel(());
-        let fence = Arc::new(Fence::default());
-        let owner = Owner { fence: Arc::clone(&fence), gone: watched };
-        let former = self.owners.lock().insert(key.clone(), owner);
-        let mut claim = Claim { key, fence, owners: Arc::clone(&self.owners), former, _gone: gone };
-        if let Some(former) = &mut claim.former {
-            former.fence.raise();
-            while former.gone.changed().await.is_ok() {}
-        }
-        claim.former = None;
-        claim
-    }
-
-    /// Whether a session is owned by a connection now.
-    pub(crate) fn is_owned(&self, key: &Bytes) -> bool {
-        self.owners.lock().contains_key(key)
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let mut owners = self.owners.lock();
-        if owners.get(&self.key).is_some_and(|owner| Arc::ptr_eq(&owner.fence, &self.fence)) {
-            match self.former.take() {
-                // Given up while it waited: the one before still owns it.
-                Some(former) => owners.insert(self.key.clone(), former),
-                None => owners.remove(&self.key),
-            };
-        }
+        self.core.members.by_sid(sid)
     }
 }

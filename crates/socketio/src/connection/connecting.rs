@@ -18,9 +18,12 @@ use uuid::Uuid;
 use crate::acks::AckWindow;
 use crate::clock::wall_clock;
 use crate::config::{AUTH_BYTES_MAX, ROW_BYTES_MAX, ROW_EVENTS_MAX, Recovery};
-use crate::connection::live::{self, Live, Parts};
+use crate::connection::delivery::{self, EventDelivery, Source};
+use crate::connection::live::Live;
+use crate::connection::saver;
 use crate::error::ConnectError;
-use crate::namespace::{Claim, NamespaceCore};
+use crate::members::Claim;
+use crate::namespace::NamespaceCore;
 use crate::offset::Offset;
 use crate::recovery::{Decision, Session, Shown, Why, decide, pid_key, read_after, subscriber_key};
 use crate::rooms::room_of;
@@ -50,9 +53,7 @@ struct Begun {
     session: Session,
     claim: Option<Claim>,
     recovered: bool,
-    feed: Feed,
-    backlog: Option<Vec<FeedItem>>,
-    given: Offset,
+    source: Source,
 }
 
 /// Does what a CONNECT asks for.
@@ -93,7 +94,7 @@ async fn finish(
     offsets: bool,
     acks: bool,
 ) -> Result<Box<Live>, ConnectError> {
-    let Begun { session, claim, recovered, mut feed, backlog, given } = begun;
+    let Begun { session, claim, recovered, mut source } = begun;
     let registration = core.server.register(identity.clone(), handshake.peer, PROTOCOL);
     let registration = registration.ok_or_else(|| ConnectError::new(NOT_NOW))?;
     let before = session.clone();
@@ -115,7 +116,7 @@ async fn finish(
             for topic in may_follow.then_some(&core.topic).into_iter().chain([&own]) {
                 session.rooms.join(topic, head, false).map_err(|error| ConnectError::new(error.to_string()))?;
             }
-            live::follow(&mut feed, &session);
+            delivery::follow(&mut source.feed, &session);
         }
         *session != before
     };
@@ -124,7 +125,7 @@ async fn finish(
             let stored = socket.session().lock().encode(wall_clock());
             let value = stored.map_err(|error| ConnectError::new(error.to_string()))?;
             // Durable before the client is told of it, so that what it comes back with is known.
-            if !live::store(&socket, claim.key.clone(), Some(value)).await {
+            if !saver::store(&socket, claim.key.clone(), Some(value)).await {
                 return Err(ConnectError::new(NOT_NOW));
             }
         }
@@ -133,12 +134,12 @@ async fn finish(
         }
     }
     let config = &core.config;
-    let window = acks.then(|| AckWindow::new(given, config.ack_window, config.ack_timeout, config.ack_resends_max));
+    let window =
+        acks.then(|| AckWindow::new(source.given, config.ack_window, config.ack_timeout, config.ack_resends_max));
     socket.set_connected();
     core.members.enter(&socket);
-    let parts =
-        Parts { socket, commands, feed, backlog, offsets, window, given, claim, is_changed: false, registration };
-    Ok(Box::new(Live::new(parts)))
+    let delivery = EventDelivery::new(socket.clone(), source, offsets, window);
+    Ok(Box::new(Live::new(socket, commands, delivery, claim, registration)))
 }
 
 async fn authenticate(core: &NamespaceCore, handshake: &Handshake) -> Result<Identity, ConnectError> {
@@ -207,7 +208,8 @@ fn anew(core: &NamespaceCore, identity: &Identity, claim: Option<Claim>) -> Begu
     let head = core.server.head();
     let session = Session::new(random_id(), random_id(), core.name.as_str(), identity.name(), head);
     let given = Offset::new(head, 0);
-    Begun { session, claim, recovered: false, feed: core.server.feed(head), backlog: None, given }
+    let source = Source { feed: core.server.feed(head), backlog: None, given };
+    Begun { session, claim, recovered: false, source }
 }
 
 /// The same, the owner of its stored session.
@@ -230,7 +232,7 @@ async fn resume(
     let first = read_after(&session.rooms, place.seq);
     let from = if first < place.seq { core.server.position_at(first) } else { place };
     let mut feed = core.server.feed(from);
-    live::follow(&mut feed, &session);
+    delivery::follow(&mut feed, &session);
     // Where its topics have nothing after its place, that is known from memory.
     let reached = feed.refresh();
     let has_missed_nothing = reached.seq > from.seq || reached == core.server.head();
@@ -240,7 +242,8 @@ async fn resume(
         return Ok(None);
     }
     let given = Offset::new(from, session.rooms.turn());
-    Ok(Some(Begun { session, claim: None, recovered: true, feed, backlog, given }))
+    let source = Source { feed, backlog, given };
+    Ok(Some(Begun { session, claim: None, recovered: true, source }))
 }
 
 /// What may be followed may have changed. Rooms are the app's to give, topics of other names are the client's own wish.
