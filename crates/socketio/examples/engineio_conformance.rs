@@ -14,14 +14,12 @@ use tokio::net::TcpListener;
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(3000_u16);
-    let config = EngineConfig {
-        path: "/engine.io/".to_owned(),
-        ping_interval: Duration::from_millis(300),
-        ping_timeout: Duration::from_millis(200),
-        max_payload: 1_000_000,
-        admits: Arc::new(|_| true),
-        ..EngineConfig::default()
-    };
+    let mut config = EngineConfig::default();
+    config.path = "/engine.io/".to_owned();
+    config.ping_interval = Duration::from_millis(300);
+    config.ping_timeout = Duration::from_millis(200);
+    config.payload_bytes_max = 1_000_000;
+    config.admits = Arc::new(|_| true);
     let engine = Engine::new(config, echo);
     // `localhost` may name either; not every machine has the second.
     if let Ok(listener) = TcpListener::bind(("::1", port)).await {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redeliver_server::Server;
-use redeliver_socketio::{AnswerError, Broadcast, ConnectError, Incoming, Namespace, SendError, Socket, SocketIo};
+use redeliver_socketio::{AckError, Broadcast, ConnectError, Incoming, Namespace, SendError, Socket, SocketIo};
 use serde_json::{Value, json};
 
 #[tokio::main]
@@ -56,7 +56,11 @@ fn serve_everybody(app: &Namespace, revoked: &Revoked) {
         let all = namespace.clone();
         socket.on("ask", move |incoming| ask(all.clone(), incoming));
         socket.on("leave-me", |incoming| async move {
-            incoming.socket.disconnect(incoming.args.parse_at(0).unwrap_or(false));
+            if incoming.args.parse_at(0).unwrap_or(false) {
+                incoming.socket.close_connection();
+            } else {
+                incoming.socket.disconnect();
+            }
         });
         let revoked = Arc::clone(&revoked);
         socket.on("revoke", move |incoming| {
@@ -151,7 +155,7 @@ async fn ask(namespace: Namespace, incoming: Incoming) {
     let asked = namespace.to(room).emit_with_ack("question", question, Duration::from_millis(within_ms)).await;
     let (complete, answers) = match asked {
         Ok(answers) => (true, answers),
-        Err(AnswerError::TimedOut { answers, .. }) => (false, answers),
+        Err(AckError::TimedOut { answers, .. }) => (false, answers),
         Err(error) => return eprintln!("{error}"),
     };
     let mut answers: Vec<String> = answers.iter().filter_map(|answer| answer.args.parse_at(0).ok()).collect();

@@ -14,10 +14,10 @@ use crate::config::ASKS_MAX;
 use crate::offset::Offset;
 use crate::packet::AckId;
 
-/// One socket's answer to an event that was emitted with a question.
+/// One socket's answer to an event that was emitted with an ack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Answer {
+pub struct AckReply {
     /// Whose it is.
     pub sid: String,
     /// What it answered.
@@ -27,21 +27,21 @@ pub struct Answer {
 /// The questions of one namespace that the app waits for, by the event that asks.
 #[derive(Debug, Default)]
 pub(crate) struct Collectors {
-    content: Mutex<Content>,
+    state: Mutex<CollectorState>,
 }
 
 #[derive(Debug, Default)]
-struct Content {
+struct CollectorState {
     waiting: HashMap<Seq, Collector>,
     /// How many emits are under way whose seq is not known yet: their answers may come before it.
     asking: usize,
-    early: VecDeque<(Seq, Answer)>,
+    early: VecDeque<(Seq, AckReply)>,
 }
 
 #[derive(Debug)]
 struct Collector {
     missing: HashSet<String>,
-    answers: Vec<Answer>,
+    answers: Vec<AckReply>,
     complete: Option<oneshot::Sender<()>>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Asking<'a>(&'a Collectors);
 
 impl Collectors {
     pub(crate) fn ask(&self) -> Asking<'_> {
-        self.content.lock().asking += 1;
+        self.state.lock().asking += 1;
         Asking(self)
     }
 
@@ -62,44 +62,44 @@ impl Collectors {
         seq: Seq,
         from: HashSet<String>,
         patience: Duration,
-    ) -> (Vec<Answer>, usize) {
+    ) -> (Vec<AckReply>, usize) {
         let (complete, completed) = oneshot::channel();
         let taken = Taken { collectors: self, seq };
         {
-            let mut content = self.content.lock();
+            let mut state = self.state.lock();
             let mut collector = Collector { missing: from, answers: Vec::new(), complete: Some(complete) };
-            let (mine, others) = std::mem::take(&mut content.early).into_iter().partition(|(early, _)| *early == seq);
-            content.early = others;
-            let mine: VecDeque<(Seq, Answer)> = mine;
+            let (mine, others) = std::mem::take(&mut state.early).into_iter().partition(|(early, _)| *early == seq);
+            state.early = others;
+            let mine: VecDeque<(Seq, AckReply)> = mine;
             mine.into_iter().for_each(|(_, answer)| collector.take(answer));
             collector.tell();
-            content.waiting.insert(seq, collector);
+            state.waiting.insert(seq, collector);
         }
         drop(asking);
         // Whether complete or not, what there is is looked at.
         let _ = tokio::time::timeout(patience, completed).await;
-        let collector = self.content.lock().waiting.remove(&seq);
+        let collector = self.state.lock().waiting.remove(&seq);
         drop(taken);
         collector.map_or_else(|| (Vec::new(), 0), |collector| (collector.answers, collector.missing.len()))
     }
 
     /// A socket has answered an event.
-    pub(crate) fn answer(&self, seq: Seq, answer: Answer) {
-        let mut content = self.content.lock();
-        if let Some(collector) = content.waiting.get_mut(&seq) {
+    pub(crate) fn answer(&self, seq: Seq, answer: AckReply) {
+        let mut state = self.state.lock();
+        if let Some(collector) = state.waiting.get_mut(&seq) {
             collector.take(answer);
             collector.tell();
-        } else if content.asking > 0 {
-            if content.early.len() == EARLY_MAX {
-                content.early.pop_front();
+        } else if state.asking > 0 {
+            if state.early.len() == EARLY_MAX {
+                state.early.pop_front();
             }
-            content.early.push_back((seq, answer));
+            state.early.push_back((seq, answer));
         }
     }
 }
 
 impl Collector {
-    fn take(&mut self, answer: Answer) {
+    fn take(&mut self, answer: AckReply) {
         // Once each: an event that was sent again may be answered twice.
         if self.missing.remove(&answer.sid) {
             self.answers.push(answer);
@@ -117,10 +117,10 @@ impl Collector {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        let mut content = self.0.content.lock();
-        content.asking -= 1;
-        if content.asking == 0 {
-            content.early.clear();
+        let mut state = self.0.state.lock();
+        state.asking -= 1;
+        if state.asking == 0 {
+            state.early.clear();
         }
     }
 }
@@ -133,7 +133,7 @@ struct Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.collectors.content.lock().waiting.remove(&self.seq);
+        self.collectors.state.lock().waiting.remove(&self.seq);
     }
 }
 

@@ -47,7 +47,7 @@ impl Args {
     ///
     /// [`ArgsError`] if the value has no JSON.
     pub fn with(self, value: &impl Serialize) -> Result<Args, ArgsError> {
-        let value = serde_json::to_vec(value).map_err(|error| ArgsError::new(&error))?;
+        let value = serde_json::to_vec(value)?;
         Ok(self.with_json(&value))
     }
 
@@ -77,7 +77,7 @@ impl Args {
     ///
     /// [`ArgsError`] if they are not of these types, or not so many.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ArgsError> {
-        serde_json::from_slice(&self.array()).map_err(|error| ArgsError::new(&error))
+        Ok(serde_json::from_slice(&self.array())?)
     }
 
     /// The argument at this index, counted from 0.
@@ -87,8 +87,8 @@ impl Args {
     /// [`ArgsError`] if there is none or it is of another type.
     pub fn parse_at<T: DeserializeOwned>(&self, index: usize) -> Result<T, ArgsError> {
         let values = self.values();
-        let value = values.get(index).ok_or_else(|| ArgsError::new(&format!("there is no argument {index}")))?;
-        serde_json::from_str(value.get()).map_err(|error| ArgsError::new(&error))
+        let value = values.get(index).ok_or_else(|| ArgsError::new(format!("there is no argument {index}")))?;
+        Ok(serde_json::from_str(value.get())?)
     }
 
     /// The bytes of the argument at this index, if it is a binary one.
@@ -260,12 +260,12 @@ impl IntoArgs for Args {
 
 impl<T: Serialize> IntoArgs for T {
     fn into_args(self) -> Result<Args, ArgsError> {
-        let json = serde_json::to_vec(&self).map_err(|error| ArgsError::new(&error))?;
+        let json = serde_json::to_vec(&self)?;
         // `()` means no arguments, as an empty tuple does everywhere else.
         if std::mem::size_of::<T>() == 0 && json == b"null" {
             return Ok(Args::new());
         }
-        Args::from_json(&json.into()).ok_or_else(|| ArgsError::new(&"the serializer made invalid JSON"))
+        Args::from_json(&json.into()).ok_or_else(|| ArgsError::new("the serializer made invalid JSON"))
     }
 }
 

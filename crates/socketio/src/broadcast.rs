@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use redeliver_server::{EmitOptions, EventName, NewEvent, Receipt, Seq, TopicName};
 
-use crate::acks::Answer;
+use crate::acks::AckReply;
 use crate::args::{Args, IntoArgs};
-use crate::error::{AnswerError, RoomError, SendError};
+use crate::error::{AckError, RoomError, SendError};
 use crate::namespace::NamespaceCore;
 use crate::packet::RESERVED_NAMES;
 use crate::rooms::room_topic;
@@ -75,7 +75,7 @@ impl Broadcast {
     ///
     /// # Errors
     ///
-    /// [`AnswerError`]; `TimedOut` holds the answers that did come.
+    /// [`AckError`]; `TimedOut` holds the answers that did come.
     ///
     /// # Cancel safety
     ///
@@ -85,7 +85,7 @@ impl Broadcast {
         name: &str,
         args: impl IntoArgs,
         timeout: Duration,
-    ) -> Result<Vec<Answer>, AnswerError> {
+    ) -> Result<Vec<AckReply>, AckError> {
         let event = self.event(name, &args.into_args().map_err(SendError::from)?, true)?;
         let asking = self.namespace.collectors.ask();
         let receipt = self.namespace.server.emit(event).await.map_err(SendError::from)?;
@@ -93,7 +93,7 @@ impl Broadcast {
         let receivers = self.receivers_at(seq)?;
         let (answers, missing) = self.namespace.collectors.collect(asking, seq, receivers, timeout).await;
         if missing > 0 {
-            return Err(AnswerError::TimedOut { missing, after: timeout, answers });
+            return Err(AckError::TimedOut { missing, after: timeout, answers });
         }
         Ok(answers)
     }
@@ -137,13 +137,23 @@ impl Broadcast {
         first_error(futures_util::future::join_all(leaves).await)
     }
 
-    /// Disconnects these sockets, with `whole` from all their namespaces.
+    /// Disconnects these sockets from the namespace: [`Socket::disconnect`].
     ///
     /// # Errors
     ///
     /// [`RoomError`] if a room's name is too long.
-    pub fn disconnect_sockets(&self, whole: bool) -> Result<(), RoomError> {
-        self.sockets()?.iter().for_each(|socket| socket.disconnect(whole));
+    pub fn disconnect_sockets(&self) -> Result<(), RoomError> {
+        self.sockets()?.iter().for_each(Socket::disconnect);
+        Ok(())
+    }
+
+    /// Disconnects these sockets and closes their connections: [`Socket::close_connection`].
+    ///
+    /// # Errors
+    ///
+    /// [`RoomError`] if a room's name is too long.
+    pub fn close_connections(&self) -> Result<(), RoomError> {
+        self.sockets()?.iter().for_each(Socket::close_connection);
         Ok(())
     }
 

@@ -250,7 +250,7 @@ fn topic(args: &Args) -> Result<TopicName, Reply> {
 
 fn room_code(error: RoomError) -> &'static str {
     match error {
-        RoomError::NotANamespace | RoomError::TooLong => "invalid",
+        RoomError::TooLong => "invalid",
         RoomError::TooMany => "too_many",
         RoomError::Busy | RoomError::NotConnected | RoomError::NotStored => "unavailable",
     }

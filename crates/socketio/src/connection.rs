@@ -26,7 +26,7 @@ use crate::connection::live::{Leaving, Live, Wake};
 use crate::core::Core;
 use crate::engine::{EngineCloseReason, EngineConnection, EngineEvent, Interest};
 use crate::error::ConnectError;
-use crate::packet::{Decoder, Incoming, Namespace, Packet, PacketError, PacketLimits};
+use crate::packet::{Decoder, NamespaceName, Packet, PacketArgs, PacketError, PacketLimits, Received};
 use crate::packet::{encode_connect, encode_connect_error};
 use crate::socket::{DisconnectReason, Handshake};
 
@@ -72,7 +72,7 @@ struct Connection {
     handshake: Handshake,
     /// Whether the client looks like JavaScript, and takes offsets.
     is_script: bool,
-    sockets: BTreeMap<Namespace, SocketPhase>,
+    sockets: BTreeMap<NamespaceName, SocketPhase>,
     /// Until when a namespace must be joined, if none was yet.
     deadline: Option<Instant>,
     steps: u32,
@@ -95,7 +95,7 @@ enum SocketWake {
 
 enum Step {
     Engine(EngineEvent),
-    Socket(Namespace, SocketWake),
+    Socket(NamespaceName, SocketWake),
     Late,
     Shutdown,
 }
@@ -108,8 +108,8 @@ impl Connection {
                 break reason;
             }
         };
-        for (_, place) in std::mem::take(&mut self.sockets) {
-            match place {
+        for (_, phase) in std::mem::take(&mut self.sockets) {
+            match phase {
                 SocketPhase::Live(live) => live.end(reason),
                 // Dropped before it was told that it is connected: it was never here.
                 SocketPhase::Connecting(connecting) => drop(connecting),
@@ -204,9 +204,9 @@ impl Connection {
         }
     }
 
-    fn decoded(&mut self, decoded: Result<Option<Incoming>, PacketError>) -> Option<DisconnectReason> {
+    fn decoded(&mut self, decoded: Result<Option<Received>, PacketError>) -> Option<DisconnectReason> {
         match decoded {
-            Ok(Some(incoming)) => self.packet(incoming),
+            Ok(Some(received)) => self.packet(received),
             Ok(None) => None,
             Err(error) => {
                 debug!(%error, "a client sent what is no packet");
@@ -215,7 +215,7 @@ impl Connection {
         }
     }
 
-    fn packet(&mut self, Incoming { namespace, packet }: Incoming) -> Option<DisconnectReason> {
+    fn packet(&mut self, Received { namespace, packet }: Received) -> Option<DisconnectReason> {
         match (packet, self.sockets.get_mut(&namespace)) {
             (Packet::Connect { auth }, None) => return self.connect(namespace, auth),
             (Packet::Event { id, name, args }, Some(SocketPhase::Live(live))) => {
@@ -240,7 +240,7 @@ impl Connection {
         Some(self.close(DisconnectReason::ForcedServerClose))
     }
 
-    fn connect(&mut self, namespace: Namespace, auth: Option<Utf8Bytes>) -> Option<DisconnectReason> {
+    fn connect(&mut self, namespace: NamespaceName, auth: Option<Utf8Bytes>) -> Option<DisconnectReason> {
         if self.sockets.len() >= self.core.config.namespaces_max {
             debug!("a client asks for too many namespaces");
             return Some(self.close(DisconnectReason::ForcedServerClose));
@@ -256,7 +256,7 @@ impl Connection {
         None
     }
 
-    fn connected(&mut self, namespace: Namespace, result: Result<Box<Live>, ConnectError>) {
+    fn connected(&mut self, namespace: NamespaceName, result: Result<Box<Live>, ConnectError>) {
         match result {
             Ok(live) => {
                 self.deadline = None;
@@ -271,7 +271,7 @@ impl Connection {
         }
     }
 
-    fn woken(&mut self, namespace: &Namespace, wake: Wake) -> Option<DisconnectReason> {
+    fn woken(&mut self, namespace: &NamespaceName, wake: Wake) -> Option<DisconnectReason> {
         let Some(SocketPhase::Live(live)) = self.sockets.get_mut(namespace) else { return None };
         match live.handle(wake, &mut self.engine) {
             Leaving::No => None,
@@ -287,10 +287,10 @@ impl Connection {
         }
     }
 
-    fn refuse(&mut self, namespace: &Namespace, error: &ConnectError) {
-        let message = match &error.data {
-            Some(data) => json!({ "message": error.message, "data": data }),
-            None => json!({ "message": error.message }),
+    fn refuse(&mut self, namespace: &NamespaceName, error: &ConnectError) {
+        let message = match error.data() {
+            Some(data) => json!({ "message": error.message(), "data": data }),
+            None => json!({ "message": error.message() }),
         };
         self.engine.send_text(encode_connect_error(namespace, &message.to_string()));
     }
@@ -301,14 +301,14 @@ impl Connection {
     }
 
     fn live(&mut self) -> impl Iterator<Item = &mut Live> {
-        self.sockets.values_mut().filter_map(|place| match place {
+        self.sockets.values_mut().filter_map(|phase| match phase {
             SocketPhase::Live(live) => Some(&mut **live),
             SocketPhase::Connecting(_) => None,
         })
     }
 
     fn is_full(&self) -> bool {
-        self.sockets.values().any(|place| match place {
+        self.sockets.values().any(|phase| match phase {
             SocketPhase::Live(live) => live.waiting_events() >= self.core.config.waiting_events_max,
             SocketPhase::Connecting(_) => false,
         })
@@ -325,11 +325,11 @@ impl SocketPhase {
 }
 
 /// The next that any of the sockets waits for. Cancel safe, as each of them is.
-async fn next_of(sockets: &mut BTreeMap<Namespace, SocketPhase>, is_drained: bool) -> (Namespace, SocketWake) {
+async fn next_of(sockets: &mut BTreeMap<NamespaceName, SocketPhase>, is_drained: bool) -> (NamespaceName, SocketWake) {
     if sockets.len() > 1 {
         let all = sockets
             .iter_mut()
-            .map(|(namespace, place)| async move { (namespace.clone(), place.next(is_drained).await) }.boxed());
+            .map(|(namespace, state)| async move { (namespace.clone(), state.next(is_drained).await) }.boxed());
         return select_all(all).await.0;
     }
     match sockets.first_entry() {
@@ -341,7 +341,7 @@ async fn next_of(sockets: &mut BTreeMap<Namespace, SocketPhase>, is_drained: boo
     }
 }
 
-fn args_of(args: &crate::packet::Args) -> Args {
+fn args_of(args: &PacketArgs) -> Args {
     Args::from_packet(&args.list(), args.attachments().to_vec())
 }
 

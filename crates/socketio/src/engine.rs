@@ -22,13 +22,13 @@ use redeliver_protocol::time::Instant;
 pub use self::connection::EngineConnection;
 pub(crate) use self::connection::Interest;
 use self::door::Sessions;
-pub use self::door::secret;
 pub use self::packet::SharedFrame;
 use self::session::Terms;
 pub use self::session::{EngineCloseReason, EngineEvent};
 
 /// How an engine behaves.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct EngineConfig {
     /// The path that it answers, exactly, with and without a slash at its end.
     pub path: String,
@@ -37,7 +37,7 @@ pub struct EngineConfig {
     /// How long a client may take to answer a ping.
     pub ping_timeout: Duration,
     /// Largest body of a POST and largest message of a WebSocket, in bytes. Larger ones are refused before they are read.
-    pub max_payload: usize,
+    pub payload_bytes_max: usize,
     /// How long a client may try out a WebSocket before it switches to it.
     pub upgrade_timeout: Duration,
     /// How long a POST's body may take.
@@ -58,7 +58,7 @@ impl Default for EngineConfig {
             path: "/socket.io/".to_owned(),
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
-            max_payload: 1_000_000,
+            payload_bytes_max: 1_000_000,
             upgrade_timeout: Duration::from_secs(10),
             // 1 MB at 35 KB/s.
             body_timeout: Duration::from_secs(30),
@@ -76,7 +76,7 @@ impl EngineConfig {
             ping_interval: self.ping_interval,
             ping_timeout: self.ping_timeout,
             upgrade_timeout: self.upgrade_timeout,
-            body_bytes_max: self.max_payload,
+            body_bytes_max: self.payload_bytes_max,
         }
     }
 
@@ -87,13 +87,14 @@ impl EngineConfig {
             r#"0{{"sid":"{sid}","upgrades":{upgrades},"pingInterval":{},"pingTimeout":{},"maxPayload":{}}}"#,
             self.ping_interval.as_millis(),
             self.ping_timeout.as_millis(),
-            self.max_payload,
+            self.payload_bytes_max,
         )
     }
 }
 
 /// The request that opened a session.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct HandshakeRequest {
     /// Its target, with the query.
     pub uri: Uri,

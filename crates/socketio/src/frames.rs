@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::args::Args;
 use crate::engine::SharedFrame;
 use crate::offset::Offset;
-use crate::packet::{AckId, Namespace, PacketWriter, RESERVED_NAMES};
+use crate::packet::{AckId, NamespaceName, PacketWriter, RESERVED_NAMES};
 
 /// How an event goes out to a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) enum Form {
 /// The packets of one namespace's newest events.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    namespace: Namespace,
+    namespace: NamespaceName,
     slots: Mutex<Slots>,
 }
 
@@ -39,19 +39,19 @@ struct Slots {
 #[derive(Debug)]
 struct Slot {
     position: Position,
-    content: Content,
+    content: EventPacket,
     frames: Vec<(Form, SharedFrame)>,
 }
 
 /// An event's name and arguments, as they stand in packets.
 #[derive(Clone, Debug)]
-struct Content {
+struct EventPacket {
     name: String,
     args: Args,
 }
 
 impl Frames {
-    pub(crate) fn new(namespace: Namespace) -> Frames {
+    pub(crate) fn new(namespace: NamespaceName) -> Frames {
         Frames { namespace, slots: Mutex::default() }
     }
 
@@ -81,7 +81,7 @@ impl Frames {
 
     /// The packet of something that is not in the log, with the offset of the place where it is told.
     pub(crate) fn unlogged(&self, name: &str, args: &Args, offset: Option<Offset>) -> SharedFrame {
-        Content { name: safe_name(name), args: args.clone() }.write(&self.namespace, None, offset)
+        EventPacket { name: safe_name(name), args: args.clone() }.write(&self.namespace, None, offset)
     }
 
     /// An answer to a client's event.
@@ -111,7 +111,7 @@ impl Slots {
         }
         slot.get_or_insert_with(|| Slot {
             position: event.position,
-            content: Content {
+            content: EventPacket {
                 name: safe_name(event.name.as_str()),
                 args: Args::from_payload(event.kind, &event.payload),
             },
@@ -127,8 +127,8 @@ impl Slot {
     }
 }
 
-impl Content {
-    fn frame(&self, namespace: &Namespace, event: &FeedEvent, form: &Form) -> SharedFrame {
+impl EventPacket {
+    fn frame(&self, namespace: &NamespaceName, event: &FeedEvent, form: &Form) -> SharedFrame {
         let offset = |turn| Offset::new(event.position, turn);
         match form {
             Form::Plain => self.write(namespace, None, None),
@@ -140,7 +140,7 @@ impl Content {
     }
 
     /// The same as the only argument of an `event`: what it is, and where it stands.
-    fn in_envelope(self, event: &FeedEvent, topic: &TopicName) -> Content {
+    fn in_envelope(self, event: &FeedEvent, topic: &TopicName) -> EventPacket {
         #[derive(Serialize)]
         struct Envelope<'a> {
             topic: &'a str,
@@ -160,10 +160,10 @@ impl Content {
         // Numbers, names and valid JSON can be written.
         let text = serde_json::to_vec(&envelope).unwrap_or_default();
         let args = Args::from_packet(&text.into(), self.args.attachments().to_vec());
-        Content { name: ENVELOPE.to_owned(), args }
+        EventPacket { name: ENVELOPE.to_owned(), args }
     }
 
-    fn write(&self, namespace: &Namespace, id: Option<AckId>, offset: Option<Offset>) -> SharedFrame {
+    fn write(&self, namespace: &NamespaceName, id: Option<AckId>, offset: Option<Offset>) -> SharedFrame {
         let mut writer = PacketWriter::event(namespace, id, self.args.attachments().len(), &self.name);
         put_args(&mut writer, &self.args);
         if let Some(offset) = offset {

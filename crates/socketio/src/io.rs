@@ -1,5 +1,6 @@
 //! The gateway's handle: what an app holds and calls.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -16,16 +17,17 @@ use tracing::{debug, warn};
 
 use crate::args::IntoArgs;
 use crate::assets;
-use crate::broadcast::Broadcast;
+use crate::broadcast::{Broadcast, Volatile};
 use crate::clock::wall_clock;
 use crate::config::{Config, Recovery};
 use crate::connection;
 use crate::core::Core;
 use crate::engine::{Engine, EngineConfig};
-use crate::error::{RoomError, SendError};
+use crate::error::{NamespaceError, SendError};
 use crate::namespace::{Namespace, NamespaceCore};
 use crate::presence::Presence;
-use crate::recovery::{KEYS, Session};
+use crate::recovery::{KEYS, SocketSession};
+use crate::socket::Socket;
 
 /// The Socket.IO gateway of a [`Server`]. A handle, cheap to clone.
 ///
@@ -36,6 +38,8 @@ use crate::recovery::{KEYS, Session};
 pub struct SocketIo {
     core: Arc<Core>,
     engine: Engine,
+    /// The namespace `/`.
+    main: Namespace,
 }
 
 /// Settles what a [`SocketIo`] is made of. Made by [`SocketIo::builder`].
@@ -96,37 +100,33 @@ impl SocketIoBuilder {
         let SocketIoBuilder { server, mut config } = self;
         config.path = format!("/{}", config.path.trim_matches('/'));
         let config = Arc::new(config);
-        let (admitting, engine_config) = (
-            server.clone(),
-            EngineConfig {
-                ping_interval: config.ping_interval,
-                ping_timeout: config.ping_timeout,
-                max_payload: config.payload_bytes_max,
-                sessions_max: config.sessions_max,
-                ..EngineConfig::default()
-            },
-        );
-        let engine_config =
-            EngineConfig { admits: Arc::new(move |headers| admitting.origin_is_allowed(headers)), ..engine_config };
+        let admitting = server.clone();
+        let engine_config = EngineConfig {
+            ping_interval: config.ping_interval,
+            ping_timeout: config.ping_timeout,
+            payload_bytes_max: config.payload_bytes_max,
+            sessions_max: config.sessions_max,
+            admits: Arc::new(move |headers| admitting.origin_is_allowed(headers)),
+            ..EngineConfig::default()
+        };
+        let presence = Presence::new();
+        let main = NamespaceCore::main(server.clone(), Arc::clone(&config), presence.clone());
+        let main = Namespace { core: Arc::new(main) };
+        if config.builtin_events {
+            crate::builtin::offer(&main);
+        }
         let core = Arc::new(Core {
             config,
             server,
-            namespaces: RwLock::default(),
+            namespaces: RwLock::new(BTreeMap::from([(main.name().to_owned(), Arc::clone(&main.core))])),
             shutdown: watch::Sender::new(false),
             is_ending: AtomicBool::new(false),
-            presence: Presence::new(),
+            presence,
         });
         let serving = Arc::clone(&core);
         let engine = Engine::new(engine_config, move |connection| connection::serve(Arc::clone(&serving), connection));
-        let io = SocketIo { core, engine };
-        let main = io.of("/");
-        if let Ok(main) = main
-            && io.core.config.builtin_events
-        {
-            crate::builtin::offer(&main);
-        }
-        tokio::spawn(sweep(Arc::downgrade(&io.core)));
-        io
+        tokio::spawn(sweep(Arc::downgrade(&core)));
+        SocketIo { core, engine, main }
     }
 }
 
@@ -141,8 +141,8 @@ impl SocketIo {
     ///
     /// # Errors
     ///
-    /// [`RoomError`] if this cannot be a namespace's name: it begins with `/` and has no `#` and no comma.
-    pub fn of(&self, name: &str) -> Result<Namespace, RoomError> {
+    /// [`NamespaceError`] if this cannot be a namespace's name.
+    pub fn of(&self, name: &str) -> Result<Namespace, NamespaceError> {
         let mut namespaces = self.core.namespaces.write();
         if let Some(core) = namespaces.get(name) {
             return Ok(Namespace { core: Arc::clone(core) });
@@ -168,16 +168,28 @@ impl SocketIo {
     ///
     /// Dropping the future does not take the event back: if it was polled once, it may be stored.
     pub async fn emit(&self, name: &str, args: impl IntoArgs) -> Result<Receipt, SendError> {
-        self.of("/")?.emit(name, args).await
+        self.main.emit(name, args).await
     }
 
-    /// Speaks to a room of the namespace `/`.
-    ///
-    /// # Errors
-    ///
-    /// None: `/` is always there. The type is that of [`SocketIo::of`].
-    pub fn to(&self, room: impl Into<String>) -> Result<Broadcast, RoomError> {
-        Ok(self.of("/")?.to(room))
+    /// Addresses a room of the namespace `/`. See [`Namespace::to`].
+    pub fn to(&self, room: impl Into<String>) -> Broadcast {
+        self.main.to(room)
+    }
+
+    /// Addresses everybody in the namespace `/` who is not in this room. See [`Namespace::except`].
+    pub fn except(&self, room: impl Into<String>) -> Broadcast {
+        self.main.except(room)
+    }
+
+    /// Addresses everybody in the namespace `/`, with events that are not stored. See [`Broadcast::volatile`].
+    pub fn volatile(&self) -> Volatile {
+        self.main.all().volatile()
+    }
+
+    /// The sockets that are connected to the namespace `/` now.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<Socket> {
+        self.main.sockets()
     }
 
     /// The server whose gateway this is.
@@ -262,7 +274,7 @@ async fn sweep(core: Weak<Core>) {
 }
 
 fn is_abandoned(core: &Core, key: &Bytes, value: &[u8]) -> bool {
-    let Some(session) = Session::decode(value) else { return true };
+    let Some(session) = SocketSession::decode(value) else { return true };
     let age = wall_clock().0.saturating_sub(session.saved().0);
     let is_old = u128::from(age) > core.config.session_idle_max.as_millis();
     let is_owned = core.namespace(&session.namespace).is_some_and(|namespace| namespace.members.is_owned(key));

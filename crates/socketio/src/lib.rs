@@ -23,7 +23,7 @@
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! tokio::spawn(server.serve_with(listener, io.clone()));
 //!
-//! let receipt = io.to("orders")?.emit("created", ("a book", 7)).await?;
+//! let receipt = io.to("orders").emit("created", ("a book", 7)).await?;
 //! assert_eq!(receipt.position.seq.0, 1);
 //! # Ok(())
 //! # }
@@ -64,11 +64,11 @@ mod recovery;
 mod rooms;
 mod socket;
 
-pub use crate::acks::Answer;
+pub use crate::acks::AckReply;
 pub use crate::args::{Args, IntoArgs};
 pub use crate::broadcast::{Broadcast, Volatile};
 pub use crate::config::{Config, Recovery};
-pub use crate::error::{AnswerError, ArgsError, ConnectError, RoomError, SendError};
+pub use crate::error::{AckError, ArgsError, ConnectError, DataError, NamespaceError, RoomError, SendError};
 pub use crate::io::{SocketIo, SocketIoBuilder};
 pub use crate::layer::{SocketIoLayer, SocketIoService, WithPage};
 pub use crate::namespace::Namespace;

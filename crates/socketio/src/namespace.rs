@@ -9,14 +9,14 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use redeliver_server::{Receipt, Server, TopicName};
 
-use crate::acks::{Answer, Collectors};
+use crate::acks::{AckReply, Collectors};
 use crate::args::IntoArgs;
 use crate::broadcast::Broadcast;
 use crate::config::{Config, Recovery};
-use crate::error::{AnswerError, ConnectError, RoomError, SendError};
+use crate::error::{AckError, ConnectError, NamespaceError, SendError};
 use crate::frames::Frames;
 use crate::members::Members;
-use crate::packet;
+use crate::packet::NamespaceName;
 use crate::presence::Presence;
 use crate::rooms::namespace_topic;
 use crate::socket::Socket;
@@ -31,7 +31,7 @@ pub(crate) type Middleware = Arc<dyn Fn(Socket) -> BoxFuture<'static, Result<(),
 pub(crate) type ConnectionHandler = Arc<dyn Fn(Socket) -> BoxFuture<'static, ()> + Send + Sync>;
 
 pub(crate) struct NamespaceCore {
-    pub(crate) name: packet::Namespace,
+    pub(crate) name: NamespaceName,
     pub(crate) topic: TopicName,
     pub(crate) server: Server,
     pub(crate) config: Arc<Config>,
@@ -50,10 +50,26 @@ impl NamespaceCore {
         server: Server,
         config: Arc<Config>,
         presence: Presence,
-    ) -> Result<NamespaceCore, RoomError> {
+    ) -> Result<NamespaceCore, NamespaceError> {
         let topic = namespace_topic(name)?;
-        let name = packet::Namespace::new(name).ok_or(RoomError::NotANamespace)?;
-        Ok(NamespaceCore {
+        let name = NamespaceName::new(name).ok_or(NamespaceError::Invalid)?;
+        Ok(NamespaceCore::named(name, topic, server, config, presence))
+    }
+
+    /// The namespace `/`.
+    pub(crate) fn main(server: Server, config: Arc<Config>, presence: Presence) -> NamespaceCore {
+        let topic = namespace_topic("/").expect("`/` is a valid name");
+        NamespaceCore::named(NamespaceName::main(), topic, server, config, presence)
+    }
+
+    fn named(
+        name: NamespaceName,
+        topic: TopicName,
+        server: Server,
+        config: Arc<Config>,
+        presence: Presence,
+    ) -> NamespaceCore {
+        NamespaceCore {
             frames: Frames::new(name.clone()),
             name,
             topic,
@@ -65,7 +81,7 @@ impl NamespaceCore {
             collectors: Collectors::default(),
             members: Members::default(),
             presence,
-        })
+        }
     }
 }
 
@@ -128,7 +144,7 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// [`AnswerError`]; `TimedOut` holds the answers that did come.
+    /// [`AckError`]; `TimedOut` holds the answers that did come.
     ///
     /// # Cancel safety
     ///
@@ -138,7 +154,7 @@ impl Namespace {
         name: &str,
         args: impl IntoArgs,
         timeout: Duration,
-    ) -> Result<Vec<Answer>, AnswerError> {
+    ) -> Result<Vec<AckReply>, AckError> {
         self.all().emit_with_ack(name, args, timeout).await
     }
 

@@ -19,8 +19,8 @@ pub(crate) use self::write::{PacketWriter, encode_connect, encode_connect_error,
 
 /// A packet from a client, complete with its attachments.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Incoming {
-    pub(crate) namespace: Namespace,
+pub(crate) struct Received {
+    pub(crate) namespace: NamespaceName,
     pub(crate) packet: Packet,
 }
 
@@ -32,28 +32,28 @@ pub(crate) enum Packet {
     /// Leaves a namespace.
     Disconnect,
     /// An event; with an `id` its sender wants an answer.
-    Event { id: Option<AckId>, name: String, args: Args },
+    Event { id: Option<AckId>, name: String, args: PacketArgs },
     /// The answer to an event that went out with this id.
-    Ack { id: AckId, args: Args },
+    Ack { id: AckId, args: PacketArgs },
 }
 
 /// A namespace's name, which begins with a slash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Namespace(Cow<'static, str>);
+pub(crate) struct NamespaceName(Cow<'static, str>);
 
-impl Namespace {
+impl NamespaceName {
     /// The main namespace, `/`, which is not written in packets.
-    pub(crate) fn main() -> Namespace {
-        Namespace(Cow::Borrowed("/"))
+    pub(crate) fn main() -> NamespaceName {
+        NamespaceName(Cow::Borrowed("/"))
     }
 
     /// A namespace that packets can name: it begins with a slash, has no comma and at most 255 bytes.
-    pub(crate) fn new(name: &str) -> Option<Namespace> {
+    pub(crate) fn new(name: &str) -> Option<NamespaceName> {
         if name == "/" {
-            return Some(Namespace::main());
+            return Some(NamespaceName::main());
         }
         let fits = name.starts_with('/') && !name.contains(',') && name.len() <= NAMESPACE_BYTES_MAX;
-        fits.then(|| Namespace(Cow::Owned(name.to_owned())))
+        fits.then(|| NamespaceName(Cow::Owned(name.to_owned())))
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -67,7 +67,7 @@ pub(crate) struct AckId(pub(crate) u64);
 
 /// The arguments of an event or an answer: JSON as the peer wrote it, and attachments beside it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Args {
+pub(crate) struct PacketArgs {
     /// The whole message.
     text: Utf8Bytes,
     /// Where the arguments stand in it.
@@ -75,7 +75,7 @@ pub(crate) struct Args {
     attachments: Vec<Bytes>,
 }
 
-impl Args {
+impl PacketArgs {
     /// The arguments' JSON with commas between, without brackets, and placeholders as they came. No copy: it keeps the whole
     /// message in memory.
     pub(crate) fn list(&self) -> Bytes {
@@ -164,7 +164,7 @@ pub(crate) struct Decoder {
 /// A packet whose attachments are not all here.
 #[derive(Debug)]
 struct Pending {
-    incoming: Incoming,
+    incoming: Received,
     awaited: usize,
     bytes: usize,
 }
@@ -179,7 +179,7 @@ impl Decoder {
     /// # Errors
     ///
     /// If it is no valid packet or comes at the wrong moment.
-    pub(crate) fn text(&mut self, text: Utf8Bytes) -> Result<Option<Incoming>, PacketError> {
+    pub(crate) fn text(&mut self, text: Utf8Bytes) -> Result<Option<Received>, PacketError> {
         if self.pending.is_some() {
             return Err(PacketError::TextAmongAttachments);
         }
@@ -198,7 +198,7 @@ impl Decoder {
     /// # Errors
     ///
     /// If none was awaited, or it is too large.
-    pub(crate) fn binary(&mut self, bytes: Bytes) -> Result<Option<Incoming>, PacketError> {
+    pub(crate) fn binary(&mut self, bytes: Bytes) -> Result<Option<Received>, PacketError> {
         let Some(mut pending) = self.pending.take() else { return Err(PacketError::UnexpectedBinary) };
         pending.bytes += bytes.len();
         if pending.bytes > self.limits.attachment_bytes_max {

@@ -9,13 +9,13 @@ use redeliver_server::{Epoch, Position, Seq};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::RoomError;
+use crate::error::ChangeError;
 use crate::offset::Offset;
 use crate::rooms::Memberships;
 
 /// A socket as it is stored.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Session {
+pub(crate) struct SocketSession {
     version: u8,
     pub(crate) sid: String,
     /// What a client shows to go on. Whoever knows it and has the same identity is this socket.
@@ -33,10 +33,10 @@ pub(crate) struct Session {
     saved_ms: u64,
 }
 
-impl Session {
+impl SocketSession {
     /// A socket that begins here.
-    pub(crate) fn new(sid: String, pid: String, namespace: &str, identity: &str, start: Position) -> Session {
-        Session {
+    pub(crate) fn new(sid: String, pid: String, namespace: &str, identity: &str, start: Position) -> SocketSession {
+        SocketSession {
             version: VERSION,
             sid,
             pid,
@@ -82,22 +82,22 @@ impl Session {
     /// # Errors
     ///
     /// The rooms and the data are too much for one socket.
-    pub(crate) fn encode(&mut self, now: Timestamp) -> Result<Bytes, RoomError> {
+    pub(crate) fn encode(&mut self, now: Timestamp) -> Result<Bytes, ChangeError> {
         self.saved_ms = now.0;
-        let bytes = serde_json::to_vec(self).map_err(|_| RoomError::TooMany)?;
-        if bytes.len() > STORED_BYTES_MAX { Err(RoomError::TooMany) } else { Ok(bytes.into()) }
+        let bytes = serde_json::to_vec(self).map_err(|_| ChangeError::TooLarge)?;
+        if bytes.len() > STORED_BYTES_MAX { Err(ChangeError::TooLarge) } else { Ok(bytes.into()) }
     }
 
     /// Reads what is stored; nothing if it is of another version, or damaged.
-    pub(crate) fn decode(stored: &[u8]) -> Option<Session> {
-        serde_json::from_slice::<Session>(stored).ok().filter(|session| session.version == VERSION)
+    pub(crate) fn decode(stored: &[u8]) -> Option<SocketSession> {
+        serde_json::from_slice::<SocketSession>(stored).ok().filter(|session| session.version == VERSION)
     }
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for SocketSession {
     /// Leaves out what is secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
+        f.debug_struct("SocketSession")
             .field("sid", &self.sid)
             .field("namespace", &self.namespace)
             .field("identity", &self.identity)
@@ -119,7 +119,7 @@ pub(crate) struct Shown<'a> {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Decision {
     /// It goes on after this position.
-    Resume { session: Box<Session>, after: Position },
+    Resume { session: Box<SocketSession>, after: Position },
     /// It begins anew.
     Anew(Why),
 }
@@ -136,7 +136,7 @@ pub(crate) enum Why {
 }
 
 /// Decides for a client that shows this, in this namespace, with this identity.
-pub(crate) fn decide(stored: Option<Session>, shown: Shown<'_>, namespace: &str, identity: &str) -> Decision {
+pub(crate) fn decide(stored: Option<SocketSession>, shown: Shown<'_>, namespace: &str, identity: &str) -> Decision {
     if shown.pid.is_none() && !shown.subscriber {
         return Decision::Anew(Why::First);
     }
@@ -208,17 +208,17 @@ mod tests {
         Position::new(Epoch([3; 16]), Seq(seq))
     }
 
-    fn session() -> Session {
-        let mut session = Session::new("sid".to_owned(), PID.to_owned(), "/", "ali", at(10));
+    fn session() -> SocketSession {
+        let mut session = SocketSession::new("sid".to_owned(), PID.to_owned(), "/", "ali", at(10));
         session.rooms.join(&room_topic("/", "a").unwrap(), Seq(10), false).unwrap();
         session
     }
 
-    fn stored(session: &Session) -> Option<Session> {
-        Session::decode(&session.clone().encode(Timestamp(7)).unwrap())
+    fn stored(session: &SocketSession) -> Option<SocketSession> {
+        SocketSession::decode(&session.clone().encode(Timestamp(7)).unwrap())
     }
 
-    fn resumed(session: &Session, shown: Shown<'_>) -> Option<(Position, Session)> {
+    fn resumed(session: &SocketSession, shown: Shown<'_>) -> Option<(Position, SocketSession)> {
         match decide(stored(session), shown, "/", "ali") {
             Decision::Resume { session, after } => Some((after, *session)),
             Decision::Anew(_) => None,
@@ -275,11 +275,11 @@ mod tests {
 
     #[test]
     fn what_is_damaged_or_too_large_is_not_taken() {
-        assert_eq!(Session::decode(b"{}"), None);
-        assert_eq!(Session::decode(br#"{"version":2}"#), None);
+        assert_eq!(SocketSession::decode(b"{}"), None);
+        assert_eq!(SocketSession::decode(br#"{"version":2}"#), None);
         let mut large = session();
         large.data = Value::from("x".repeat(STORED_BYTES_MAX));
-        assert_eq!(large.encode(Timestamp(0)), Err(RoomError::TooMany));
+        assert_eq!(large.encode(Timestamp(0)), Err(ChangeError::TooLarge));
     }
 
     #[test]

@@ -10,15 +10,15 @@ use std::collections::BTreeMap;
 use redeliver_server::{Seq, TopicName};
 use serde::{Deserialize, Serialize};
 
-use crate::error::RoomError;
+use crate::error::{ChangeError, NamespaceError, RoomError};
 
 /// The topic of a whole namespace.
-pub(crate) fn namespace_topic(namespace: &str) -> Result<TopicName, RoomError> {
+pub(crate) fn namespace_topic(namespace: &str) -> Result<TopicName, NamespaceError> {
     // `#` parts a namespace from a room: with one in its name, it could be another's room.
     if !namespace.starts_with('/') || namespace.contains('#') {
-        return Err(RoomError::NotANamespace);
+        return Err(NamespaceError::Invalid);
     }
-    TopicName::new(namespace).map_err(|_| RoomError::TooLong)
+    TopicName::new(namespace).map_err(|_| NamespaceError::TooLong)
 }
 
 /// The topic of a room.
@@ -43,7 +43,7 @@ pub(crate) struct Memberships {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Membership {
     /// Ascending and apart; only the last may be open.
-    spans: Vec<Span>,
+    spans: Vec<Stay>,
     /// Up to here events were given before the current turn.
     #[serde(default, skip_serializing_if = "is_zero")]
     given: Seq,
@@ -54,7 +54,7 @@ struct Membership {
 
 /// The events with after < seq ≤ until.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Span {
+struct Stay {
     after: Seq,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<Seq>,
@@ -70,19 +70,19 @@ pub(crate) struct Follow {
 
 impl Memberships {
     /// Joins a topic: its events after this seq. Returns whether that is news.
-    pub(crate) fn join(&mut self, topic: &TopicName, after: Seq, envelope: bool) -> Result<bool, RoomError> {
+    pub(crate) fn join(&mut self, topic: &TopicName, after: Seq, envelope: bool) -> Result<bool, ChangeError> {
         if self.is_in(topic) {
             return Ok(false);
         }
         if self.topics.len() >= TOPICS_MAX && !self.topics.contains_key(topic) {
-            return Err(RoomError::TooMany);
+            return Err(ChangeError::TooManyRooms);
         }
         let membership = self.topics.entry(topic.clone()).or_default();
         membership.envelope = envelope;
         match membership.spans.last_mut() {
             // Left and joined again with nothing between: it never left.
             Some(last) if last.until.is_some_and(|until| after <= until) => last.until = None,
-            _ => membership.spans.push(Span { after, until: None }),
+            _ => membership.spans.push(Stay { after, until: None }),
         }
         membership.spans.drain(..membership.spans.len().saturating_sub(SPANS_MAX));
         Ok(true)
@@ -109,13 +109,13 @@ impl Memberships {
         after: Seq,
         envelope: bool,
         place: Seq,
-    ) -> Result<(), RoomError> {
+    ) -> Result<(), ChangeError> {
         if self.earlier.len() >= TURNS_MAX {
-            return Err(RoomError::Busy);
+            return Err(ChangeError::Busy);
         }
         let known = self.topics.contains_key(topic);
         if self.topics.len() >= TOPICS_MAX && !known {
-            return Err(RoomError::TooMany);
+            return Err(ChangeError::TooManyRooms);
         }
         let given = self.topics.iter().map(|(topic, membership)| (topic.clone(), membership.given)).collect();
         self.earlier.insert(self.turn, given);
@@ -123,7 +123,7 @@ impl Memberships {
         for membership in self.topics.values_mut() {
             membership.given = membership.given.max(place);
         }
-        let anew = Membership { spans: vec![Span { after, until: None }], given: Seq::ZERO, envelope };
+        let anew = Membership { spans: vec![Stay { after, until: None }], given: Seq::ZERO, envelope };
         self.topics.insert(topic.clone(), anew);
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Membership {
     }
 }
 
-impl Span {
+impl Stay {
     fn holds(self, seq: Seq) -> bool {
         self.after < seq && self.until.is_none_or(|until| seq <= until)
     }
@@ -249,8 +249,8 @@ mod tests {
 
     #[test]
     fn no_namespace_can_be_anothers_room() {
-        assert_eq!(namespace_topic("/a#b"), Err(RoomError::NotANamespace));
-        assert_eq!(namespace_topic("a"), Err(RoomError::NotANamespace));
+        assert_eq!(namespace_topic("/a#b"), Err(NamespaceError::Invalid));
+        assert_eq!(namespace_topic("a"), Err(NamespaceError::Invalid));
         assert_eq!(room_topic("/", "b").unwrap().as_str(), "/#b");
         assert_eq!(room_of("/a", &topic("/a#b#c")), Some("b#c"));
         assert_eq!(room_of("/", &topic("/a#b")), None);
@@ -294,8 +294,8 @@ mod tests {
         for i in 0..TOPICS_MAX {
             rooms.join(&topic(&format!("/#{i}")), Seq(1), false).unwrap();
         }
-        assert_eq!(rooms.join(&topic("/#more"), Seq(1), false), Err(RoomError::TooMany));
-        assert_eq!(rooms.turn_back(&topic("/#more"), Seq(1), false, Seq(1)), Err(RoomError::TooMany));
+        assert_eq!(rooms.join(&topic("/#more"), Seq(1), false), Err(ChangeError::TooManyRooms));
+        assert_eq!(rooms.turn_back(&topic("/#more"), Seq(1), false, Seq(1)), Err(ChangeError::TooManyRooms));
     }
 
     /// What a client does: handles events in the order of their coming, and is cut off anywhere.

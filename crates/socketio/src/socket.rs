@@ -16,11 +16,11 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::args::{Args, IntoArgs};
-use crate::broadcast::Broadcast;
-use crate::error::{AnswerError, ArgsError, RoomError, SendError};
+use crate::broadcast::{Broadcast, Volatile};
+use crate::error::{AckError, ArgsError, ChangeError, DataError, RoomError, SendError};
 use crate::namespace::{Namespace, NamespaceCore};
 use crate::packet::AckId;
-use crate::recovery::Session;
+use crate::recovery::SocketSession;
 use crate::rooms::{room_of, room_topic};
 
 /// One client in one namespace. A handle, cheap to clone; it outlives the connection, and says so.
@@ -36,7 +36,7 @@ struct Inner {
     identity: Identity,
     recovered: bool,
     phase: AtomicU8,
-    session: Mutex<Session>,
+    session: Mutex<SocketSession>,
     handlers: Mutex<Handlers>,
     /// Each entry is something that the app waits for, or an answer to an event that was let in.
     commands: mpsc::UnboundedSender<Command>,
@@ -75,14 +75,15 @@ pub(crate) enum Command {
         id: AckId,
         args: Args,
     },
-    Disconnect {
-        whole: bool,
-    },
+    /// Leave the namespace.
+    Disconnect,
+    /// Leave all namespaces.
+    CloseConnection,
     /// A newer connection owns the session.
     Fence,
 }
 
-pub(crate) type Done = oneshot::Sender<Result<(), RoomError>>;
+pub(crate) type Done = oneshot::Sender<Result<(), ChangeError>>;
 
 /// With what a client has come.
 #[derive(Clone, Debug)]
@@ -213,7 +214,7 @@ impl Socket {
         namespace: Arc<NamespaceCore>,
         handshake: Handshake,
         identity: Identity,
-        session: Session,
+        session: SocketSession,
         recovered: bool,
     ) -> (Socket, mpsc::UnboundedReceiver<Command>) {
         let (commands, received) = mpsc::unbounded_channel();
@@ -317,35 +318,40 @@ impl Socket {
     ///
     /// Dropping the future does not take the event back: if it was polled once, it may be stored.
     pub async fn emit(&self, name: &str, args: impl IntoArgs) -> Result<Receipt, SendError> {
-        self.alone().emit(name, args).await
+        self.unicast().emit(name, args).await
     }
 
     /// Emits to this client and waits for its answer.
     ///
     /// # Errors
     ///
-    /// [`AnswerError`].
+    /// [`AckError`].
     ///
     /// # Cancel safety
     ///
     /// As [`Socket::emit`]; an answer that comes later is dropped.
-    pub async fn emit_with_ack(&self, name: &str, args: impl IntoArgs, timeout: Duration) -> Result<Args, AnswerError> {
-        let mut answers = self.alone().emit_with_ack(name, args, timeout).await?;
-        let gone = AnswerError::TimedOut { missing: 1, after: timeout, answers: Vec::new() };
+    pub async fn emit_with_ack(&self, name: &str, args: impl IntoArgs, timeout: Duration) -> Result<Args, AckError> {
+        let mut answers = self.unicast().emit_with_ack(name, args, timeout).await?;
+        let gone = AckError::TimedOut { missing: 1, after: timeout, answers: Vec::new() };
         answers.pop().map(|answer| answer.args).ok_or(gone)
     }
 
-    /// Speaks to this client alone: for `volatile`.
-    pub fn alone(&self) -> Broadcast {
+    /// Addresses this client alone, as [`Socket::emit`] does.
+    pub fn unicast(&self) -> Broadcast {
         Broadcast::new(Arc::clone(&self.inner.namespace)).to(self.id())
     }
 
-    /// Speaks to everybody in the namespace but this client.
+    /// Addresses this client alone, with events that are not stored: it gets them if it is connected and keeps up.
+    pub fn volatile(&self) -> Volatile {
+        self.unicast().volatile()
+    }
+
+    /// Addresses everybody in the namespace but this client.
     pub fn broadcast(&self) -> Broadcast {
         Broadcast::new(Arc::clone(&self.inner.namespace)).except(self.id())
     }
 
-    /// Speaks to a room, but not to this client.
+    /// Addresses a room, but not this client.
     pub fn to(&self, room: impl Into<String>) -> Broadcast {
         self.broadcast().to(room)
     }
@@ -396,23 +402,30 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`RoomError`].
+    /// [`DataError`]. After `NotStored` the socket has the data, but may not have it after a cut.
     ///
     /// # Cancel safety
     ///
     /// The data is set all the same, and stored if the future was polled once.
-    pub async fn set_data(&self, data: Value) -> Result<(), RoomError> {
+    pub async fn set_data(&self, data: Value) -> Result<(), DataError> {
         self.inner.session.lock().data = data;
         if self.phase() == CONNECTING {
             return Ok(());
         }
-        self.ask(|done| Command::Save { done }).await
+        Ok(self.ask(|done| Command::Save { done }).await?)
     }
 
-    /// Disconnects the client from this namespace, with `whole` from all of them. It cannot come back as the same socket.
-    pub fn disconnect(&self, whole: bool) {
+    /// Disconnects the client from this namespace. It cannot come back as the same socket.
+    pub fn disconnect(&self) {
         // It is gone otherwise.
-        let _ = self.inner.commands.send(Command::Disconnect { whole });
+        let _ = self.inner.commands.send(Command::Disconnect);
+    }
+
+    /// Disconnects the client from this namespace and closes its connection, and with it its sockets in other namespaces.
+    /// This one cannot come back as the same socket; those can.
+    pub fn close_connection(&self) {
+        // It is gone otherwise.
+        let _ = self.inner.commands.send(Command::CloseConnection);
     }
 
     /// A newer connection owns its session: it must end.
@@ -430,9 +443,10 @@ impl Socket {
         if self.phase() == CONNECTING {
             // Stored before it is connected.
             let head = self.inner.namespace.server.head().seq;
-            return self.inner.session.lock().rooms.join(&topic, head, envelope).map(|_| ());
+            self.inner.session.lock().rooms.join(&topic, head, envelope)?;
+            return Ok(());
         }
-        self.ask(|done| Command::Join { topic, envelope, history, done }).await
+        Ok(self.ask(|done| Command::Join { topic, envelope, history, done }).await?)
     }
 
     pub(crate) async fn leave_topic(&self, topic: TopicName) -> Result<(), RoomError> {
@@ -441,10 +455,10 @@ impl Socket {
             self.inner.session.lock().rooms.leave(&topic, head);
             return Ok(());
         }
-        self.ask(|done| Command::Leave { topic, done }).await
+        Ok(self.ask(|done| Command::Leave { topic, done }).await?)
     }
 
-    pub(crate) fn session(&self) -> &Mutex<Session> {
+    pub(crate) fn session(&self) -> &Mutex<SocketSession> {
         &self.inner.session
     }
 
@@ -500,10 +514,10 @@ impl Socket {
         self.inner.phase.load(Ordering::Acquire)
     }
 
-    async fn ask(&self, command: impl FnOnce(Done) -> Command) -> Result<(), RoomError> {
+    async fn ask(&self, command: impl FnOnce(Done) -> Command) -> Result<(), ChangeError> {
         let (done, answer) = oneshot::channel();
-        self.inner.commands.send(command(done)).map_err(|_| RoomError::NotConnected)?;
-        answer.await.unwrap_or(Err(RoomError::NotConnected))
+        self.inner.commands.send(command(done)).map_err(|_| ChangeError::NotConnected)?;
+        answer.await.unwrap_or(Err(ChangeError::NotConnected))
     }
 }
 

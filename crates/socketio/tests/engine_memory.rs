@@ -1,7 +1,7 @@
-//! Sessions that their clients abandon give back all that they held: 10,000 of them, in virtual time.
+//! Sessions that their clients abandon give back all that they held: 10,000 of them, in virtual time. A process of its own, whose memory is
+//! measured.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,10 +9,13 @@ use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use redeliver_socketio::engine::{Engine, EngineConfig, EngineEvent};
 use tokio_tungstenite::tungstenite::Message;
+
+use self::pipe::served_pipe;
+
+#[path = "engine/pipe.rs"]
+mod pipe;
 
 /// One opens a session and is never heard of again.
 async fn shake_hands(engine: &Engine) -> String {
@@ -27,15 +30,7 @@ async fn shake_hands(engine: &Engine) -> String {
 /// One probes a WebSocket, never switches to it, and leaves it to the server to end it.
 async fn abandon_upgrade(engine: Engine) {
     let sid = shake_hands(&engine).await;
-    let (near, far) = tokio::io::duplex(1024);
-    let serving = tokio::spawn(async move {
-        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let engine = engine.clone();
-            async move { Ok::<_, Infallible>(engine.respond(request, None).await) }
-        });
-        let http = hyper::server::conn::http1::Builder::new();
-        let _ = http.serve_connection(TokioIo::new(far), service).with_upgrades().await;
-    });
+    let (near, serving) = served_pipe(&engine);
     let url = format!("ws://engine/socket.io/?EIO=4&transport=websocket&sid={sid}");
     let (mut socket, _) = tokio_tungstenite::client_async(url, near).await.unwrap();
     socket.send(Message::text("2probe")).await.unwrap();

@@ -25,7 +25,7 @@ use crate::error::ConnectError;
 use crate::members::Claim;
 use crate::namespace::NamespaceCore;
 use crate::offset::Offset;
-use crate::recovery::{Decision, Session, Shown, Why, decide, pid_key, read_after, subscriber_key};
+use crate::recovery::{Decision, Shown, SocketSession, Why, decide, pid_key, read_after, subscriber_key};
 use crate::rooms::room_of;
 use crate::socket::{Handshake, Socket};
 
@@ -50,7 +50,7 @@ struct Wishes {
 
 /// A socket that may connect, and how it begins.
 struct Begun {
-    session: Session,
+    session: SocketSession,
     claim: Option<Claim>,
     recovered: bool,
     source: Source,
@@ -114,7 +114,7 @@ async fn finish(
             let may_follow = !core.config.builtin_events
                 || core.server.allow(socket.identity(), Action::Subscribe { topic: &core.topic });
             for topic in may_follow.then_some(&core.topic).into_iter().chain([&own]) {
-                session.rooms.join(topic, head, false).map_err(|error| ConnectError::new(error.to_string()))?;
+                session.rooms.join(topic, head, false)?;
             }
             delivery::follow(&mut source.feed, &session);
         }
@@ -122,8 +122,7 @@ async fn finish(
     };
     if let Some(claim) = &claim {
         if is_changed {
-            let stored = socket.session().lock().encode(wall_clock());
-            let value = stored.map_err(|error| ConnectError::new(error.to_string()))?;
+            let value = socket.session().lock().encode(wall_clock())?;
             // Durable before the client is told of it, so that what it comes back with is known.
             if !saver::store(&socket, claim.key.clone(), Some(value)).await {
                 return Err(ConnectError::new(NOT_NOW));
@@ -206,7 +205,7 @@ async fn begin(
 /// A socket that was never here.
 fn anew(core: &NamespaceCore, identity: &Identity, claim: Option<Claim>) -> Begun {
     let head = core.server.head();
-    let session = Session::new(random_id(), random_id(), core.name.as_str(), identity.name(), head);
+    let session = SocketSession::new(random_id(), random_id(), core.name.as_str(), identity.name(), head);
     let given = Offset::new(head, 0);
     let source = Source { feed: core.server.feed(head), backlog: None, given };
     Begun { session, claim, recovered: false, source }
@@ -225,7 +224,7 @@ async fn claimed(core: &NamespaceCore, begun: Begun) -> Begun {
 async fn resume(
     core: &NamespaceCore,
     identity: &Identity,
-    mut session: Session,
+    mut session: SocketSession,
     place: Position,
 ) -> Result<Option<Begun>, ConnectError> {
     forget_forbidden(core, identity, &mut session);
@@ -247,7 +246,7 @@ async fn resume(
 }
 
 /// What may be followed may have changed. Rooms are the app's to give, topics of other names are the client's own wish.
-fn forget_forbidden(core: &NamespaceCore, identity: &Identity, session: &mut Session) {
+fn forget_forbidden(core: &NamespaceCore, identity: &Identity, session: &mut SocketSession) {
     let is_room = |topic: &TopicName| *topic == core.topic || room_of(core.name.as_str(), topic).is_some();
     let wished: Vec<TopicName> = session.rooms.current().filter(|topic| !is_room(topic)).cloned().collect();
     for topic in wished {
@@ -271,9 +270,9 @@ async fn first_row(feed: &mut Feed) -> Result<Option<Vec<FeedItem>>, ConnectErro
     .await
 }
 
-async fn stored(core: &NamespaceCore, key: &Bytes) -> Result<Option<Session>, ConnectError> {
+async fn stored(core: &NamespaceCore, key: &Bytes) -> Result<Option<SocketSession>, ConnectError> {
     let stored = core.server.state(key).await.map_err(|_| ConnectError::new(NOT_NOW))?;
-    Ok(stored.and_then(|stored| Session::decode(&stored)))
+    Ok(stored.and_then(|stored| SocketSession::decode(&stored)))
 }
 
 impl Auth {

@@ -12,11 +12,11 @@ use crate::acks::{AckWindow, Again, Asked, Due};
 use crate::args::{Args, IntoArgs};
 use crate::config::{ROW_BYTES_MAX, ROW_EVENTS_MAX};
 use crate::engine::EngineConnection;
-use crate::error::RoomError;
+use crate::error::ChangeError;
 use crate::frames::Form;
 use crate::offset::Offset;
 use crate::packet::AckId;
-use crate::recovery::Session;
+use crate::recovery::SocketSession;
 use crate::rooms::Enveloped;
 use crate::socket::Socket;
 
@@ -231,7 +231,7 @@ impl EventDelivery {
         topic: &TopicName,
         envelope: bool,
         history: Option<Position>,
-    ) -> Result<bool, RoomError> {
+    ) -> Result<bool, ChangeError> {
         let server = &self.socket.core().server;
         let head = server.head().seq;
         let mut session = self.socket.session().lock();
@@ -263,7 +263,7 @@ impl EventDelivery {
 }
 
 /// Lets a feed follow what a session wants.
-pub(super) fn follow(feed: &mut Feed, session: &Session) {
+pub(super) fn follow(feed: &mut Feed, session: &SocketSession) {
     for follow in session.rooms.follows() {
         feed.follow(follow.topic, follow.after, follow.until);
     }

@@ -5,13 +5,13 @@ use redeliver_server::{FeedError, FeedItem, Registration};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::acks::Answer;
+use crate::acks::AckReply;
 use crate::args::Args;
 use crate::connection::delivery::{DeliveryWake, EventDelivery};
 use crate::connection::jobs::{Job, Jobs};
 use crate::connection::saver::{self, Saver};
 use crate::engine::EngineConnection;
-use crate::error::RoomError;
+use crate::error::ChangeError;
 use crate::members::Claim;
 use crate::offset::Offset;
 use crate::packet::{self, AckId};
@@ -150,7 +150,7 @@ impl Live {
     /// The client has answered.
     pub(super) fn answered(&mut self, id: AckId, args: Args) {
         if let Some(seq) = self.delivery.answered(id) {
-            let answer = Answer { sid: self.socket.id().to_owned(), args };
+            let answer = AckReply { sid: self.socket.id().to_owned(), args };
             self.socket.core().collectors.answer(seq, answer);
         }
         let handled = self.delivery.acked(id);
@@ -201,10 +201,13 @@ impl Live {
             Command::Save { done } => self.changed(Ok(true), done),
             Command::Answer { id, args } => engine.send_shared(self.socket.core().frames.ack(id, &args)),
             Command::Fence => return Leaving::Socket(DisconnectReason::ForcedServerClose),
-            Command::Disconnect { whole } => {
+            Command::Disconnect => {
                 engine.send_text(packet::encode_disconnect(&self.socket.core().name));
-                let reason = DisconnectReason::ServerNamespaceDisconnect;
-                return if whole { Leaving::Connection(reason) } else { Leaving::Socket(reason) };
+                return Leaving::Socket(DisconnectReason::ServerNamespaceDisconnect);
+            }
+            Command::CloseConnection => {
+                engine.send_text(packet::encode_disconnect(&self.socket.core().name));
+                return Leaving::Connection(DisconnectReason::ServerNamespaceDisconnect);
             }
         }
         self.registration.follows(self.socket.session().lock().rooms.current().count() as u64);
@@ -213,7 +216,7 @@ impl Live {
     }
 
     /// The session has changed, or was to: answers when it is stored.
-    fn changed(&mut self, changed: Result<bool, RoomError>, done: Done) {
+    fn changed(&mut self, changed: Result<bool, ChangeError>, done: Done) {
         match (changed, &mut self.saver) {
             (Ok(is_changed), Some(saver)) => saver.changed(is_changed, done),
             (Ok(_), None) => saver::answer(vec![done], Ok(())),

@@ -11,7 +11,7 @@ use redeliver_protocol::time::Timestamp;
 use tracing::warn;
 
 use crate::clock::wall_clock;
-use crate::error::RoomError;
+use crate::error::ChangeError;
 use crate::members::Claim;
 use crate::socket::{Done, Socket};
 
@@ -146,12 +146,12 @@ pub(super) fn store(socket: &Socket, key: Bytes, value: Option<Bytes>) -> impl F
     }
 }
 
-fn result(stored: bool) -> Result<(), RoomError> {
-    if stored { Ok(()) } else { Err(RoomError::NotStored) }
+fn result(stored: bool) -> Result<(), ChangeError> {
+    if stored { Ok(()) } else { Err(ChangeError::NotStored) }
 }
 
 /// Tells who waited. Whoever does not wait any more is not told.
-pub(super) fn answer(waiting: Vec<Done>, result: Result<(), RoomError>) {
+pub(super) fn answer(waiting: Vec<Done>, result: Result<(), ChangeError>) {
     for done in waiting {
         let _ = done.send(result);
     }

@@ -19,7 +19,7 @@ use tracing::debug;
 use super::door::{Post, Reply, SessionEntry, Visit};
 use super::http::Refusal;
 use super::packet::{Message, SharedFrame};
-use super::session::{EngineCloseReason, EngineEvent, ProbeStep, Session};
+use super::session::{EngineCloseReason, EngineEvent, EngineSession, ProbeStep};
 use super::{Engine, HandshakeRequest};
 
 type Socket = Wire<TokioIo<hyper::upgrade::Upgraded>>;
@@ -28,7 +28,7 @@ type Socket = Wire<TokioIo<hyper::upgrade::Upgraded>>;
 pub struct EngineConnection {
     engine: Engine,
     request: HandshakeRequest,
-    session: Session,
+    session: EngineSession,
     /// None when it is over.
     place: Option<SessionEntry>,
     /// The session's WebSocket, or the one under probe while it polls.
@@ -75,7 +75,7 @@ impl EngineConnection {
         engine: Engine,
         place: SessionEntry,
         request: HandshakeRequest,
-        session: Session,
+        session: EngineSession,
         carrier: Carrier,
     ) -> EngineConnection {
         EngineConnection {
@@ -282,7 +282,7 @@ impl EngineConnection {
             Carrier::Opening { upgrade, waiting } => match Pin::new(upgrade).poll(cx) {
                 Poll::Pending => Step::Idle,
                 Poll::Ready(Ok(io)) => {
-                    let max = self.engine.0.config.max_payload;
+                    let max = self.engine.0.config.payload_bytes_max;
                     let mut wire = Box::new(Wire::new(TokioIo::new(io), max, max));
                     waiting.drain(..).for_each(|message| write(&mut wire, message));
                     self.carrier = Carrier::Open(wire);

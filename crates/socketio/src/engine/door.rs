@@ -47,12 +47,6 @@ impl fmt::Debug for Sid {
     }
 }
 
-/// 128 random bits as 22 characters that need no escaping anywhere.
-#[must_use]
-pub fn secret() -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(secret_bytes())
-}
-
 fn secret_bytes() -> [u8; 16] {
     // A UUID has only 122 random bits; a second one gives those that its version and variant take.
     let mut bytes = Uuid::new_v4().into_bytes();

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::connection::{Carrier, EngineConnection, turn_away};
 use super::door::{Door, Found, Post, Sid, Visit};
 use super::packet::Message;
-use super::session::Session;
+use super::session::EngineSession;
 use super::{Engine, HandshakeRequest};
 
 /// Why a request gets no good answer.
@@ -36,7 +36,7 @@ impl Refusal {
     fn response(self) -> Response<Full<Bytes>> {
         let (status, code, words) = match self {
             Refusal::UnknownTransport => (StatusCode::BAD_REQUEST, 0, "Transport unknown"),
-            Refusal::UnknownSid => (StatusCode::BAD_REQUEST, 1, "Session ID unknown"),
+            Refusal::UnknownSid => (StatusCode::BAD_REQUEST, 1, "EngineSession ID unknown"),
             Refusal::BadMethod => (StatusCode::BAD_REQUEST, 2, "Bad handshake method"),
             Refusal::BadRequest => (StatusCode::BAD_REQUEST, 3, "Bad request"),
             Refusal::Forbidden => (StatusCode::FORBIDDEN, 4, "Forbidden"),
@@ -136,11 +136,11 @@ impl Engine {
         let opening = config.opening(&place.sid.to_string(), accept.is_none());
         let (now, terms) = (self.now(), config.terms());
         let (session, carrier, response) = match accept {
-            None => (Session::over_polling(terms, now), Carrier::None, answer(StatusCode::OK, TEXT, opening)),
+            None => (EngineSession::over_polling(terms, now), Carrier::None, answer(StatusCode::OK, TEXT, opening)),
             Some(Accept { key, upgrade }) => {
                 let waiting = [Message::Packet(Bytes::from(opening))].into();
                 let carrier = Carrier::Opening { upgrade, waiting };
-                (Session::over_websocket(terms, now), carrier, switching(key))
+                (EngineSession::over_websocket(terms, now), carrier, switching(key))
             }
         };
         let request = keep(&parts, peer);
@@ -166,7 +166,7 @@ impl Engine {
         let (reply, answered) = oneshot::channel();
         door.visit(Visit::Post(Post { body, reply })).map_err(|_| Refusal::UnknownSid)?;
         let config = &self.0.config;
-        let reading = read(request, config.max_payload);
+        let reading = read(request, config.payload_bytes_max);
         let body = tokio::time::timeout(config.body_timeout, reading).await.unwrap_or(Err(Refusal::BadRequest));
         let outcome = body.as_ref().map(drop).map_err(|refusal| *refusal);
         // If the session is gone, so is its answer.

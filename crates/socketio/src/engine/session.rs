@@ -38,7 +38,8 @@ pub enum EngineEvent {
 }
 
 /// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum EngineCloseReason {
     /// The client closed it, or its connection ended.
     TransportClose,
@@ -53,7 +54,7 @@ pub enum EngineCloseReason {
 }
 
 impl EngineCloseReason {
-    /// In the words of Socket.IO's JavaScript server.
+    /// The reason as Socket.IO's JavaScript server names it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -66,9 +67,15 @@ impl EngineCloseReason {
     }
 }
 
+impl std::fmt::Display for EngineCloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// One session.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct EngineSession {
     terms: Terms,
     transport: Transport,
     heartbeat: Heartbeat,
@@ -133,17 +140,17 @@ pub(super) enum ProbeStep {
 #[derive(Debug, PartialEq)]
 pub(super) struct Refused;
 
-impl Session {
-    pub(super) fn over_polling(terms: Terms, now: Instant) -> Session {
-        Session::new(terms, now, Transport::Polling { probe: None })
+impl EngineSession {
+    pub(super) fn over_polling(terms: Terms, now: Instant) -> EngineSession {
+        EngineSession::new(terms, now, Transport::Polling { probe: None })
     }
 
-    pub(super) fn over_websocket(terms: Terms, now: Instant) -> Session {
-        Session::new(terms, now, Transport::WebSocket)
+    pub(super) fn over_websocket(terms: Terms, now: Instant) -> EngineSession {
+        EngineSession::new(terms, now, Transport::WebSocket)
     }
 
-    fn new(terms: Terms, now: Instant, transport: Transport) -> Session {
-        Session {
+    fn new(terms: Terms, now: Instant, transport: Transport) -> EngineSession {
+        EngineSession {
             transport,
             heartbeat: Heartbeat::PingAt(now + terms.ping_interval),
             terms,

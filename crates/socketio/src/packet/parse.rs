@@ -6,13 +6,15 @@ use std::ops::Range;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::json::{check_object, check_placeholders, elements};
-use super::{AckId, Args, Incoming, NAMESPACE_BYTES_MAX, Namespace, Packet, PacketError, PacketLimits, RESERVED_NAMES};
+use super::{
+    AckId, NAMESPACE_BYTES_MAX, NamespaceName, Packet, PacketArgs, PacketError, PacketLimits, RESERVED_NAMES, Received,
+};
 
 /// All of a packet before its JSON.
 pub(super) struct Head {
     kind: Kind,
     pub(super) attachments: usize,
-    namespace: Namespace,
+    namespace: NamespaceName,
     id: Option<AckId>,
     json_at: usize,
 }
@@ -55,13 +57,13 @@ impl Head {
                 Some(_) | None => return Err(PacketError::TooManyAttachments),
             };
         }
-        let mut namespace = Namespace::main();
+        let mut namespace = NamespaceName::main();
         if rest.starts_with('/') {
             let (name, behind) = rest.split_once(',').unwrap_or((rest, ""));
             if name.len() > NAMESPACE_BYTES_MAX {
                 return Err(PacketError::NamespaceTooLong);
             }
-            namespace = Namespace(name.to_owned().into());
+            namespace = NamespaceName(name.to_owned().into());
             rest = behind;
         }
         let (digits, json) = split_digits(rest);
@@ -77,7 +79,7 @@ impl Head {
     /// # Errors
     ///
     /// If its JSON is not what the type asks for.
-    pub(super) fn complete(self, text: Utf8Bytes, limits: &PacketLimits) -> Result<Incoming, PacketError> {
+    pub(super) fn complete(self, text: Utf8Bytes, limits: &PacketLimits) -> Result<Received, PacketError> {
         let json = text.get(self.json_at..).unwrap_or_default();
         let packet = match (self.kind, self.id) {
             (Kind::Connect, None) if json.is_empty() => Packet::Connect { auth: None },
@@ -95,15 +97,15 @@ impl Head {
                 if RESERVED_NAMES.contains(&&*name) {
                     return Err(PacketError::EventName);
                 }
-                Packet::Event { id, name, args: Args { range: whole(args), text, attachments: Vec::new() } }
+                Packet::Event { id, name, args: PacketArgs { range: whole(args), text, attachments: Vec::new() } }
             }
             (Kind::Ack, Some(id)) => {
                 let args = arguments(&text, self.json_at, self.attachments, limits)?;
-                Packet::Ack { id, args: Args { range: whole(&args), text, attachments: Vec::new() } }
+                Packet::Ack { id, args: PacketArgs { range: whole(&args), text, attachments: Vec::new() } }
             }
             (Kind::Ack, None) => return Err(PacketError::AckId),
         };
-        Ok(Incoming { namespace: self.namespace, packet })
+        Ok(Received { namespace: self.namespace, packet })
     }
 }
 

@@ -6,18 +6,18 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::*;
 
-fn decode(text: &str) -> Result<Option<Incoming>, PacketError> {
+fn decode(text: &str) -> Result<Option<Received>, PacketError> {
     Decoder::new(PacketLimits::default()).text(Utf8Bytes::from(text))
 }
 
-fn event(text: &str) -> (Namespace, Option<AckId>, String, Args) {
+fn event(text: &str) -> (NamespaceName, Option<AckId>, String, PacketArgs) {
     match decode(text).unwrap().unwrap() {
-        Incoming { namespace, packet: Packet::Event { id, name, args } } => (namespace, id, name, args),
+        Received { namespace, packet: Packet::Event { id, name, args } } => (namespace, id, name, args),
         other => panic!("{other:?} is no event"),
     }
 }
 
-fn json_args(args: &Args) -> Vec<String> {
+fn json_args(args: &PacketArgs) -> Vec<String> {
     let array = [b"[", &args.list()[..], b"]"].concat();
     let elements: Vec<Box<serde_json::value::RawValue>> = serde_json::from_slice(&array).unwrap();
     elements.iter().map(|element| element.get().to_owned()).collect()
@@ -25,23 +25,23 @@ fn json_args(args: &Args) -> Vec<String> {
 
 #[test]
 fn what_stock_clients_send_is_understood() {
-    let custom = Namespace::new("/custom").unwrap();
-    let connect = |namespace: &Namespace, auth: Option<&'static str>| {
-        Some(Incoming {
+    let custom = NamespaceName::new("/custom").unwrap();
+    let connect = |namespace: &NamespaceName, auth: Option<&'static str>| {
+        Some(Received {
             namespace: namespace.clone(),
             packet: Packet::Connect { auth: auth.map(Utf8Bytes::from_static) },
         })
     };
-    assert_eq!(decode("0").unwrap(), connect(&Namespace::main(), None));
-    assert_eq!(decode(r#"0{"token":"123"}"#).unwrap(), connect(&Namespace::main(), Some(r#"{"token":"123"}"#)));
+    assert_eq!(decode("0").unwrap(), connect(&NamespaceName::main(), None));
+    assert_eq!(decode(r#"0{"token":"123"}"#).unwrap(), connect(&NamespaceName::main(), Some(r#"{"token":"123"}"#)));
     assert_eq!(decode("0/custom,").unwrap(), connect(&custom, None));
     assert_eq!(decode("0/custom").unwrap(), connect(&custom, None), "a comma is only there if something follows");
     assert_eq!(decode(r#"0/custom,{"a":[1]}"#).unwrap(), connect(&custom, Some(r#"{"a":[1]}"#)));
-    let disconnect = Incoming { namespace: custom.clone(), packet: Packet::Disconnect };
+    let disconnect = Received { namespace: custom.clone(), packet: Packet::Disconnect };
     assert_eq!(decode("1/custom,").unwrap(), Some(disconnect));
 
     let (namespace, id, name, args) = event(r#"2["message",1,"2",{"3":[true]}]"#);
-    assert_eq!((namespace, id, &*name), (Namespace::main(), None, "message"));
+    assert_eq!((namespace, id, &*name), (NamespaceName::main(), None, "message"));
     assert_eq!(json_args(&args), ["1", r#""2""#, r#"{"3":[true]}"#]);
     let (namespace, id, name, args) = event(r#"2/custom,456["a b"]"#);
     assert_eq!((namespace, id, &*name, args.list().len()), (custom, Some(AckId(456)), "a b", 0));
@@ -207,7 +207,7 @@ fn placeholders_without_an_attachment_are_refused_wherever_they_are() {
 
 #[test]
 fn packets_are_written_as_stock_clients_expect_them() {
-    let (main, custom) = (Namespace::main(), Namespace::new("/custom").unwrap());
+    let (main, custom) = (NamespaceName::main(), NamespaceName::new("/custom").unwrap());
     assert_eq!(encode_connect(&main, r#"{"sid":"x"}"#), r#"0{"sid":"x"}"#);
     assert_eq!(
         encode_connect_error(&custom, r#"{"message":"Invalid namespace"}"#),
@@ -252,7 +252,7 @@ proptest! {
         attachments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..5),
     ) {
         prop_assume!(!RESERVED_NAMES.contains(&&*name));
-        let namespace = Namespace::new(&namespace).unwrap();
+        let namespace = NamespaceName::new(&namespace).unwrap();
         let mut writer = PacketWriter::event(&namespace, id.map(AckId), attachments.len(), &name);
         for value in &values {
             writer.arg(&value.to_string());
@@ -287,7 +287,7 @@ proptest! {
         r#"5[0-3]-\["a"(,\{"_placeholder":(true|false),"num":[0-9.-]{1,3}\}){0,3}\]"#,
     ]) {
         let mut decoder = Decoder::new(PacketLimits::default());
-        if let Ok(Some(Incoming { packet: Packet::Event { args, .. }, .. })) = decoder.text(Utf8Bytes::from(text)) {
+        if let Ok(Some(Received { packet: Packet::Event { args, .. }, .. })) = decoder.text(Utf8Bytes::from(text)) {
             let array = [b"[", &args.list()[..], b"]"].concat();
             prop_assert!(serde_json::from_slice::<Vec<serde::de::IgnoredAny>>(&array).is_ok());
         }

@@ -2,24 +2,24 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{AckId, Namespace};
+use super::{AckId, NamespaceName};
 
 /// A CONNECT's answer: `json` is the text of an object.
-pub(crate) fn encode_connect(namespace: &Namespace, json: &str) -> Bytes {
+pub(crate) fn encode_connect(namespace: &NamespaceName, json: &str) -> Bytes {
     simple(b'0', namespace, json)
 }
 
 /// A CONNECT's refusal: `json` is the text of an object with a `message`.
-pub(crate) fn encode_connect_error(namespace: &Namespace, json: &str) -> Bytes {
+pub(crate) fn encode_connect_error(namespace: &NamespaceName, json: &str) -> Bytes {
     simple(b'4', namespace, json)
 }
 
 /// Throws a client out of a namespace.
-pub(crate) fn encode_disconnect(namespace: &Namespace) -> Bytes {
+pub(crate) fn encode_disconnect(namespace: &NamespaceName) -> Bytes {
     simple(b'1', namespace, "")
 }
 
-fn simple(kind: u8, namespace: &Namespace, json: &str) -> Bytes {
+fn simple(kind: u8, namespace: &NamespaceName, json: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(namespace.0.len() + json.len() + 2);
     out.put_u8(kind);
     put_namespace(&mut out, namespace);
@@ -36,7 +36,7 @@ pub(crate) struct PacketWriter {
 
 impl PacketWriter {
     /// An event with so many attachments, which its receiver is to answer if there is an id.
-    pub(crate) fn event(namespace: &Namespace, id: Option<AckId>, attachments: usize, name: &str) -> PacketWriter {
+    pub(crate) fn event(namespace: &NamespaceName, id: Option<AckId>, attachments: usize, name: &str) -> PacketWriter {
         let mut writer = PacketWriter::begin(b'2', namespace, id, attachments);
         // A string always has a JSON form.
         writer.arg(&serde_json::to_string(name).unwrap_or_default());
@@ -44,7 +44,7 @@ impl PacketWriter {
     }
 
     /// The answer to an event.
-    pub(crate) fn ack(namespace: &Namespace, id: AckId, attachments: usize) -> PacketWriter {
+    pub(crate) fn ack(namespace: &NamespaceName, id: AckId, attachments: usize) -> PacketWriter {
         PacketWriter::begin(b'3', namespace, Some(id), attachments)
     }
 
@@ -64,7 +64,7 @@ impl PacketWriter {
         self.out.freeze()
     }
 
-    fn begin(kind: u8, namespace: &Namespace, id: Option<AckId>, attachments: usize) -> PacketWriter {
+    fn begin(kind: u8, namespace: &NamespaceName, id: Option<AckId>, attachments: usize) -> PacketWriter {
         let mut out = BytesMut::with_capacity(256);
         if attachments == 0 {
             out.put_u8(kind);
@@ -82,7 +82,7 @@ impl PacketWriter {
     }
 }
 
-fn put_namespace(out: &mut BytesMut, namespace: &Namespace) {
+fn put_namespace(out: &mut BytesMut, namespace: &NamespaceName) {
     if namespace.0 != "/" {
         out.put_slice(namespace.0.as_bytes());
         out.put_u8(b',');

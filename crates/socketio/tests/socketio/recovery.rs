@@ -156,12 +156,12 @@ async fn a_server_that_starts_again_knows_its_clients() {
     host.io.of("/").unwrap().socket(&client.sid).unwrap().join("room").await.unwrap();
     emit(&host, 0..2).await;
     assert_eq!(client.numbers("n", 2).await, [0, 1]);
-    host.io.to("room").unwrap().emit("n", 2).await.unwrap();
+    host.io.to("room").emit("n", 2).await.unwrap();
     assert!(host.io.shutdown(std::time::Duration::from_secs(10)).await);
     assert!(host.server.shutdown(std::time::Duration::from_secs(10)).await);
     drop(host);
     let host = open().await;
-    host.io.to("room").unwrap().emit("n", 3).await.unwrap();
+    host.io.to("room").emit("n", 3).await.unwrap();
     let mut back = again(&host, &client).await;
     assert_eq!(back.sid, client.sid);
     // The client did not look at what came with the end: it has no offset of it.
@@ -180,7 +180,7 @@ async fn who_missed_nothing_costs_no_read_of_the_store() {
     assert!(host.server.shutdown(std::time::Duration::from_secs(10)).await);
     drop(host);
     let host = open().await;
-    host.io.to("elsewhere").unwrap().emit("n", 2).await.unwrap();
+    host.io.to("elsewhere").emit("n", 2).await.unwrap();
     let before = host.server.stats().cold_reads;
     let mut back = again(&host, &client).await;
     assert!(host.io.of("/").unwrap().socket(&back.sid).unwrap().recovered());
@@ -259,7 +259,7 @@ async fn a_subscriber_goes_on_after_its_page_was_loaded_again() {
     emit(&host, 0..1).await;
     assert_eq!(client.numbers("n", 1).await, [0]);
     drop(client);
-    host.io.to("room").unwrap().emit("n", 1).await.unwrap();
+    host.io.to("room").emit("n", 1).await.unwrap();
     let mut back = host.connect_with(&auth).await;
     assert_eq!(back.numbers("n", 2).await, [0, 1], "at least once: nothing had confirmed the first");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redeliver_socketio::{AnswerError, Config};
+use redeliver_socketio::{AckError, Config};
 use serde_json::json;
 
 use crate::client::Host;
@@ -33,7 +33,7 @@ async fn rooms_are_joined_left_and_emptied_from_outside() {
     namespace.emit("n", 2).await.unwrap();
     assert_eq!(one.numbers("n", 1).await, [2]);
     assert_eq!(two.numbers("n", 2).await, [1, 2]);
-    namespace.to("both").disconnect_sockets(false).unwrap();
+    namespace.to("both").disconnect_sockets().unwrap();
     assert_eq!(two.packet().await.unwrap(), "1");
 }
 
@@ -76,7 +76,7 @@ async fn everybody_is_asked_and_who_does_not_answer_is_missed() {
     assert_eq!(answers, [1, 2]);
     let socket = namespace.socket(&one.sid).unwrap();
     let missed = socket.emit_with_ack("silence", (), Duration::from_millis(10)).await;
-    assert!(matches!(missed, Err(AnswerError::TimedOut { missing: 1, .. })), "{missed:?}");
+    assert!(matches!(missed, Err(AckError::TimedOut { missing: 1, .. })), "{missed:?}");
 }
 
 #[tokio::test]

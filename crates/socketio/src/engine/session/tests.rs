@@ -13,19 +13,19 @@ fn at(seconds: u64) -> Instant {
     Instant::ORIGIN + Duration::from_secs(seconds)
 }
 
-fn polling() -> Session {
-    Session::over_polling(TERMS, at(0))
+fn polling() -> EngineSession {
+    EngineSession::over_polling(TERMS, at(0))
 }
 
-fn text(session: &mut Session, text: &'static [u8]) {
+fn text(session: &mut EngineSession, text: &'static [u8]) {
     assert!(session.send(Message::Text(Bytes::from_static(text))).is_none(), "it waits for a poll");
 }
 
-fn events(session: &mut Session) -> Vec<EngineEvent> {
+fn events(session: &mut EngineSession) -> Vec<EngineEvent> {
     std::iter::from_fn(|| session.next_posted(at(1))).collect()
 }
 
-fn reason(session: &Session) -> Option<EngineCloseReason> {
+fn reason(session: &EngineSession) -> Option<EngineCloseReason> {
     session.end().map(|end| end.reason)
 }
 
@@ -96,7 +96,7 @@ fn what_was_sent_before_the_owner_closes_goes_before_the_close() {
 
 #[test]
 fn the_first_ping_comes_after_one_interval_and_the_next_one_after_its_pong() {
-    let mut session = Session::over_websocket(TERMS, at(0));
+    let mut session = EngineSession::over_websocket(TERMS, at(0));
     assert_eq!(session.deadline(true), at(25));
     assert_eq!(session.ping(at(24)), None);
     assert_eq!(session.ping(at(25)), Some(1));
@@ -115,7 +115,7 @@ fn the_first_ping_comes_after_one_interval_and_the_next_one_after_its_pong() {
 
 #[test]
 fn a_pong_that_nobody_asked_for_confirms_nothing_and_delays_no_ping() {
-    let mut session = Session::over_websocket(TERMS, at(0));
+    let mut session = EngineSession::over_websocket(TERMS, at(0));
     for second in 0..25 {
         assert_eq!(session.text("3".into(), at(second)), None);
     }
@@ -127,7 +127,7 @@ fn a_pong_that_nobody_asked_for_confirms_nothing_and_delays_no_ping() {
 
 #[test]
 fn a_late_timer_takes_nothing_from_a_client_of_a_server_that_was_stopped() {
-    let mut session = Session::over_websocket(TERMS, at(0));
+    let mut session = EngineSession::over_websocket(TERMS, at(0));
     assert_eq!(session.ping(at(300)), Some(1));
     session.expire(at(300));
     assert_eq!(reason(&session), None);
@@ -201,7 +201,7 @@ fn a_probe_that_is_not_finished_in_time_is_given_up() {
 #[test]
 fn packets_that_are_the_servers_to_send_end_the_session() {
     for wrong in ["", "0{}", "2", "2probe", "5", "6", "7", "abc"] {
-        let mut session = Session::over_websocket(TERMS, at(0));
+        let mut session = EngineSession::over_websocket(TERMS, at(0));
         assert_eq!(session.text(wrong.into(), at(1)), None);
         assert_eq!(reason(&session), Some(EngineCloseReason::ParseError), "{wrong}");
     }

@@ -1,20 +1,16 @@
 //! Clients that keep to nothing: raw bytes over a pipe. Each ends its own session, with nothing left behind, and no other.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::convert::Infallible;
-use std::time::Duration;
-
-use hyper::Request;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use redeliver_socketio::engine::{Engine, EngineCloseReason, EngineConfig, EngineEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 
+use crate::pipe::pipe;
+
 /// An engine that echoes, and tells how its sessions ended.
 fn engine() -> (Engine, mpsc::UnboundedReceiver<EngineCloseReason>) {
     let (tell, told) = mpsc::unbounded_channel();
-    let config = EngineConfig { max_payload: 1_000, ..EngineConfig::default() };
+    let mut config = EngineConfig::default();
+    config.payload_bytes_max = 1_000;
     let engine = Engine::new(config, move |mut connection| {
         let tell = tell.clone();
         async move {
@@ -32,20 +28,6 @@ fn engine() -> (Engine, mpsc::UnboundedReceiver<EngineCloseReason>) {
         }
     });
     (engine, told)
-}
-
-fn pipe(engine: &Engine) -> DuplexStream {
-    let (near, far) = tokio::io::duplex(64 * 1024);
-    let engine = engine.clone();
-    tokio::spawn(async move {
-        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let engine = engine.clone();
-            async move { Ok::<_, Infallible>(engine.respond(request, None).await) }
-        });
-        let http = hyper::server::conn::http1::Builder::new();
-        let _ = http.serve_connection(TokioIo::new(far), service).with_upgrades().await;
-    });
-    near
 }
 
 async fn read_until(pipe: &mut DuplexStream, end: &[u8]) -> Vec<u8> {
@@ -134,11 +116,13 @@ async fn a_client_that_ends_within_a_message_or_a_body_leaves_nothing_behind() {
     let sid = answer.split(r#""sid":""#).nth(1).unwrap().split('"').next().unwrap();
     let mut within_body = pipe(&engine);
     let request = format!(
-        "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n4half"
+        "POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\
+        content-length: 100\r\n\r\n"
     );
     within_body.write_all(request.as_bytes()).await.unwrap();
-    // Let it be read before the client goes.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Said once the body is being read.
+    read_until(&mut within_body, b"100 Continue\r\n\r\n").await;
+    within_body.write_all(b"4half").await.unwrap();
     drop(within_body);
     assert_eq!(ended.recv().await, Some(EngineCloseReason::TransportError));
     assert_eq!(engine.sessions(), 0);
