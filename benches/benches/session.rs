@@ -10,6 +10,7 @@ use redeliver_protocol::codec::encode_record;
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::event::PayloadKind;
 use redeliver_protocol::history::{Batch, Opened, PublisherState, ReadOutcome, Start};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 use redeliver_protocol::server::{Admitted, Input, Output, ServerSession};
 use redeliver_protocol::time::{Instant, Timestamp};
@@ -65,7 +66,7 @@ fn subscribed() -> ServerSession {
         head: Position::new(EPOCH, Seq::ZERO),
         pending: 0,
         gap: None,
-        redelivered_through: Nth::ZERO,
+        delivered_through: DeliveredThrough::NOTHING,
         stored: None,
         epochs: Vec::new(),
     };

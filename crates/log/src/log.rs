@@ -26,6 +26,7 @@ use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitRun, Opened, Place, PublisherState, ReadOutcome, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 
@@ -371,8 +372,9 @@ impl Log {
                 // Seq 1 in an epoch of nobody: valid nowhere.
                 let nowhere = Position::new(Epoch::default(), Seq(1));
                 let shared = self.shared.read();
-                let handed_through = shared.topics.find(topic.as_str()).map_or(Nth::ZERO, |(_, entry)| entry.last_nth);
-                Ok(Some(Cursor { known: Place::new(nowhere, Nth::ZERO), handed_through }))
+                let last_nth = shared.topics.find(topic.as_str()).map_or(Nth::ZERO, |(_, entry)| entry.last_nth);
+                let delivered_through = DeliveredThrough(last_nth);
+                Ok(Some(Cursor { known: Place::new(nowhere, Nth::ZERO), delivered_through }))
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::features::Features;
 use crate::history::{EmitRun, Gap, PublisherState, Start};
 use crate::limits::Limits;
 use crate::name::{EventName, SubscriberName, TopicName};
+use crate::redelivery::DeliveredThrough;
 use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId};
 use crate::time::Timestamp;
 
@@ -347,8 +348,8 @@ pub struct Subscribed {
     pub head: Position,
     /// Events of the topic between `after` and `head`.
     pub pending: u64,
-    /// Events up to this nth may have been handed over before.
-    pub redelivered_through: Nth,
+    /// The redelivery mark: events up to this nth may have been delivered before.
+    pub delivered_through: DeliveredThrough,
     /// What is missing before `after`. Acknowledged by its end, and told again until then.
     pub gap: Option<Gap>,
     /// The window that counts.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::RefusalCode;
 use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::name::TopicName;
+use crate::redelivery::DeliveredThrough;
 use crate::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use crate::time::Timestamp;
 
@@ -80,9 +81,9 @@ impl Place {
 pub struct Cursor {
     /// The last handled position, its nth, and the earlier epochs'.
     pub known: Place,
-    /// Upper bound of the nths that may have been handed over already. What lies above `known.nth` and not above this
-    /// is marked `redelivered` when it is handed over again.
-    pub handed_through: Nth,
+    /// The redelivery mark: what lies above `known.nth` and is covered by this is marked `redelivered` when it is
+    /// delivered again.
+    pub delivered_through: DeliveredThrough,
 }
 
 /// Where a subscription turned out to start.
@@ -98,8 +99,8 @@ pub struct Opened {
     pub pending: u64,
     /// What the reader should have got but cannot.
     pub gap: Option<Gap>,
-    /// The stored cursor's `handed_through`, or zero: events up to this nth may have been handed over before.
-    pub redelivered_through: Nth,
+    /// The redelivery mark: that of the stored cursor; `NOTHING` if there is none.
+    pub delivered_through: DeliveredThrough,
     /// What the durable subscriber's stored cursor says to be handled, if there is one. It may lie before `after`: a
     /// client that comes back starts after what was handed over, and acknowledges the rest of it later. A cursor of
     /// another history than this log's is named only if it is what `gap` begins with.

@@ -63,7 +63,7 @@
 //! # Where to look
 //!
 //! From the bottom up; no file imports one above it: [`limits`], [`features`], [`seq`] numbers and positions, [`time`],
-//! [`error`] codes · [`name`], [`config`] · [`event`], [`history`] what is asked of a log and answered · [`frame`] the
+//! [`error`] codes · [`name`], [`redelivery`] the redelivery mark, [`config`] · [`event`], [`history`] what is asked of a log and answered · [`frame`] the
 //! messages · [`codec`] their bytes · [`request`] · [`backoff`], [`timer`] · [`server`] · [`client`]. The stories in
 //! `tests/` show the machines at work.
 
@@ -79,6 +79,7 @@ pub mod frame;
 pub mod history;
 pub mod limits;
 pub mod name;
+pub mod redelivery;
 pub mod request;
 pub mod seq;
 pub mod server;

@@ -20,6 +20,7 @@ use redeliver_protocol::frame::{
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, Limits};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{
     EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,
 };
@@ -443,7 +444,7 @@ fn subscribed() -> impl Strategy<Value = Subscribed> {
             nth: Nth(nth),
             head,
             pending,
-            redelivered_through: Nth(redelivered),
+            delivered_through: DeliveredThrough(Nth(redelivered)),
             gap,
             window,
         },

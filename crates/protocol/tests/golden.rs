@@ -18,6 +18,7 @@ use redeliver_protocol::frame::{
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{
     EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,
 };
@@ -281,14 +282,14 @@ fn welcome(publisher: PublisherState) -> ServerFrame {
     })
 }
 
-fn subscribed(redelivered_through: u64, gap: Option<Gap>) -> ServerFrame {
+fn subscribed(delivered_through: u64, gap: Option<Gap>) -> ServerFrame {
     ServerFrame::Subscribed(Subscribed {
         id: ID,
         after: Position::new(E, Seq(41)),
         nth: Nth(9),
         head: Position::new(F, Seq(50)),
         pending: 4,
-        redelivered_through: Nth(redelivered_through),
+        delivered_through: DeliveredThrough(Nth(delivered_through)),
         gap,
         window: WINDOW,
     })

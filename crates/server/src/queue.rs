@@ -460,6 +460,7 @@ mod tests {
     use redeliver_protocol::event::PayloadKind;
     use redeliver_protocol::history::Place;
     use redeliver_protocol::name::EventName;
+    use redeliver_protocol::redelivery::DeliveredThrough;
     use redeliver_protocol::seq::{Epoch, Nth, Position};
 
     use super::*;
@@ -471,7 +472,10 @@ mod tests {
 
     fn cursor(seq: u64) -> Cursor {
         let position = Position::new(Epoch([1; 16]), Seq(seq));
-        Cursor { known: Place { position, nth: Nth(seq), earlier: Vec::new() }, handed_through: Nth(seq) }
+        Cursor {
+            known: Place { position, nth: Nth(seq), earlier: Vec::new() },
+            delivered_through: DeliveredThrough(Nth(seq)),
+        }
     }
 
     fn key(subscriber: &str) -> CursorKey {

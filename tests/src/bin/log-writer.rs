@@ -13,6 +13,7 @@ use redeliver_protocol::codec::Records;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::history::{Cursor, EmitFate, GapCause, Place, PublisherState, ReadOutcome};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 use redeliver_tests::chance::Chance;
@@ -136,7 +137,7 @@ impl Writer {
             WriteRequest::SaveCursor {
                 subscriber: subscriber()?,
                 topic: topic_name(0)?,
-                cursor: Cursor { known, handed_through: Nth::ZERO },
+                cursor: Cursor { known, delivered_through: DeliveredThrough::NOTHING },
             },
         ];
         let staged = self.log.stage(requests, wall_clock()?)?;

@@ -16,6 +16,7 @@ use std::str::FromStr;
 
 use parking_lot::Mutex;
 use redeliver_protocol::history::{Cursor, Place};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 use serde::{Deserialize, Serialize};
 
@@ -156,7 +157,8 @@ struct Line {
     epoch: Epoch,
     seq: u64,
     nth: u64,
-    handed_through: u64,
+    #[serde(rename = "handed_through")]
+    delivered_through: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     earlier: Vec<Earlier>,
 }
@@ -176,7 +178,7 @@ impl Line {
             epoch: cursor.known.position.epoch,
             seq: cursor.known.position.seq.0,
             nth: cursor.known.nth.0,
-            handed_through: cursor.handed_through.0,
+            delivered_through: cursor.delivered_through.0.0,
             earlier: cursor.known.earlier.iter().map(earlier).collect(),
         }
     }
@@ -188,7 +190,7 @@ impl Line {
             nth: Nth(self.nth),
             earlier: self.earlier.into_iter().map(|earlier| position(earlier.epoch, earlier.seq)).collect(),
         };
-        (CursorKey::new(self.key), Cursor { known, handed_through: Nth(self.handed_through) })
+        (CursorKey::new(self.key), Cursor { known, delivered_through: DeliveredThrough(Nth(self.delivered_through)) })
     }
 }
 
@@ -219,7 +221,7 @@ mod tests {
     fn cursor(seq: u64) -> Cursor {
         let earlier = vec![Position::new(Epoch([7; 16]), Seq(3))];
         let known = Place { position: Position::new(Epoch([8; 16]), Seq(seq)), nth: Nth(seq / 2), earlier };
-        Cursor { known, handed_through: Nth(seq) }
+        Cursor { known, delivered_through: DeliveredThrough(Nth(seq)) }
     }
 
     fn keyed(key: &str, seq: u64) -> (CursorKey, Cursor) {

@@ -15,6 +15,7 @@ use redeliver_protocol::error::{Close, RefusalCode};
 use redeliver_protocol::frame::{ClientFrame, Events, Hello, SUBPROTOCOL, ServerFrame, Subscribe, Subscribed, Welcome};
 use redeliver_protocol::history::{EmitFate, EmitRun, Place, PublisherState};
 use redeliver_protocol::limits::Limits;
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::time::Timestamp;
 use tokio::io::DuplexStream;
@@ -348,7 +349,7 @@ impl State {
             nth,
             head: Position::new(EPOCH, Seq(self.log.len() as u64)),
             pending: head.1.since(nth),
-            redelivered_through: Nth::ZERO,
+            delivered_through: DeliveredThrough::NOTHING,
             gap: None,
             window: subscribe.window,
         })
@@ -384,7 +385,7 @@ fn subscriber(hello: &Hello) -> String {
 /// What a client that has handled everything up to this nth of a topic with no other events would have stored.
 pub(crate) fn cursor_at(nth: u64) -> Cursor {
     let known = Place { position: Position::new(EPOCH, Seq(nth)), nth: Nth(nth), earlier: Vec::new() };
-    Cursor { known, handed_through: Nth(nth) }
+    Cursor { known, delivered_through: DeliveredThrough(Nth(nth)) }
 }
 
 const EPOCH: Epoch = Epoch([7; 16]);

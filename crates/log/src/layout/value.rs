@@ -3,6 +3,7 @@
 use bytes::BufMut;
 use redeliver_protocol::history::{Cursor, GapCause, Place};
 use redeliver_protocol::limits::EARLIER_EPOCHS_MAX;
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -235,7 +236,7 @@ impl CursorEntry {
         out.put_u64_le(when.0);
         put_position(&mut out, cursor.known.position);
         out.put_u64_le(cursor.known.nth.0);
-        out.put_u64_le(cursor.handed_through.0);
+        out.put_u64_le(cursor.delivered_through.0.0);
         let count = u8::try_from(earlier.len().min(EARLIER_EPOCHS_MAX)).unwrap_or(u8::MAX);
         out.put_u8(count);
         for position in earlier.iter().take(usize::from(count)) {
@@ -248,10 +249,11 @@ impl CursorEntry {
         let mut reader = ByteReader::new(bytes);
         let when = Timestamp(reader.u64()?);
         let position = position(&mut reader)?;
-        let (nth, handed_through) = (Nth(reader.u64()?), Nth(reader.u64()?));
+        let nth = Nth(reader.u64()?);
+        let delivered_through = DeliveredThrough(Nth(reader.u64()?));
         let count = reader.u8()?;
         let earlier = (0..count).map(|_| self::position(&mut reader)).collect::<Result<_, _>>()?;
-        Ok(CursorEntry { cursor: Cursor { known: Place { position, nth, earlier }, handed_through }, when })
+        Ok(CursorEntry { cursor: Cursor { known: Place { position, nth, earlier }, delivered_through }, when })
     }
 }
 
@@ -272,7 +274,7 @@ mod tests {
     fn a_cursor_comes_back_with_its_earlier_epochs() {
         let earlier = vec![Position::new(Epoch([2; 16]), Seq(5)), Position::new(Epoch([1; 16]), Seq(3))];
         let known = Place { position: Position::new(Epoch([3; 16]), Seq(9)), nth: Nth(4), earlier };
-        let cursor = Cursor { known, handed_through: Nth(6) };
+        let cursor = Cursor { known, delivered_through: DeliveredThrough(Nth(6)) };
         let bytes = CursorEntry::encode(&cursor, Timestamp(77));
         assert_eq!(CursorEntry::decode(&bytes), Ok(CursorEntry { cursor, when: Timestamp(77) }));
         assert_eq!(CursorEntry::decode(&bytes[..bytes.len() - 1]), Err(Damaged));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use redeliver_protocol::history::{Cursor, Gap, GapCause, Opened, Place, Start};
 use redeliver_protocol::name::TopicName;
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -79,7 +80,7 @@ impl OpeningView<'_> {
 
     /// Names the stored cursor in an answer, and marks what may have been handed over before.
     fn named(&self, mut opened: Opened, stored: &Cursor) -> Opened {
-        opened.redelivered_through = stored.handed_through;
+        opened.delivered_through = stored.delivered_through;
         let known = &stored.known;
         let start = opened.gap.as_ref().map_or(opened.after, |gap| gap.after);
         if self.is_valid(known.position) {
@@ -261,7 +262,7 @@ impl OpeningView<'_> {
             head: self.head,
             pending,
             gap,
-            redelivered_through: Nth::ZERO,
+            delivered_through: DeliveredThrough::NOTHING,
             stored: None,
             epochs: Vec::new(),
         }

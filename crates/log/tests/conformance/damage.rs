@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use redeliver_log::LogConfig;
 use redeliver_log::kv::faulty::Image;
 use redeliver_protocol::history::{Cursor, GapCause, Start};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Nth};
 
 use crate::bench::{Bench, Got, at, event, known, publisher};
@@ -38,7 +39,7 @@ fn full() -> Bench {
             bench = bench.reopen();
         }
     }
-    let cursor = Cursor { known: known(at(1, 3), 1), handed_through: Nth(1) };
+    let cursor = Cursor { known: known(at(1, 3), 1), delivered_through: DeliveredThrough(Nth(1)) };
     bench.save("me", "large", &cursor);
     bench.maintain();
     bench

@@ -2,6 +2,7 @@
 
 use redeliver_log::LogConfig;
 use redeliver_protocol::history::{Cursor, GapCause, Place, Start};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -17,8 +18,8 @@ fn ten() -> Bench {
     bench
 }
 
-fn stored(position: Position, nth: u64, handed_through: u64) -> Cursor {
-    Cursor { known: known(position, nth), handed_through: Nth(handed_through) }
+fn stored(position: Position, nth: u64, delivered_through: u64) -> Cursor {
+    Cursor { known: known(position, nth), delivered_through: DeliveredThrough(Nth(delivered_through)) }
 }
 
 #[test]
@@ -41,7 +42,7 @@ fn every_start_without_a_position_finds_its_place() {
         let opened = bench.open_at("t", start.clone());
         assert_eq!((opened.after.seq.0, opened.nth.0), (after, nth), "{start:?}");
         assert_eq!((opened.gap, opened.pending, opened.head), (None, 5 - nth, at(1, 10)), "{start:?}");
-        assert_eq!((opened.redelivered_through, opened.stored), (Nth::ZERO, None));
+        assert_eq!((opened.delivered_through, opened.stored), (DeliveredThrough::NOTHING, None));
     }
     let nobody = bench.open_at("nobody", Start::Earliest);
     assert_eq!((nobody.after.seq.0, nobody.nth.0, nobody.pending), (0, 0, 0));
@@ -170,11 +171,11 @@ fn a_stored_cursor_is_resumed_and_names_what_may_have_been_handed_over() {
     let bench = ten();
     let cursor = stored(at(1, 3), 2, 4);
     let opened = bench.open_with("t", &Start::Resume { at_least: None }, Some(&cursor));
-    assert_eq!((opened.after, opened.nth.0, opened.redelivered_through.0), (at(1, 3), 2, 4));
+    assert_eq!((opened.after, opened.nth.0, opened.delivered_through.0.0), (at(1, 3), 2, 4));
     assert_eq!(opened.stored, Some(cursor.known.clone()));
     let further = Start::Resume { at_least: Some(known(at(1, 7), 4)) };
     let opened = bench.open_with("t", &further, Some(&cursor));
-    assert_eq!((opened.after, opened.redelivered_through.0), (at(1, 7), 4), "the app's position is further on");
+    assert_eq!((opened.after, opened.delivered_through.0.0), (at(1, 7), 4), "the app's position is further on");
     let behind = Start::Resume { at_least: Some(known(at(1, 1), 1)) };
     assert_eq!(bench.open_with("t", &behind, Some(&cursor)).after, at(1, 3), "a cursor never goes back");
     assert_eq!(bench.open_at("t", behind).after, at(1, 1), "without a cursor the app's position counts");
@@ -209,7 +210,7 @@ fn the_epochs_behind_a_stored_cursor_are_named() {
     let start = Start::After(known(at(4, 13), 8));
     let opened = bench.open_with("t", &start, Some(&cursor));
     assert_eq!((opened.gap, opened.epochs), (None, vec![at(2, 10), at(3, 11), at(4, 12)]));
-    assert_eq!(opened.redelivered_through.0, 8);
+    assert_eq!(opened.delivered_through.0.0, 8);
     let opened = bench.open_with("t", &Start::Resume { at_least: None }, Some(&cursor));
     assert_eq!(opened.epochs, [], "none began between the cursor and itself");
 }

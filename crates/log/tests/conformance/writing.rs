@@ -6,13 +6,14 @@ use redeliver_protocol::codec::Records;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::{Cursor, EmitFate, ReadOutcome};
 use redeliver_protocol::name::SubscriberName;
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::Nth;
 use redeliver_protocol::time::Timestamp;
 
 use crate::bench::{Bench, at, emit_as, event, known, open, topic};
 
 fn cursor(seq: u64, nth: u64) -> Cursor {
-    Cursor { known: known(at(1, seq), nth), handed_through: Nth(nth + 3) }
+    Cursor { known: known(at(1, seq), nth), delivered_through: DeliveredThrough(Nth(nth + 3)) }
 }
 
 #[test]

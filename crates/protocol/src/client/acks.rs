@@ -9,11 +9,8 @@ use std::collections::VecDeque;
 use super::{CursorKeeper, Output};
 use crate::frame::ClientFrame;
 use crate::history::{Cursor, Place};
+use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
-
-/// Stands in a saved cursor's `handed_through` if events behind a change of history may have been handed over, while
-/// the cursor itself still lies in the old history: no nth of the old one says anything about the new one.
-pub(super) const UNBOUNDED: Nth = Nth(u64::MAX);
 
 #[derive(Debug)]
 pub(super) struct Acks {
@@ -48,7 +45,7 @@ struct Stream {
 #[derive(Debug, Default)]
 struct Saver {
     /// What the store durably allows to be handed over: in this history, up to this nth.
-    marked: Option<(u32, Nth)>,
+    marked: Option<(u32, DeliveredThrough)>,
     saving: Option<Saving>,
     /// An ack of the app lies in the cursor that is on its way, or in the last one that was saved.
     confirms: bool,
@@ -60,7 +57,7 @@ struct Saving {
     position: Position,
     nth: Nth,
     history: u32,
-    marked: (u32, Nth),
+    marked: (u32, DeliveredThrough),
     confirms: bool,
     last: bool,
 }
@@ -180,7 +177,7 @@ impl Acks {
 
     /// Sends what was gathered to the keeper. `through` bounds what is handed over until the next time (used with the
     /// client's own store).
-    pub(super) fn flush(&mut self, history: u32, through: Nth, out: &mut VecDeque<Output>) {
+    pub(super) fn flush(&mut self, history: u32, through: DeliveredThrough, out: &mut VecDeque<Output>) {
         if !self.dirty {
             return;
         }
@@ -201,9 +198,9 @@ impl Acks {
     pub(super) fn allows(&self, history: u32, nth: Nth) -> bool {
         match &self.keeper {
             Keeper::Nobody | Keeper::Server { .. } => true,
-            Keeper::Client(saver) => saver
-                .marked
-                .is_some_and(|(in_history, through)| through == UNBOUNDED || in_history == history && nth <= through),
+            Keeper::Client(saver) => saver.marked.is_some_and(|(in_history, through)| {
+                through == DeliveredThrough::ANYTHING || in_history == history && through.covers(nth)
+            }),
         }
     }
 
@@ -217,23 +214,24 @@ impl Acks {
 
     /// Saves the cursor in the client's own store, if there is one and none is on its way there: up to `through` of
     /// `history` may then be handed over.
-    pub(super) fn save(&mut self, history: u32, through: Nth, out: &mut VecDeque<Output>) {
+    pub(super) fn save(&mut self, history: u32, through: DeliveredThrough, out: &mut VecDeque<Output>) {
         let (Keeper::Client(saver), Some((known, in_history))) = (&mut self.keeper, &self.acked) else { return };
         if saver.saving.is_some() || saver.last == LastSave::Done {
             return;
         }
-        let handed_through = if *in_history == history { through } else { UNBOUNDED };
+        // While the cursor still lies in the old history, no nth of it says anything about the new one.
+        let delivered_through = if *in_history == history { through } else { DeliveredThrough::ANYTHING };
         saver.saving = Some(Saving {
             position: known.position,
             nth: known.nth,
             history: *in_history,
-            marked: (history, handed_through),
+            marked: (history, delivered_through),
             confirms: std::mem::take(&mut saver.confirms),
             last: saver.last == LastSave::Wanted,
         });
         self.dirty = false;
         self.gathered = (0, 0);
-        out.push_back(Output::SaveCursor { id: self.id, cursor: Cursor { known: known.clone(), handed_through } });
+        out.push_back(Output::SaveCursor { id: self.id, cursor: Cursor { known: known.clone(), delivered_through } });
     }
 
     /// The client's own store has the cursor.
@@ -284,7 +282,7 @@ impl Acks {
     }
 
     /// Brings the exact cursor of a clean end into the client's store. Returns whether that is done.
-    pub(super) fn save_last(&mut self, history: u32, through: Nth, out: &mut VecDeque<Output>) -> bool {
+    pub(super) fn save_last(&mut self, history: u32, through: DeliveredThrough, out: &mut VecDeque<Output>) -> bool {
         let Keeper::Client(saver) = &mut self.keeper else { return true };
         if self.acked.is_none() || saver.last == LastSave::Done {
             return true;

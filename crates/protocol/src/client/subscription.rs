@@ -2,22 +2,17 @@
 //!
 //! It resumes after what it has *handed over*, so nothing is handed over twice within one process; what was handed over
 //! and not acknowledged is the keeper's concern, and matters to the next process.
-//!
-//! `redelivered` follows from that. What an earlier process may have been handed is known when the first Subscribed of
-//! this process comes: from the server's mark, and from the cursor in the client's store. Up to that nth events are
-//! marked, on this connection and on later ones. What an own store says later is no news: only this process hands over,
-//! and never twice. What the server's mark says later may be: another reader of the same name may have come and gone
-//! while we were away. When the history breaks, nths start anew: the old marks mean nothing, and only the server's, made
-//! in the new history, counts.
+//! [`redelivery`](crate::redelivery) says which events are marked, and why.
 
 use std::collections::VecDeque;
 
-use super::acks::{Acks, UNBOUNDED};
+use super::acks::Acks;
 use super::inbox::{InHand, Inbox, Item, Misfit};
 use super::{CursorKeeper, Output, StreamItem, SubscribeRequest, SubscriptionEnd};
 use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Volatile, Window};
 use crate::history::{Gap, GapCause, Place, Start};
 use crate::name::TopicName;
+use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
 
 #[derive(Debug)]
@@ -39,10 +34,10 @@ pub(super) struct Subscription {
     handed_history: u32,
     /// The place up to which everything is handed over.
     handed: Option<Place>,
-    /// Events of the present history up to this nth may have been handed over by an earlier process.
-    marks_through: Nth,
+    /// What of the present history an earlier process may have been given.
+    delivered_through: DeliveredThrough,
     /// What an earlier process left in the client's store.
-    stored_marks: Nth,
+    stored_delivered_through: DeliveredThrough,
     inbox: Inbox,
     in_hand: InHand,
     acks: Acks,
@@ -86,7 +81,7 @@ impl Subscription {
             id,
             row,
             start: stored.map_or(request.start, |cursor| Start::After(cursor.known.clone())),
-            stored_marks: stored.map_or(Nth::ZERO, |cursor| cursor.handed_through),
+            stored_delivered_through: stored.map_or(DeliveredThrough::NOTHING, |cursor| cursor.delivered_through),
             acks: Acks::new(id, &request.keeper),
             topic: request.topic,
             ownership: request.ownership,
@@ -98,7 +93,7 @@ impl Subscription {
             history: 0,
             handed_history: 0,
             handed: None,
-            marks_through: Nth::ZERO,
+            delivered_through: DeliveredThrough::NOTHING,
             inbox: Inbox::default(),
             in_hand: InHand::default(),
             leaving: Leaving::No,
@@ -399,16 +394,16 @@ impl Subscription {
             // While we were away another reader of the same name may have been given what comes next, whether or not it
             // acknowledged any of it: only the server's mark tells. That it covers some that we are the first to get is
             // the lesser evil.
-            self.marks_through = self.marks_through.max(answer.redelivered_through);
+            self.delivered_through.raise(answer.delivered_through);
             return;
         }
-        let stored = std::mem::take(&mut self.stored_marks);
-        self.marks_through = answer.redelivered_through;
-        if stored == UNBOUNDED {
+        let stored = std::mem::take(&mut self.stored_delivered_through);
+        self.delivered_through = answer.delivered_through;
+        if stored == DeliveredThrough::ANYTHING {
             // What did not exist when we subscribed was handed to nobody before.
-            self.marks_through = self.marks_through.max(answer.nth.saturating_add(answer.pending));
+            self.delivered_through.raise(DeliveredThrough(answer.nth.saturating_add(answer.pending)));
         } else if !breaks {
-            self.marks_through = self.marks_through.max(stored);
+            self.delivered_through.raise(stored);
         }
     }
 
@@ -493,7 +488,7 @@ impl Subscription {
                 let position = Position::new(epoch, record.seq);
                 self.in_hand.hold_event(position, &record, self.history, order);
                 self.move_to(position, record.nth);
-                let redelivered = record.nth <= self.marks_through;
+                let redelivered = self.delivered_through.covers(record.nth);
                 StreamItem::Event { epoch, record, redelivered }
             }
         };
@@ -514,15 +509,15 @@ impl Subscription {
 
     /// How far a cursor saved now allows to hand over: a window beyond what is handed over and what comes next. Marks
     /// of earlier processes stay.
-    fn hand_through(&self, next: Nth) -> Nth {
+    fn hand_through(&self, next: Nth) -> DeliveredThrough {
         let handed = self.handed.as_ref().filter(|_| self.handed_history == self.history);
         let reached = handed.map_or(Nth::ZERO, |known| known.nth).max(next);
-        reached.saturating_add(u64::from(self.window.events.max(1))).max(self.marks_through)
+        DeliveredThrough(reached.saturating_add(u64::from(self.window.events.max(1)))).raised(self.delivered_through)
     }
 
-    fn handed_exactly(&self) -> Nth {
+    fn handed_exactly(&self) -> DeliveredThrough {
         let handed = self.handed.as_ref().map_or(Nth::ZERO, |known| known.nth);
-        handed.max(self.marks_through).max(self.stored_marks)
+        DeliveredThrough(handed).raised(self.delivered_through).raised(self.stored_delivered_through)
     }
 
     /// The history in whose nths `handed_exactly` speaks.

@@ -10,6 +10,7 @@ use super::in_flight::InFlight;
 use crate::frame::Subscribe;
 use crate::history::{Cursor, GapCause, Opened, Place, Start};
 use crate::limits::EARLIER_EPOCHS_MAX;
+use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, Seq};
 
 /// A durable subscription's cursor.
@@ -25,8 +26,8 @@ pub(super) struct DurableCursor {
     start_is_foreign: bool,
     /// The epochs that began between the stored cursor and the start.
     epochs: Vec<Position>,
-    /// What was marked as handed over before this subscription.
-    redelivered_through: Nth,
+    /// The mark with which this subscription began.
+    delivered_through: DeliveredThrough,
     window_events: u64,
     durable: Option<Saved>,
     /// Saves on their way: at most one that may wait for company and one that may not.
@@ -65,7 +66,7 @@ pub(super) enum LateAck {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Saved {
     position: Position,
-    mark: Nth,
+    mark: DeliveredThrough,
     urgent: bool,
 }
 
@@ -76,7 +77,7 @@ impl DurableCursor {
         let stored = opened.stored.clone();
         let durable = stored.as_ref().map(|known| Saved {
             position: known.position,
-            mark: opened.redelivered_through,
+            mark: opened.delivered_through,
             urgent: true,
         });
         let known = stored.unwrap_or_else(|| initial(request, opened));
@@ -86,7 +87,7 @@ impl DurableCursor {
             known,
             start_is_foreign,
             epochs: opened.epochs.clone(),
-            redelivered_through: opened.redelivered_through,
+            delivered_through: opened.delivered_through,
             window_events: u64::from(window_events),
             durable,
             saving: VecDeque::new(),
@@ -96,16 +97,17 @@ impl DurableCursor {
     /// The save without which nothing may be said to the reader: where a new name starts, and the mark of what its first
     /// window may hand over. None if what is stored says it already.
     pub(super) fn initial_save(&mut self, in_flight: &InFlight) -> Option<Save> {
-        let mark = self.redelivered_through.max(in_flight.sent_nth().saturating_add(self.window_events));
+        let first_window = DeliveredThrough(in_flight.sent_nth().saturating_add(self.window_events));
+        let mark = self.delivered_through.raised(first_window);
         if self.durable.is_some_and(|saved| saved.mark >= mark) {
             return None;
         }
         Some(self.save(mark, true))
     }
 
-    /// The nth up to which events may be sent now.
-    pub(super) fn sendable_through(&self) -> Nth {
-        self.durable.map_or(Nth::ZERO, |saved| saved.mark)
+    /// The durable mark: only events that it covers may be sent now.
+    pub(super) fn durable_mark(&self) -> DeliveredThrough {
+        self.durable.map_or(DeliveredThrough::NOTHING, |saved| saved.mark)
     }
 
     /// The reader has handled what this subscription sent up to here.
@@ -149,11 +151,11 @@ impl DurableCursor {
         let newest = self.saving.back().copied().or(self.durable)?;
         let mark = self.mark(in_flight);
         let is_acked = newest.position != self.known.position;
-        let holds_up = newest.mark <= in_flight.sent_nth() && newest.mark < mark && in_flight.room().is_some();
+        let holds_up = newest.mark.0 <= in_flight.sent_nth() && newest.mark < mark && in_flight.room().is_some();
         if !is_acked && !holds_up {
             return None;
         }
-        let room = self.sendable_through().since(in_flight.sent_nth());
+        let room = self.durable_mark().0.since(in_flight.sent_nth());
         let urgent = room <= self.window_events / 2;
         match (self.saving.len(), self.saving.front()) {
             (0, _) => Some(self.save(mark, urgent)),
@@ -167,7 +169,7 @@ impl DurableCursor {
 
     /// What is left to do before the subscription ends: the final cursor's mark is exactly what was handed over.
     pub(super) fn end(&mut self, in_flight: &InFlight) -> Ending {
-        let mark = self.redelivered_through.max(in_flight.sent_nth());
+        let mark = self.delivered_through.raised(DeliveredThrough(in_flight.sent_nth()));
         let is_last = |saved: &Saved| saved.position == self.known.position && saved.mark == mark;
         if self.saving.is_empty() && self.durable.as_ref().is_some_and(is_last) {
             return Ending::Done;
@@ -193,15 +195,15 @@ impl DurableCursor {
 
     /// What may be handed over until the next save: a window beyond the one that is open, so that a reader at full speed
     /// does not wait for the disk at each ack.
-    fn mark(&self, in_flight: &InFlight) -> Nth {
+    fn mark(&self, in_flight: &InFlight) -> DeliveredThrough {
         let open = in_flight.acked_nth().saturating_add(self.window_events.saturating_mul(2));
         let beyond_gaps = in_flight.sent_nth().saturating_add(self.window_events);
-        self.redelivered_through.max(open).max(beyond_gaps)
+        self.delivered_through.raised(DeliveredThrough(open.max(beyond_gaps)))
     }
 
-    fn save(&mut self, mark: Nth, urgent: bool) -> Save {
+    fn save(&mut self, mark: DeliveredThrough, urgent: bool) -> Save {
         self.saving.push_back(Saved { position: self.known.position, mark, urgent });
-        Save { cursor: Cursor { known: self.known.clone(), handed_through: mark }, urgent }
+        Save { cursor: Cursor { known: self.known.clone(), delivered_through: mark }, urgent }
     }
 }
 

@@ -244,6 +244,7 @@ mod tests {
 
     use super::*;
     use crate::history::GapCause;
+    use crate::redelivery::DeliveredThrough;
     use crate::seq::Epoch;
 
     const EPOCH: Epoch = Epoch([1; 16]);
@@ -257,7 +258,7 @@ mod tests {
             head: after,
             pending: 0,
             gap: None,
-            redelivered_through: Nth(0),
+            delivered_through: DeliveredThrough(Nth(0)),
             stored: None,
             epochs: vec![],
         }

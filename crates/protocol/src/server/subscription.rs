@@ -80,7 +80,7 @@ impl OpenSubscription {
             nth: opened.nth,
             head: opened.head,
             pending: opened.pending,
-            redelivered_through: opened.redelivered_through,
+            delivered_through: opened.delivered_through,
             gap: opened.gap.clone(),
             window: request.window,
         };
@@ -103,7 +103,7 @@ impl OpenSubscription {
             return None;
         }
         let Some(cursor) = &self.cursor else { return Some((events, bytes)) };
-        match cursor.sendable_through().since(self.in_flight.sent_nth()) {
+        match cursor.durable_mark().0.since(self.in_flight.sent_nth()) {
             0 => None,
             marked => Some((events.min(u32::try_from(marked).unwrap_or(u32::MAX)), bytes)),
         }

@@ -11,6 +11,7 @@ use redeliver_protocol::client::{CursorKeeper, EmitTicket, Input, StreamItem};
 use redeliver_protocol::error::{CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::frame::{ServerFrame, Subscribed, Window};
 use redeliver_protocol::history::{EmitFate, GapCause, PublisherState, Start};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq, SubscriptionId};
 
 use crate::script::*;
@@ -182,13 +183,8 @@ fn frame() -> impl Strategy<Value = ServerFrame> {
     let subscribed =
         (id(), position(), number(), number(), proptest::option::of(told())).prop_map(|(id, after, nth, more, gap)| {
             let nth = gap.as_ref().map_or(nth, |gap| gap.nth_through.0);
-            let (pending, redelivered_through) = (more, Nth(more));
-            ServerFrame::Subscribed(Subscribed {
-                pending,
-                redelivered_through,
-                gap,
-                ..subscribed_frame(id, after, nth)
-            })
+            let (pending, delivered_through) = (more, DeliveredThrough(Nth(more)));
+            ServerFrame::Subscribed(Subscribed { pending, delivered_through, gap, ..subscribed_frame(id, after, nth) })
         });
     let fate = prop_oneof![
         4 => position().prop_map(EmitFate::Stored),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redeliver_protocol::client::{CursorKeeper, Input, SubscriptionEnd};
 use redeliver_protocol::frame::{ClientFrame, ServerFrame, Subscribed, Window};
 use redeliver_protocol::history::{Cursor, GapCause, Start};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{Nth, Position, Seq, SubscriptionId};
 
 use crate::script::*;
@@ -13,8 +14,8 @@ fn own_store(stored: Option<Cursor>) -> CursorKeeper {
     CursorKeeper::Client { stored }
 }
 
-fn cursor(position: Position, nth: u64, handed_through: u64) -> Cursor {
-    Cursor { known: known(position, nth), handed_through: Nth(handed_through) }
+fn cursor(position: Position, nth: u64, delivered_through: u64) -> Cursor {
+    Cursor { known: known(position, nth), delivered_through: DeliveredThrough(Nth(delivered_through)) }
 }
 
 /// A process that starts with this in its store, up to its first save.
@@ -148,7 +149,8 @@ fn a_cursor_on_the_server_that_is_further_on_wins() {
     script.ack_nth(6);
     script.wait(script.config.ack_delay);
     script.reconnect();
-    let marked_to = Subscribed { redelivered_through: Nth(22), ..subscribed_frame(WIRE, at(seq_of(20)), 20) };
+    let marked_to =
+        Subscribed { delivered_through: DeliveredThrough(Nth(22)), ..subscribed_frame(WIRE, at(seq_of(20)), 20) };
     script.server(ServerFrame::Subscribed(marked_to));
     assert_eq!(script.confirmed, [Seq(seq_of(20))], "that covers all that was acknowledged here");
     script.take_events();
@@ -221,7 +223,7 @@ fn with_an_own_store_the_cursor_is_saved_before_the_ack_goes_out() {
     assert_eq!((script.take_sent(), script.confirmed.len()), (vec![], 0));
     let saved = script.saves.last().unwrap().1.clone();
     assert_eq!(saved.known, known(at(seq_of(7)), 7));
-    assert!(saved.handed_through >= Nth(8));
+    assert!(saved.delivered_through.0 >= Nth(8));
     script.saved();
     assert_eq!(script.take_acks(), [(seq_of(7), 7)]);
     assert_eq!(script.confirmed, [Seq(seq_of(7))]);
@@ -275,7 +277,7 @@ fn after_an_unclean_end_what_may_have_been_handed_over_is_marked() {
 fn a_save_never_forgets_what_an_earlier_process_may_have_handed_over() {
     let stored = cursor(at(10), 4, 5000);
     let script = restarted(stored, subscribed_frame(WIRE, at(10), 4));
-    assert!(script.saves[0].1.handed_through >= Nth(5000), "{:?}", script.saves);
+    assert!(script.saves[0].1.delivered_through.0 >= Nth(5000), "{:?}", script.saves);
 }
 
 #[test]
@@ -288,7 +290,7 @@ fn nothing_is_handed_over_that_the_store_could_not_mark_later() {
     script.server(ServerFrame::Skip { id: WIRE, through: at(seq_of(500)), nth_through: Nth(500) });
     script.server(events(WIRE, 501..=501));
     assert_eq!(script.take_events(), []);
-    assert!(script.saves[1].1.handed_through >= Nth(501));
+    assert!(script.saves[1].1.delivered_through.0 >= Nth(501));
     assert_eq!(script.saves[1].1.known, known(at(10), 4));
     script.saved();
     assert_eq!(script.take_events(), fresh(501..=501));
@@ -298,7 +300,7 @@ fn nothing_is_handed_over_that_the_store_could_not_mark_later() {
 fn with_the_servers_cursor_the_servers_mark_counts_on_every_connection() {
     let mut script = Script::welcomed();
     script.subscribe(SUB, CursorKeeper::Server);
-    let answer = Subscribed { redelivered_through: Nth(7), ..subscribed_frame(WIRE, at(10), 4) };
+    let answer = Subscribed { delivered_through: DeliveredThrough(Nth(7)), ..subscribed_frame(WIRE, at(10), 4) };
     script.server(ServerFrame::Subscribed(answer));
     script.server(events(WIRE, 5..=5));
     assert_eq!(script.take_events(), marked(5..=5));
@@ -306,7 +308,7 @@ fn with_the_servers_cursor_the_servers_mark_counts_on_every_connection() {
     // While we were away somebody else under our name may have been given 6 to 8, and lost its connection before it
     // acknowledged any of them. Then the place is still ours, and only the mark tells. (Found by simulation.)
     script.reconnect();
-    let answer = Subscribed { redelivered_through: Nth(8), ..subscribed_frame(WIRE, at(seq_of(5)), 5) };
+    let answer = Subscribed { delivered_through: DeliveredThrough(Nth(8)), ..subscribed_frame(WIRE, at(seq_of(5)), 5) };
     script.server(ServerFrame::Subscribed(answer));
     script.server(events(WIRE, 6..=9));
     assert_eq!(script.take_events(), [marked(6..=8), fresh(9..=9)].concat());
@@ -350,7 +352,7 @@ fn once_a_break_is_acknowledged_the_cursor_lies_in_the_new_history() {
     let saved = &script.saves.last().unwrap().1;
     assert_eq!((saved.known.position, saved.known.nth), (start, Nth(2)));
     assert_eq!(saved.known.earlier, [at(10)]);
-    assert_eq!(saved.handed_through, Nth(2 + u64::from(Window::default().events)));
+    assert_eq!(saved.delivered_through.0, Nth(2 + u64::from(Window::default().events)));
 }
 
 #[test]

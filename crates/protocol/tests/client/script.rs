@@ -18,6 +18,7 @@ use redeliver_protocol::frame::{
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::time::{Instant, Timestamp};
@@ -316,7 +317,7 @@ pub(crate) fn subscribed_frame(id: SubscriptionId, after: Position, nth: u64) ->
         nth: Nth(nth),
         head: after,
         pending: 0,
-        redelivered_through: Nth::ZERO,
+        delivered_through: DeliveredThrough::NOTHING,
         gap: None,
         window: Window::default(),
     }

@@ -11,6 +11,7 @@ use redeliver_protocol::history::{
     Batch, Cursor, EmitFate, EmitRun, Gap, GapCause, Opened, Place, PublisherState, ReadOutcome, Start,
 };
 use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
@@ -198,7 +199,7 @@ impl FakeLog {
             head,
             pending: self.nth_at(topic, head.seq).since(nth),
             gap,
-            redelivered_through: stored.map_or(Nth::ZERO, |cursor| cursor.handed_through),
+            delivered_through: stored.map_or(DeliveredThrough::NOTHING, |cursor| cursor.delivered_through),
             stored: known,
             epochs: epochs.unwrap_or_default(),
         })

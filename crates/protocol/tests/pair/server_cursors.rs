@@ -6,6 +6,7 @@ use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::frame::{ClientFrame, ServerFrame, Subscribe, Window};
 use redeliver_protocol::history::{Cursor, GapCause, Place, Start};
 use redeliver_protocol::name::SubscriberName;
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::server::Output;
 
@@ -172,11 +173,11 @@ fn nothing_is_handed_over_that_is_not_marked_durably_before() {
     for _ in 0..5 {
         pair.send(peer, ack(1, sent, sent));
         sent += nths(&pair.frames(peer)).len() as u64;
-        assert!(Nth(sent) <= cursor(&pair).handed_through, "{sent}");
+        assert!(Nth(sent) <= cursor(&pair).delivered_through.0, "{sent}");
     }
     pair.release(Held::Saves);
     sent += nths(&pair.frames(peer)).len() as u64;
-    assert!(sent > 10 && Nth(sent) <= cursor(&pair).handed_through, "{sent}");
+    assert!(sent > 10 && Nth(sent) <= cursor(&pair).delivered_through.0, "{sent}");
 }
 
 #[test]
@@ -230,8 +231,8 @@ fn what_may_have_been_handed_over_before_a_crash_is_marked_after_it() {
     pair.frames(peer);
     let place = pair.subscribed(peer, resume(2, "orders"));
     assert_eq!(place.after, at(1, 4));
-    assert!(place.redelivered_through >= Nth(handed), "{:?} {handed}", place.redelivered_through);
-    assert!(place.redelivered_through <= Nth(handed + 20), "marked far too much");
+    assert!(place.delivered_through.0 >= Nth(handed), "{:?} {handed}", place.delivered_through);
+    assert!(place.delivered_through.0 <= Nth(handed + 20), "marked far too much");
 }
 
 #[test]
@@ -248,10 +249,10 @@ fn a_clean_end_leaves_the_exact_mark_and_confirms_every_ack_before_it() {
     let frames = pair.frames(peer);
     assert_eq!(frames.last(), Some(&ServerFrame::Unsubscribed { id: ONE }));
     assert!(frames.contains(&acked(3)), "{frames:?}");
-    assert_eq!(cursor(&pair), Cursor { known: known(1, 3, 3), handed_through: Nth(5) });
+    assert_eq!(cursor(&pair), Cursor { known: known(1, 3, 3), delivered_through: DeliveredThrough(Nth(5)) });
     assert!(pair.hub.owners.is_empty() && pair.hub.watchers.is_empty());
     let place = pair.subscribed(peer, resume(2, "orders"));
-    assert_eq!((place.nth, place.redelivered_through), (Nth(3), Nth(5)));
+    assert_eq!((place.nth, place.delivered_through.0), (Nth(3), Nth(5)));
 }
 
 #[test]
@@ -263,7 +264,7 @@ fn an_unsubscribe_before_the_first_cursor_is_durable_ends_well() {
     pair.send_all(peer, [ClientFrame::Subscribe(resume(1, "orders")), unsubscribe(1)]);
     pair.release(Held::Saves);
     assert_eq!(pair.frames(peer), [ServerFrame::Unsubscribed { id: ONE }]);
-    assert_eq!(cursor(&pair), Cursor { known: known(1, 5, 5), handed_through: Nth(5) });
+    assert_eq!(cursor(&pair), Cursor { known: known(1, 5, 5), delivered_through: DeliveredThrough(Nth(5)) });
 }
 
 #[test]
@@ -441,7 +442,7 @@ fn a_gap_in_mid_stream_raises_the_mark_before_what_lies_behind_it_is_sent() {
     let frames = pair.frames(peer);
     assert!(frames.iter().any(|frame| matches!(frame, ServerFrame::Gap { .. })), "{frames:?}");
     assert_eq!(nths(&frames), [51, 52]);
-    assert!(cursor(&pair).handed_through >= Nth(52));
+    assert!(cursor(&pair).delivered_through.0 >= Nth(52));
 }
 
 #[test]
