@@ -11,9 +11,10 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 const IMPORTS: &[(&str, &[&str])] = &[
     ("redeliver-protocol", &[]),
     ("redeliver-log", &["redeliver-protocol"]),
-    ("redeliver-server", &["redeliver-log", "redeliver-protocol"]),
+    ("redeliver-websocket", &[]),
+    ("redeliver-server", &["redeliver-log", "redeliver-protocol", "redeliver-websocket"]),
     ("redeliver-client", &["redeliver-protocol"]),
-    ("redeliver-socketio", &["redeliver-protocol", "redeliver-server"]),
+    ("redeliver-socketio", &["redeliver-protocol", "redeliver-server", "redeliver-websocket"]),
     ("redeliver-cli", &["redeliver-client", "redeliver-server", "redeliver-socketio"]),
     ("redeliver-sim", &["redeliver-log", "redeliver-protocol"]),
 ];

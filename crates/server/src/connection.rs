@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::codec::{encode_close, encode_server, events_head};
-use redeliver_protocol::error::{Close, RetryAdvice};
+use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::frame::ServerFrame;
 use redeliver_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX};
 use redeliver_protocol::seq::{Epoch, SubscriptionId};
 use redeliver_protocol::server::Input;
+use redeliver_websocket::{SocketEvent, WebSocket, close_code};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -21,7 +22,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::clock::Clock;
 use crate::session_driver::{Peer, SessionDriver};
 use crate::shared::{Presence, Shared};
-use crate::wire::{Wire, WireEvent};
 
 /// Serves one peer until it or the session ends. A future of its own making, and lean: there is one for each idle reader.
 pub(crate) struct Serving<S> {
@@ -34,7 +34,7 @@ pub(crate) struct Serving<S> {
 
 struct Connection<S> {
     driver: SessionDriver,
-    wire: Wire<S>,
+    socket: WebSocket<S>,
     alarm: Alarm,
     clock: Clock,
     write_timeout: Duration,
@@ -43,11 +43,11 @@ struct Connection<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// For a peer whose handshake is done and that may have sent its first bytes already.
     pub(crate) fn new(driver: SessionDriver, io: S, early: &[u8], shared: &Shared, presence: Presence) -> Serving<S> {
-        let mut wire = Wire::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX);
-        wire.put_back(early);
+        let mut socket = WebSocket::new(io, HELLO_BYTES_MAX, FRAME_BYTES_MAX);
+        socket.put_back(early);
         let alarm = Alarm::new(Instant::now());
         let connection =
-            Connection { driver, wire, alarm, clock: shared.clock, write_timeout: shared.config.write_timeout };
+            Connection { driver, socket, alarm, clock: shared.clock, write_timeout: shared.config.write_timeout };
         Serving { connection: Some(connection), finishing: None, _presence: presence }
     }
 }
@@ -59,14 +59,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Serving<S> {
         if let Some(connection) = &mut self.connection {
             let ending = ready!(connection.poll(cx));
             let finishing = self.connection.take().map(|connection| {
-                let Connection { driver, mut wire, .. } = connection;
+                let Connection { driver, mut socket, .. } = connection;
                 // The session's places are given up first: nobody waits for a peer that takes its time to go.
                 drop(driver);
                 let code = ending.map(|close| {
-                    wire.send(encode_close(&close));
-                    close.code
+                    socket.send(encode_close(&close));
+                    websocket_code(close.code)
                 });
-                Box::pin(wire.finish(code, LINGER)) as Pin<Box<dyn Future<Output = ()> + Send>>
+                Box::pin(socket.finish(code, LINGER)) as Pin<Box<dyn Future<Output = ()> + Send>>
             });
             self.finishing = finishing;
         }
@@ -83,18 +83,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // Once in a turn: for what comes meanwhile, the task is woken again.
         self.driver.drain_inbox(cx);
         loop {
-            if let Some(close) = self.driver.work(&mut self.wire) {
+            if let Some(close) = self.driver.work(&mut self.socket) {
                 return Poll::Ready(Some(close));
             }
-            if let Poll::Ready(event) = self.wire.poll(cx, self.driver.wants_message()) {
+            if let Poll::Ready(event) = self.socket.poll(cx, self.driver.wants_message()) {
                 match event {
-                    WireEvent::Drained => self.driver.handle_in_turn(Input::Drained),
-                    event @ (WireEvent::Message(_) | WireEvent::Text(_) | WireEvent::Broken(..) | WireEvent::Ended) => {
-                        match translate(event) {
-                            Some(input) => self.driver.handle(input),
-                            None => return Poll::Ready(None),
-                        }
-                    }
+                    SocketEvent::Drained => self.driver.handle_in_turn(Input::Drained),
+                    event @ (SocketEvent::Message(_)
+                    | SocketEvent::Text(_)
+                    | SocketEvent::Broken(..)
+                    | SocketEvent::Ended) => match translate(event) {
+                        Some(input) => self.driver.handle(input),
+                        None => return Poll::Ready(None),
+                    },
                 }
                 continue;
             }
@@ -102,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if self.driver.poll_answers(cx).is_ready() {
                 continue;
             }
-            let stuck_at = self.wire.waiting_since().map(|since| since + self.write_timeout);
+            let stuck_at = self.socket.waiting_since().map(|since| since + self.write_timeout);
             let tick_at = self.driver.poll_timeout().map(|due| self.clock.at(due));
             let due = stuck_at.into_iter().chain(tick_at).min();
             if self.alarm.poll(cx, due, self.clock.at(self.driver.now())).is_pending() {
@@ -161,24 +162,41 @@ impl Alarm {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Peer for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer for WebSocket<S> {
     fn send(&mut self, frame: &ServerFrame) {
-        Wire::send(self, encode_server(frame));
+        WebSocket::send(self, encode_server(frame));
     }
 
     fn send_events(&mut self, id: SubscriptionId, epoch: Epoch, count: u32, records: Bytes) {
-        Wire::send_events(self, events_head(id, epoch, count, records.len()), records);
+        self.send_with_prefix(&events_head(id, epoch, count, records.len()), records);
     }
 }
 
-/// What the session is told of an event on the wire; nothing if there is no peer any more.
-fn translate(event: WireEvent) -> Option<Input> {
+/// What the session is told of an event on the socket; nothing if there is no peer any more.
+fn translate(event: SocketEvent) -> Option<Input> {
     match event {
-        WireEvent::Message(message) => Some(Input::Message(message)),
-        WireEvent::Text(_) => Some(Input::NotBinary("a text message")),
-        WireEvent::Drained => Some(Input::Drained),
-        WireEvent::Broken(code, reason) => Some(Input::End(Close { code, reason, retry: RetryAdvice::Never })),
-        WireEvent::Ended => None,
+        SocketEvent::Message(message) => Some(Input::Message(message)),
+        SocketEvent::Text(_) => Some(Input::NotBinary("a text message")),
+        SocketEvent::Drained => Some(Input::Drained),
+        SocketEvent::Broken(code, rule) => {
+            let code = if code == close_code::TOO_LARGE { CloseCode::TooLarge } else { CloseCode::Malformed };
+            Some(Input::End(Close { code, reason: rule.to_owned(), retry: RetryAdvice::Never }))
+        }
+        SocketEvent::Ended => None,
+    }
+}
+
+/// The WebSocket close code for people who look at the connection with other tools. redeliver's own Close, with code,
+/// reason and advice, went before it.
+fn websocket_code(code: CloseCode) -> u16 {
+    match code {
+        CloseCode::Done => close_code::NORMAL,
+        CloseCode::Draining => close_code::GOING_AWAY,
+        CloseCode::TooLarge => close_code::TOO_LARGE,
+        CloseCode::Overloaded => close_code::TRY_AGAIN_LATER,
+        CloseCode(100..200) => close_code::PROTOCOL_ERROR,
+        CloseCode(200..500) => close_code::POLICY,
+        CloseCode(_) => close_code::INTERNAL_ERROR,
     }
 }
 

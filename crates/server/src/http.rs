@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::upgrade::{Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use redeliver_protocol::frame::SUBPROTOCOL;
+use redeliver_websocket::handshake::{Handshake, HandshakeError, lists, own_headers, own_uri};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::{Instrument, Span, debug, info_span};
 
 use crate::connection::Serving;
@@ -70,8 +70,8 @@ fn begin_upgrade<B>(
     request: Request<B>,
     peer: Option<SocketAddr>,
 ) -> (Response<Full<Bytes>>, Option<Upgrading>) {
-    let Handshake { accept, subprotocol, presence } = match Handshake::check(shared, &request) {
-        Ok(handshake) => handshake,
+    let Admission { handshake, subprotocol, presence } = match Admission::check(shared, &request) {
+        Ok(admission) => admission,
         Err(response) => return (*response, None),
     };
     let (mut parts, _) = request.into_parts();
@@ -90,25 +90,7 @@ fn begin_upgrade<B>(
             Err(_) => debug!("the handshake took too long"),
         }
     };
-    (switching(accept, subprotocol), Some(Box::pin(upgrading.instrument(span))))
-}
-
-/// The same headers in memory of their own: those of a request are slices of all that was read for it, and wait for Hello.
-fn own_headers(headers: &HeaderMap) -> HeaderMap {
-    let mut own = HeaderMap::with_capacity(headers.len());
-    for (name, value) in headers {
-        let copied = (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes()));
-        // What is valid stays so.
-        if let (Ok(name), Ok(mut copied)) = copied {
-            copied.set_sensitive(value.is_sensitive());
-            own.append(name, copied);
-        }
-    }
-    own
-}
-
-fn own_uri(uri: &Uri) -> Uri {
-    Uri::try_from(uri.to_string()).unwrap_or_default()
+    (handshake.response(subprotocol), Some(Box::pin(upgrading.instrument(span))))
 }
 
 /// Serves a connection whose handshake is done, in a task that has no more to carry than the connection.
@@ -124,39 +106,34 @@ fn carry_on(shared: &Shared, driver: SessionDriver, io: Upgraded, presence: Pres
     }
 }
 
-/// A handshake that was found good.
-struct Handshake {
-    accept: HeaderValue,
-    subprotocol: bool,
+/// A handshake that is valid and for which there is room.
+struct Admission {
+    handshake: Handshake,
+    /// Whether the client offered the subprotocol, so that the answer must name it.
+    subprotocol: Option<&'static str>,
     presence: Presence,
 }
 
-impl Handshake {
-    fn check<B>(shared: &Shared, request: &Request<B>) -> Result<Handshake, Box<Response<Full<Bytes>>>> {
+impl Admission {
+    fn check<B>(shared: &Shared, request: &Request<B>) -> Result<Admission, Box<Response<Full<Bytes>>>> {
         let headers = request.headers();
         let refuse = |status, words: &str| Err(Box::new(text(status, words)));
-        if request.method() != Method::GET || request.version() != Version::HTTP_11 {
-            return refuse(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET of HTTP/1.1\n");
-        }
-        if !names(headers, &header::CONNECTION, "upgrade") || !names(headers, &header::UPGRADE, "websocket") {
-            return refuse(StatusCode::BAD_REQUEST, "this is not a WebSocket handshake\n");
-        }
-        if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            let mut response = text(StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken here\n");
-            response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            return Err(Box::new(response));
-        }
-        let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == WEBSOCKET_KEY_BYTES);
-        let accept = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok());
-        let Some(accept) = accept else {
-            return refuse(StatusCode::BAD_REQUEST, "the handshake has no valid key\n");
+        let handshake = match Handshake::check(request) {
+            Ok(handshake) => handshake,
+            Err(error) => {
+                let mut response = text(error.status(), &format!("{error}\n"));
+                if error == HandshakeError::WrongVersion {
+                    response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                }
+                return Err(Box::new(response));
+            }
         };
         if !origin_is_allowed(shared, headers) {
             return refuse(StatusCode::FORBIDDEN, "pages of this origin may not connect\n");
         }
         let offers = headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
-        let subprotocol = names(headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
-        if offers && !subprotocol {
+        let subprotocol = lists(headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL).then_some(SUBPROTOCOL);
+        if offers && subprotocol.is_none() {
             return refuse(StatusCode::BAD_REQUEST, "this server speaks the subprotocol redeliver.v1 and no other\n");
         }
         if request.extensions().get::<hyper::upgrade::OnUpgrade>().is_none() {
@@ -164,7 +141,7 @@ impl Handshake {
         }
         let presence = if shared.is_ready() { shared.enter_if_room() } else { None };
         let Some(presence) = presence else { return Err(Box::new(no_room())) };
-        Ok(Handshake { accept, subprotocol, presence })
+        Ok(Admission { handshake, subprotocol, presence })
     }
 }
 
@@ -172,19 +149,6 @@ impl Handshake {
 pub(crate) fn no_room() -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "no connection is taken now\n");
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
-}
-
-fn switching(accept: HeaderValue, subprotocol: bool) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if subprotocol {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-    }
     response
 }
 
@@ -213,12 +177,6 @@ fn cannot_be_rebound(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }
 
-/// Whether a header's comma-separated list names this, in any case.
-fn names(headers: &HeaderMap, header: &HeaderName, name: &str) -> bool {
-    let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(name))
-}
-
 fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::copy_from_slice(words.as_bytes())));
     *response.status_mut() = status;
@@ -229,25 +187,3 @@ fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
 }
 
 const FRONT_PAGE: &str = "This is a redeliver server. Connect to it with a WebSocket, subprotocol redeliver.v1.\n";
-
-/// 16 bytes in base64.
-const WEBSOCKET_KEY_BYTES: usize = 24;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_copied_of_a_request_is_what_it_said() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [("host", "a:1"), ("cookie", "x=1"), ("cookie", "y=2"), ("x-of-their-own", "\u{e9}")] {
-            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
-        }
-        assert_eq!(own_headers(&headers), headers);
-        for uri in ["/", "/?token=a%20b&c", "/a/b?", "http://host:80/x", "*"] {
-            let uri: Uri = uri.parse().unwrap();
-            assert_eq!(own_uri(&uri), uri);
-        }
-    }
-}

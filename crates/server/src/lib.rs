@@ -66,8 +66,6 @@ mod stats;
 mod volatile;
 mod wake_task;
 mod watching;
-#[doc(hidden)]
-pub mod wire;
 mod writer;
 
 pub use redeliver_log::{Log, LogConfig, LogError, Retention, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};

@@ -16,9 +16,9 @@ use std::task::Poll;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, select_all};
+use redeliver_websocket::Utf8Bytes;
 use serde_json::json;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tracing::debug;
 
 use crate::args::Args;

@@ -11,8 +11,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
+use redeliver_websocket::Utf8Bytes;
 use thiserror::Error;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use self::parse::Head;
 pub(crate) use self::write::{PacketWriter, encode_connect, encode_connect_error, encode_disconnect};

@@ -10,9 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::time::Instant;
-use redeliver_server::wire::{Wire, WireEvent};
+use redeliver_websocket::{SocketEvent, WebSocket, close_code};
 use tokio::time::Sleep;
 use tracing::debug;
 
@@ -22,7 +21,7 @@ use super::packet::{Message, SharedFrame};
 use super::session::{EngineCloseReason, EngineEvent, EngineSession, ProbeStep};
 use super::{Engine, HandshakeRequest};
 
-type Socket = Wire<TokioIo<hyper::upgrade::Upgraded>>;
+type Socket = WebSocket<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// One Engine.IO session, whatever carries it now. One task owns it; dropped, it is closed.
 pub struct EngineConnection {
@@ -134,7 +133,7 @@ impl EngineConnection {
             Carrier::None => 0,
             Carrier::Opening { waiting, .. } => waiting.iter().map(Message::bytes).sum(),
             Carrier::Open(_) if self.session.is_polling() => 0,
-            Carrier::Open(wire) => wire.waiting_bytes(),
+            Carrier::Open(socket) => socket.waiting_bytes(),
         };
         self.session.waiting_bytes() + carried
     }
@@ -283,9 +282,9 @@ impl EngineConnection {
                 Poll::Pending => Step::Idle,
                 Poll::Ready(Ok(io)) => {
                     let max = self.engine.0.config.payload_bytes_max;
-                    let mut wire = Box::new(Wire::new(TokioIo::new(io), max, max));
-                    waiting.drain(..).for_each(|message| write(&mut wire, message));
-                    self.carrier = Carrier::Open(wire);
+                    let mut socket = Box::new(WebSocket::new(TokioIo::new(io), max, max));
+                    waiting.drain(..).for_each(|message| write(&mut socket, message));
+                    self.carrier = Carrier::Open(socket);
                     Step::Again
                 }
                 Poll::Ready(Err(error)) => {
@@ -294,28 +293,28 @@ impl EngineConnection {
                     Step::Again
                 }
             },
-            Carrier::Open(wire) => {
-                let mut polled = wire.poll(cx, reads);
-                if matches!(polled, Poll::Ready(WireEvent::Drained)) {
-                    polled = wire.poll(cx, reads);
+            Carrier::Open(socket) => {
+                let mut polled = socket.poll(cx, reads);
+                if matches!(polled, Poll::Ready(SocketEvent::Drained)) {
+                    polled = socket.poll(cx, reads);
                 }
                 match polled {
                     Poll::Pending => Step::Idle,
-                    Poll::Ready(event) => self.hear_wire(event, now),
+                    Poll::Ready(event) => self.hear_socket(event, now),
                 }
             }
         }
     }
 
-    fn hear_wire(&mut self, event: WireEvent, now: Instant) -> Step {
+    fn hear_socket(&mut self, event: SocketEvent, now: Instant) -> Step {
         match event {
-            WireEvent::Text(text) if self.session.is_polling() => {
+            SocketEvent::Text(text) if self.session.is_polling() => {
                 match (self.session.probe_text(text), &mut self.carrier) {
-                    (ProbeStep::Answer, Carrier::Open(wire)) => {
-                        write(wire, Message::Packet(Bytes::from_static(b"3probe")));
+                    (ProbeStep::Answer, Carrier::Open(socket)) => {
+                        write(socket, Message::Packet(Bytes::from_static(b"3probe")));
                     }
-                    (ProbeStep::Adopt(queue), Carrier::Open(wire)) => {
-                        queue.into_iter().for_each(|message| write(wire, message));
+                    (ProbeStep::Adopt(queue), Carrier::Open(socket)) => {
+                        queue.into_iter().for_each(|message| write(socket, message));
                         // Requests that are under way were made by nobody who keeps to the protocol.
                         if let Some(reply) = self.get.take() {
                             refuse(reply);
@@ -326,19 +325,19 @@ impl EngineConnection {
                 }
                 Step::Again
             }
-            WireEvent::Message(_) if self.session.is_polling() => {
+            SocketEvent::Message(_) if self.session.is_polling() => {
                 self.carrier_ended(EngineCloseReason::TransportError);
                 Step::Again
             }
-            WireEvent::Text(text) => self.session.text(text, now).map_or(Step::Again, Step::Event),
-            WireEvent::Message(bytes) => Step::Event(EngineEvent::Binary(bytes)),
-            WireEvent::Drained => Step::Again,
-            WireEvent::Broken(_, reason) => {
+            SocketEvent::Text(text) => self.session.text(text, now).map_or(Step::Again, Step::Event),
+            SocketEvent::Message(bytes) => Step::Event(EngineEvent::Binary(bytes)),
+            SocketEvent::Drained => Step::Again,
+            SocketEvent::Broken(_, reason) => {
                 debug!(reason, "a WebSocket was broken");
                 self.carrier_ended(EngineCloseReason::TransportError);
                 Step::Again
             }
-            WireEvent::Ended => {
+            SocketEvent::Ended => {
                 self.carrier_ended(EngineCloseReason::TransportClose);
                 Step::Again
             }
@@ -398,8 +397,8 @@ impl EngineConnection {
     /// When the client is given up if it reads nothing until then, or never finished its handshake.
     fn stuck_at(&self) -> Option<tokio::time::Instant> {
         match &self.carrier {
-            Carrier::Open(wire) if !self.session.is_polling() => {
-                Some(wire.waiting_since()? + self.engine.0.config.write_timeout)
+            Carrier::Open(socket) if !self.session.is_polling() => {
+                Some(socket.waiting_since()? + self.engine.0.config.write_timeout)
             }
             Carrier::None | Carrier::Opening { .. } | Carrier::Open(_) => None,
         }
@@ -412,7 +411,7 @@ impl EngineConnection {
         self.drain_owed = true;
         let Some(message) = self.session.send(message) else { return };
         match &mut self.carrier {
-            Carrier::Open(wire) => write(wire, message),
+            Carrier::Open(socket) => write(socket, message),
             Carrier::Opening { waiting, .. } => waiting.push_back(message),
             Carrier::None => {}
         }
@@ -429,8 +428,8 @@ impl EngineConnection {
     }
 
     fn drop_carrier(&mut self) {
-        if let Carrier::Open(wire) = std::mem::replace(&mut self.carrier, Carrier::None) {
-            finish(wire);
+        if let Carrier::Open(socket) = std::mem::replace(&mut self.carrier, Carrier::None) {
+            finish(socket);
         }
     }
 
@@ -462,9 +461,9 @@ impl Drop for EngineConnection {
     }
 }
 
-fn write(wire: &mut Socket, message: Message) {
+fn write(socket: &mut Socket, message: Message) {
     let (head, body) = message.into_frame();
-    wire.send_frame(head, body);
+    socket.send_frame(head, body);
 }
 
 fn refuse(reply: Reply) {
@@ -476,15 +475,15 @@ fn refuse(reply: Reply) {
 pub(super) fn turn_away(upgrade: OnUpgrade, patience: Duration) {
     spawn(async move {
         if let Ok(Ok(io)) = tokio::time::timeout(patience, upgrade).await {
-            let wire: Socket = Wire::new(TokioIo::new(io), CLOSING_BYTES_MAX, CLOSING_BYTES_MAX);
-            wire.finish(Some(CloseCode::Done), LINGER).await;
+            let socket: Socket = WebSocket::new(TokioIo::new(io), CLOSING_BYTES_MAX, CLOSING_BYTES_MAX);
+            socket.finish(Some(close_code::NORMAL), LINGER).await;
         }
     });
 }
 
 /// Writes what waits, and the close.
-fn finish(wire: Box<Socket>) {
-    spawn(async move { wire.finish(Some(CloseCode::Done), LINGER).await });
+fn finish(socket: Box<Socket>) {
+    spawn(async move { socket.finish(Some(close_code::NORMAL), LINGER).await });
 }
 
 /// What outlives its session. Without a runtime there is nobody to write to either.

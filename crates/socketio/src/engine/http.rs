@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::upgrade::OnUpgrade;
+use redeliver_websocket::handshake::{Handshake, own_headers, own_uri};
 use tokio::sync::oneshot;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::connection::{Carrier, EngineConnection, turn_away};
 use super::door::{Door, Found, Post, Sid, Visit};
@@ -137,10 +137,10 @@ impl Engine {
         let (now, terms) = (self.now(), config.terms());
         let (session, carrier, response) = match accept {
             None => (EngineSession::over_polling(terms, now), Carrier::None, answer(StatusCode::OK, TEXT, opening)),
-            Some(Accept { key, upgrade }) => {
+            Some(Accept { handshake, upgrade }) => {
                 let waiting = [Message::Packet(Bytes::from(opening))].into();
                 let carrier = Carrier::Opening { upgrade, waiting };
-                (EngineSession::over_websocket(terms, now), carrier, switching(key))
+                (EngineSession::over_websocket(terms, now), carrier, handshake.response(None))
             }
         };
         let request = keep(&parts, peer);
@@ -154,7 +154,7 @@ impl Engine {
         if let Err(Visit::WebSocket(upgrade)) = door.visit(Visit::WebSocket(accept.upgrade)) {
             turn_away(upgrade, self.0.config.upgrade_timeout);
         }
-        switching(accept.key)
+        accept.handshake.response(None)
     }
 
     async fn post<B>(&self, door: &Door, request: Request<B>) -> Result<Response<Full<Bytes>>, Refusal>
@@ -181,21 +181,7 @@ impl Engine {
 
 /// What a session keeps of its handshake: a copy, since the parts are slices of the whole buffer that they were read into.
 fn keep(parts: &http::request::Parts, peer: Option<SocketAddr>) -> HandshakeRequest {
-    let copy = |value: &HeaderValue| {
-        let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
-        copy.set_sensitive(value.is_sensitive());
-        Some(copy)
-    };
-    let headers = parts
-        .headers
-        .iter()
-        .filter_map(|(name, value)| Some((HeaderName::from_bytes(name.as_str().as_bytes()).ok()?, copy(value)?)));
-    let mut kept = HeaderMap::with_capacity(parts.headers.len());
-    for (name, value) in headers {
-        kept.append(name, value);
-    }
-    let uri = http::Uri::try_from(parts.uri.to_string()).unwrap_or_default();
-    HandshakeRequest { uri, headers: kept, peer }
+    HandshakeRequest { uri: own_uri(&parts.uri), headers: own_headers(&parts.headers), peer }
 }
 
 async fn poll(door: &Arc<Door>) -> Result<Response<Full<Bytes>>, Refusal> {
@@ -255,37 +241,13 @@ impl<'a> Query<'a> {
 
 /// A WebSocket handshake that was found good.
 struct Accept {
-    key: HeaderValue,
+    handshake: Handshake,
     upgrade: OnUpgrade,
 }
 
 fn accept_websocket<B>(request: &Request<B>, upgrade: Option<OnUpgrade>) -> Result<Accept, Refusal> {
-    let headers = request.headers();
-    let is_handshake = request.method() == Method::GET
-        && request.version() == Version::HTTP_11
-        && names(headers, &header::CONNECTION, "upgrade")
-        && names(headers, &header::UPGRADE, "websocket")
-        && headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_handshake && key.len() == WEBSOCKET_KEY_BYTES);
-    let key = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok());
-    let (key, upgrade) = key.zip(upgrade).ok_or(Refusal::BadRequest)?;
-    Ok(Accept { key, upgrade })
-}
-
-/// Whether a header's comma-separated list names this, in any case.
-fn names(headers: &HeaderMap, header: &HeaderName, name: &str) -> bool {
-    let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(name))
-}
-
-fn switching(accept: HeaderValue) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    response
+    let (handshake, upgrade) = Handshake::check(request).ok().zip(upgrade).ok_or(Refusal::BadRequest)?;
+    Ok(Accept { handshake, upgrade })
 }
 
 /// What a page of another origin may send.
@@ -311,6 +273,3 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
 }
 
 const TEXT: &str = "text/plain; charset=UTF-8";
-
-/// 16 bytes in base64.
-const WEBSOCKET_KEY_BYTES: usize = 24;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
-use redeliver_server::wire::{BINARY, TEXT, put_header};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use redeliver_websocket::{BINARY, HEADER_BYTES_MAX, TEXT, Utf8Bytes, put_header};
 
 /// A text packet of a client.
 #[derive(Debug, PartialEq)]
@@ -159,8 +158,6 @@ const MESSAGE: &[u8] = b"4";
 
 /// A text frame of one byte, the ping.
 const PING_FRAME: &[u8] = b"\x81\x012";
-
-const HEADER_BYTES_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {

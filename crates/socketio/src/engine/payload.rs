@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use redeliver_websocket::Utf8Bytes;
 
 use super::packet::{ClientPacket, Message};
 

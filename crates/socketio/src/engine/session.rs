@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::time::Instant;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use redeliver_websocket::Utf8Bytes;
 
 use super::packet::{ClientPacket, Message};
 use super::payload::{Packets, Polled, encode};

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use redeliver_websocket::Utf8Bytes;
 
 use super::json::{check_object, check_placeholders, elements};
 use super::{

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use redeliver_websocket::Utf8Bytes;
 
 use super::*;
 

@@ -1,14 +1,16 @@
-//! The bytes that wait for a socket: whole frames in order, and a slot for control frames, which go between them. Never
-//! splits a frame, never copies records.
+//! The writing half, without its socket: whole frames that wait in order, and a slot for control frames, which go between
+//! them. Never splits a frame, never copies a message's body.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use redeliver_protocol::codec::EVENTS_HEAD_BYTES;
 
+use crate::frame::{BINARY, CLOSE, HEADER_BYTES_MAX, put_header};
+
+/// Frames that wait for a socket.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(crate) struct Writer {
     /// The first frame stands here: most sockets take each at once, and need no queue.
     first: Option<Frame>,
     more: VecDeque<Frame>,
@@ -31,48 +33,48 @@ enum Head {
     Shared(Bytes),
 }
 
-impl Outgoing {
-    pub(super) fn is_empty(&self) -> bool {
+impl Writer {
+    pub(crate) fn is_empty(&self) -> bool {
         self.first.is_none() && self.control.is_empty()
     }
 
     /// Bytes in the control slot.
-    pub(super) fn control_bytes(&self) -> usize {
+    pub(crate) fn control_bytes(&self) -> usize {
         self.control.len()
     }
 
     /// Bytes that wait.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let frames: usize = self.frames().map(|frame| frame.head.bytes().len() + frame.body.len()).sum();
         frames - self.written + self.control.len()
     }
 
     /// Adds a frame that is complete, header and all.
-    pub(super) fn push_frame(&mut self, head: Bytes, body: Bytes) {
+    pub(crate) fn push_frame(&mut self, head: Bytes, body: Bytes) {
         self.push(Frame { head: Head::Shared(head), body });
     }
 
-    /// Adds a binary message of two parts.
-    pub(super) fn push_binary<const N: usize>(&mut self, prefix: &[u8; N], body: Bytes) {
-        const { assert!(HEADER_BYTES_MAX + N <= HEAD_BYTES_MAX) };
+    /// Adds a binary message of two parts: `prefix` is copied, `body` is shared.
+    pub(crate) fn push_binary<const N: usize>(&mut self, prefix: &[u8; N], body: Bytes) {
+        const { assert!(N <= PREFIX_BYTES_MAX) };
         let head = Head::new(BINARY, prefix, body.len());
         self.push(Frame { head, body });
     }
 
     /// Adds a close frame behind everything.
-    pub(super) fn push_close(&mut self, code: u16) {
+    pub(crate) fn push_close(&mut self, code: u16) {
         let head = Head::new(CLOSE, &code.to_be_bytes(), 0);
         self.push(Frame { head, body: Bytes::new() });
     }
 
     /// Adds a whole control frame, to go out as soon as no frame is half written. Its payload has at most 125 bytes.
-    pub(super) fn push_control(&mut self, opcode: u8, payload: &[u8]) {
+    pub(crate) fn push_control(&mut self, opcode: u8, payload: &[u8]) {
         put_header(&mut self.control, opcode, payload.len());
         self.control.extend_from_slice(payload);
     }
 
     /// Fills `slices` with what is to be written next, and returns how many it used.
-    pub(super) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let (mut used, slices_max) = (0, slices.len());
         let mut put = |bytes: &'a [u8]| {
             if !bytes.is_empty() && used < slices_max {
@@ -98,7 +100,7 @@ impl Outgoing {
     }
 
     /// Takes away what was written, in the order in which `fill` gave it.
-    pub(super) fn advance(&mut self, mut written: usize) {
+    pub(crate) fn advance(&mut self, mut written: usize) {
         if self.written > 0 {
             written = self.advance_frame(written);
         }
@@ -159,50 +161,29 @@ impl Head {
     }
 }
 
-/// Writes the header of a server's frame of `bytes` bytes: final, unmasked.
-pub fn put_header(out: &mut impl BufMut, opcode: u8, bytes: usize) {
-    out.put_u8(0x80 | opcode);
-    if let Ok(short) = u8::try_from(bytes)
-        && short < 126
-    {
-        out.put_u8(short);
-    } else if let Ok(medium) = u16::try_from(bytes) {
-        out.put_u8(126);
-        out.put_u16(medium);
-    } else {
-        out.put_u8(127);
-        out.put_u64(bytes as u64);
-    }
-}
+/// The most bytes of a message that are copied in front of its shared body.
+pub const PREFIX_BYTES_MAX: usize = 36;
 
-/// A text message's opcode.
-pub const TEXT: u8 = 1;
-/// A binary message's opcode.
-pub const BINARY: u8 = 2;
-pub(super) const CLOSE: u8 = 8;
-pub(super) const PONG: u8 = 10;
-const HEADER_BYTES_MAX: usize = 10;
-
-/// A header and the head of a batch.
-const HEAD_BYTES_MAX: usize = HEADER_BYTES_MAX + EVENTS_HEAD_BYTES;
+/// A header and the first bytes of a message.
+const HEAD_BYTES_MAX: usize = HEADER_BYTES_MAX + PREFIX_BYTES_MAX;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Writes everything out, `step` bytes at a time.
-    fn drain(outgoing: &mut Outgoing, step: usize, mut each: impl FnMut(&mut Outgoing)) -> Vec<u8> {
+    fn drain(writer: &mut Writer, step: usize, mut each: impl FnMut(&mut Writer)) -> Vec<u8> {
         let mut out = Vec::new();
-        while !outgoing.is_empty() {
+        while !writer.is_empty() {
             let taken: Vec<u8> = {
                 let mut slices = [IoSlice::new(&[]); 4];
-                let used = outgoing.fill(&mut slices);
+                let used = writer.fill(&mut slices);
                 slices[..used].iter().flat_map(|slice| slice.iter().copied()).take(step).collect()
             };
             assert!(!taken.is_empty(), "bytes wait but none are offered");
-            outgoing.advance(taken.len());
+            writer.advance(taken.len());
             out.extend_from_slice(&taken);
-            each(outgoing);
+            each(writer);
         }
         out
     }
@@ -210,12 +191,12 @@ mod tests {
     #[test]
     fn frames_leave_whole_and_in_order_however_small_the_writes() {
         for step in [1, 2, 3, 7, 100, 100_000] {
-            let mut outgoing = Outgoing::default();
-            outgoing.push_binary(&[], Bytes::from_static(b"one"));
-            outgoing.push_binary(b"he", Bytes::from(vec![7; 300]));
-            outgoing.push_binary(&[], Bytes::from(vec![8; 70_000]));
-            outgoing.push_close(1000);
-            let out = drain(&mut outgoing, step, |_| {});
+            let mut writer = Writer::default();
+            writer.push_binary(&[], Bytes::from_static(b"one"));
+            writer.push_binary(b"he", Bytes::from(vec![7; 300]));
+            writer.push_binary(&[], Bytes::from(vec![8; 70_000]));
+            writer.push_close(1000);
+            let out = drain(&mut writer, step, |_| {});
             let mut expected = vec![0x82, 3];
             expected.extend(b"one");
             expected.extend([0x82, 126, 1, 46]);
@@ -232,13 +213,13 @@ mod tests {
     fn a_pong_goes_between_frames_and_never_into_one() {
         for step in 1..12 {
             for at in 0..12 {
-                let mut outgoing = Outgoing::default();
-                outgoing.push_binary(b"ab", Bytes::from_static(b"cde"));
-                outgoing.push_binary(&[], Bytes::from_static(b"xyz"));
+                let mut writer = Writer::default();
+                writer.push_binary(b"ab", Bytes::from_static(b"cde"));
+                writer.push_binary(&[], Bytes::from_static(b"xyz"));
                 let mut writes = 0;
-                let out = drain(&mut outgoing, step, |outgoing| {
+                let out = drain(&mut writer, step, |writer| {
                     if writes == at {
-                        outgoing.push_control(0xa, &[]);
+                        writer.push_control(0xa, &[]);
                     }
                     writes += 1;
                 });

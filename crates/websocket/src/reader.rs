@@ -1,17 +1,20 @@
-//! What comes from a peer, as messages: frames of a WebSocket client taken apart, pings noticed, sizes bounded. Never
-//! allocates for what a peer only announces, and holds nothing while nothing is under way.
+//! The reading half, without its socket: takes a client's frames apart and puts messages together, within bounds. Never
+//! allocates for what a peer only announces, and holds no buffer while no message is under way.
 
 use bytes::{Buf, Bytes, BytesMut};
-use redeliver_protocol::error::CloseCode;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// The reading half of a WebSocket, without its socket.
+use crate::frame::close_code::{INVALID_TEXT, NORMAL, PROTOCOL_ERROR, TOO_LARGE};
+use crate::frame::{BINARY, CLOSE, CONTINUATION, CONTROL_BYTES_MAX, PING, PONG, TEXT};
+
+/// Reads frames out of the bytes that came.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(crate) struct Reader {
     /// Bytes that came and are not taken apart yet. They begin at a frame's border.
     bytes: BytesMut,
     /// The parts of a message that comes in several frames.
     parts: BytesMut,
-    /// What that message is.
+    /// The kind of that message.
     under_way: Option<Kind>,
     first_bytes_max: usize,
     bytes_max: usize,
@@ -25,19 +28,19 @@ enum Kind {
     Text,
 }
 
-/// What was found in the bytes.
+/// What [`Reader::next`] found in the bytes.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(crate) enum Read {
     Binary(Bytes),
-    Text(Bytes),
-    /// To be answered with the same payload, which has at most 125 bytes.
+    Text(Utf8Bytes),
+    /// The pong must have this payload, which has at most 125 bytes.
     Ping(Bytes),
-    /// The peer is done; its code, or the one for what is wrong with it.
+    /// The peer is done. The close that answers it has this code.
     Close(u16),
     /// The next frame is not whole: at least so many bytes are missing.
     Missing(usize),
-    /// The peer breaks the rules.
-    Broken(CloseCode, &'static str),
+    /// The peer breaks a rule: the close code that tells it so, and which rule.
+    Broken(u16, &'static str),
 }
 
 /// A frame's header.
@@ -50,9 +53,9 @@ struct Header {
     payload: usize,
 }
 
-impl Incoming {
-    pub(super) fn new(first_bytes_max: usize, bytes_max: usize) -> Incoming {
-        Incoming {
+impl Reader {
+    pub(crate) fn new(first_bytes_max: usize, bytes_max: usize) -> Reader {
+        Reader {
             bytes: BytesMut::new(),
             parts: BytesMut::new(),
             under_way: None,
@@ -63,20 +66,20 @@ impl Incoming {
     }
 
     /// Where more bytes go. They are behind what is there.
-    pub(super) fn bytes(&mut self) -> &mut BytesMut {
+    pub(crate) fn bytes(&mut self) -> &mut BytesMut {
         &mut self.bytes
     }
 
     /// The next thing in the bytes that have come.
-    pub(super) fn next(&mut self) -> Found {
+    pub(crate) fn next(&mut self) -> Read {
         loop {
             let header = match Header::read(&self.bytes) {
                 Ok(Ok(header)) => header,
                 Ok(Err(missing)) => return self.missing(missing),
-                Err(words) => return Found::Broken(CloseCode::Malformed, words),
+                Err(words) => return Read::Broken(PROTOCOL_ERROR, words),
             };
             if let Err((code, words)) = self.check(&header) {
-                return Found::Broken(code, words);
+                return Read::Broken(code, words);
             }
             let whole = header.bytes + header.payload;
             if self.bytes.len() < whole {
@@ -86,8 +89,8 @@ impl Incoming {
             payload.advance(header.bytes);
             unmask(&mut payload, header.mask);
             match header.opcode {
-                CLOSE => return Found::Close(close_code(&payload)),
-                PING => return Found::Ping(payload.freeze()),
+                CLOSE => return Read::Close(close_code(&payload)),
+                PING => return Read::Ping(payload.freeze()),
                 PONG => {}
                 _ => {
                     if let Some(message) = self.message(&header, payload) {
@@ -99,7 +102,7 @@ impl Incoming {
     }
 
     /// Takes a data frame; gives the message if it is whole now.
-    fn message(&mut self, header: &Header, payload: BytesMut) -> Option<Found> {
+    fn message(&mut self, header: &Header, payload: BytesMut) -> Option<Read> {
         let kind = match (header.opcode, self.under_way) {
             (CONTINUATION, Some(kind)) => kind,
             (TEXT, _) => Kind::Text,
@@ -119,22 +122,25 @@ impl Incoming {
         };
         self.is_past_first = true;
         Some(match kind {
-            Kind::Binary => Found::Binary(whole.freeze()),
-            Kind::Text => Found::Text(whole.freeze()),
+            Kind::Binary => Read::Binary(whole.freeze()),
+            Kind::Text => match Utf8Bytes::try_from(whole.freeze()) {
+                Ok(text) => Read::Text(text),
+                Err(_) => Read::Broken(INVALID_TEXT, "a text that is no UTF-8"),
+            },
         })
     }
 
-    fn missing(&mut self, bytes: usize) -> Found {
+    fn missing(&mut self, bytes: usize) -> Read {
         if self.bytes.is_empty() {
             // An idle connection holds no buffer, and what was given out is not pinned by it.
             self.bytes = BytesMut::new();
         }
-        Found::Missing(bytes)
+        Read::Missing(bytes)
     }
 
     /// Whether a frame may come here, and is not too large. Judged before its payload is waited for.
-    fn check(&self, header: &Header) -> Result<(), (CloseCode, &'static str)> {
-        let broken = |words| Err((CloseCode::Malformed, words));
+    fn check(&self, header: &Header) -> Result<(), (u16, &'static str)> {
+        let broken = |words| Err((PROTOCOL_ERROR, words));
         match header.opcode {
             CONTINUATION if self.under_way.is_none() => return broken("a continuation of nothing"),
             TEXT | BINARY if self.under_way.is_some() => return broken("a message within another"),
@@ -146,7 +152,7 @@ impl Incoming {
         }
         let bytes_max = if self.is_past_first { self.bytes_max } else { self.first_bytes_max };
         if header.payload > bytes_max.saturating_sub(self.parts.len()) {
-            return Err((CloseCode::TooLarge, "a message is larger than it may be"));
+            return Err((TOO_LARGE, "a message is larger than it may be"));
         }
         Ok(())
     }
@@ -193,7 +199,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// The code to answer a close frame with.
+/// The code of the close that answers a close frame with this payload.
 fn close_code(payload: &[u8]) -> u16 {
     match payload {
         [] => NORMAL,
@@ -207,19 +213,6 @@ fn close_code(payload: &[u8]) -> u16 {
         _ => PROTOCOL_ERROR,
     }
 }
-
-const CONTINUATION: u8 = 0;
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
-
-const NORMAL: u16 = 1000;
-const PROTOCOL_ERROR: u16 = 1002;
-
-/// The largest payload of a control frame, by RFC 6455.
-const CONTROL_BYTES_MAX: usize = 125;
 
 #[cfg(test)]
 mod tests {
@@ -252,23 +245,23 @@ mod tests {
     }
 
     /// All that is found when the bytes come in such steps.
-    fn found(incoming: &mut Incoming, bytes: &[u8], step: usize) -> Vec<String> {
+    fn found(reader: &mut Reader, bytes: &[u8], step: usize) -> Vec<String> {
         let mut out = Vec::new();
         for some in bytes.chunks(step) {
-            incoming.bytes().extend_from_slice(some);
+            reader.bytes().extend_from_slice(some);
             loop {
-                match incoming.next() {
-                    Found::Missing(missing) => {
+                match reader.next() {
+                    Read::Missing(missing) => {
                         assert!(missing > 0);
                         break;
                     }
-                    Found::Binary(bytes) if bytes.len() > 100 => out.push(format!("binary of {}", bytes.len())),
-                    Found::Binary(bytes) => out.push(format!("binary {}", String::from_utf8_lossy(&bytes))),
-                    Found::Text(bytes) => out.push(format!("text {}", String::from_utf8_lossy(&bytes))),
-                    Found::Ping(bytes) => out.push(format!("ping {}", String::from_utf8_lossy(&bytes))),
-                    Found::Close(code) => out.push(format!("close {code}")),
-                    Found::Broken(code, _) => {
-                        out.push(format!("broken {}", code.0));
+                    Read::Binary(bytes) if bytes.len() > 100 => out.push(format!("binary of {}", bytes.len())),
+                    Read::Binary(bytes) => out.push(format!("binary {}", String::from_utf8_lossy(&bytes))),
+                    Read::Text(text) => out.push(format!("text {text}")),
+                    Read::Ping(bytes) => out.push(format!("ping {}", String::from_utf8_lossy(&bytes))),
+                    Read::Close(code) => out.push(format!("close {code}")),
+                    Read::Broken(code, _) => {
+                        out.push(format!("broken {}", code));
                         return out;
                     }
                 }
@@ -302,15 +295,15 @@ mod tests {
             "close 1001",
         ];
         for step in [1, 2, 3, 7, 100, 4096, 100_000] {
-            let mut incoming = Incoming::new(100, 100_000);
-            assert_eq!(found(&mut incoming, &bytes, step), expected, "in steps of {step}");
-            assert_eq!((incoming.bytes.capacity(), incoming.parts.capacity()), (0, 0), "an idle one holds no buffer");
+            let mut reader = Reader::new(100, 100_000);
+            assert_eq!(found(&mut reader, &bytes, step), expected, "in steps of {step}");
+            assert_eq!((reader.bytes.capacity(), reader.parts.capacity()), (0, 0), "an idle one holds no buffer");
         }
     }
 
     #[test]
     fn what_a_client_may_not_send_is_broken_before_its_payload_is_there() {
-        let malformed = format!("broken {}", CloseCode::Malformed.0);
+        let malformed = format!("broken {}", PROTOCOL_ERROR);
         for bytes in [
             &[0x82, 0x03, b'a', b'b', b'c'][..],
             &frame(0xc2, b"compressed")[..2],
@@ -320,23 +313,23 @@ mod tests {
             &frame(0x09, b"in parts")[..6],
             &frame(0x89, &[0; 126])[..8],
         ] {
-            let all = found(&mut Incoming::new(100, 100), bytes, 100);
+            let all = found(&mut Reader::new(100, 100), bytes, 100);
             assert_eq!(all, [malformed.as_str()], "{bytes:02x?}");
         }
     }
 
     #[test]
     fn sizes_are_bounded_also_over_several_frames_and_the_first_message_more() {
-        let too_large = format!("broken {}", CloseCode::TooLarge.0);
+        let too_large = format!("broken {}", TOO_LARGE);
         let head = |payload: &[u8]| frame(0x82, payload)[..8].to_vec();
-        assert_eq!(found(&mut Incoming::new(200, 300), &head(&[0; 201]), 100), [too_large.as_str()]);
-        let mut incoming = Incoming::new(200, 300);
-        assert_eq!(found(&mut incoming, &frame(0x82, &[0; 200]), 1000), ["binary of 200"]);
-        assert_eq!(found(&mut incoming, &frame(0x82, &[0; 300]), 1000), ["binary of 300"]);
+        assert_eq!(found(&mut Reader::new(200, 300), &head(&[0; 201]), 100), [too_large.as_str()]);
+        let mut reader = Reader::new(200, 300);
+        assert_eq!(found(&mut reader, &frame(0x82, &[0; 200]), 1000), ["binary of 200"]);
+        assert_eq!(found(&mut reader, &frame(0x82, &[0; 300]), 1000), ["binary of 300"]);
         let parts = [frame(0x02, &[0; 150]), frame(0x00, &[0; 150]), frame(0x80, &[0; 1])].concat();
-        assert_eq!(found(&mut incoming, &parts, 1000), [too_large.as_str()]);
+        assert_eq!(found(&mut reader, &parts, 1000), [too_large.as_str()]);
         let huge = [0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-        assert_eq!(found(&mut Incoming::new(200, 300), &huge, 1000), [too_large.as_str()]);
+        assert_eq!(found(&mut Reader::new(200, 300), &huge, 1000), [too_large.as_str()]);
     }
 
     #[test]
@@ -349,7 +342,7 @@ mod tests {
             (&[3], 1002),
             (&[3, 232, 0xff], 1002),
         ] {
-            assert_eq!(found(&mut Incoming::new(9, 9), &frame(0x88, payload), 100), [format!("close {code}")]);
+            assert_eq!(found(&mut Reader::new(9, 9), &frame(0x88, payload), 100), [format!("close {code}")]);
         }
     }
 
@@ -382,15 +375,15 @@ mod tests {
             }
             client.flush(&mut written).unwrap();
             let expected: Vec<_> = messages.into_iter().map(|(_, found)| found).collect();
-            let mut incoming = Incoming::new(100_000, 100_000);
-            prop_assert_eq!(found(&mut incoming, written.get_ref(), step), expected);
+            let mut reader = Reader::new(100_000, 100_000);
+            prop_assert_eq!(found(&mut reader, written.get_ref(), step), expected);
         }
 
         #[test]
         fn whatever_comes_it_ends_and_holds_no_more_than_came(bytes in vec(any::<u8>(), 0..2000), step in 1_usize..50) {
-            let mut incoming = Incoming::new(1000, 1000);
-            found(&mut incoming, &bytes, step);
-            prop_assert!(incoming.bytes.len() + incoming.parts.len() <= bytes.len());
+            let mut reader = Reader::new(1000, 1000);
+            found(&mut reader, &bytes, step);
+            prop_assert!(reader.bytes.len() + reader.parts.len() <= bytes.len());
         }
     }
 }
