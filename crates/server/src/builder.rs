@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use redeliver_log::kv::Kv;
 use redeliver_log::kv::memory::MemoryKv;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use crate::access::{Access, AnyAccess, Identity, OpenAccess};
 use crate::clock::wall_clock;
+use crate::handle::DRAIN_WITHIN;
 use crate::requests::{self, ClientRequest, Handler};
 use crate::server::Server;
 use crate::shared::{Settings, Shared};
@@ -29,6 +31,7 @@ pub struct ServerBuilder {
     access: Option<Arc<dyn AnyAccess>>,
     allowed_origins: Vec<String>,
     connections_max: Option<usize>,
+    drain_within: Option<Duration>,
     queue_bytes_max: Option<usize>,
     handler: Option<Handler>,
 }
@@ -113,6 +116,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Within this time clients come back that are sent away by [`Server::shutdown`]: each is told a moment of its own, so
+    /// that they do not come at once. 2 s unless set.
+    #[must_use]
+    pub fn drain_within(mut self, time: Duration) -> ServerBuilder {
+        self.drain_within = Some(time);
+        self
+    }
+
     /// Most bytes of events that may wait for the disk; more emits are refused as `Overloaded`, which clients try again.
     /// 64 MiB unless set.
     #[must_use]
@@ -165,6 +176,7 @@ impl ServerBuilder {
                 access: self.access.unwrap_or_else(|| Arc::new(OpenAccess)),
                 allowed_origins: self.allowed_origins,
                 connections_max: self.connections_max.unwrap_or(CONNECTIONS_MAX),
+                drain_within: self.drain_within.unwrap_or(DRAIN_WITHIN),
                 queue_bytes_max: self.queue_bytes_max.unwrap_or(QUEUE_BYTES_MAX),
                 handler: self.handler,
             },

@@ -7,13 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
-use redeliver_protocol::server::{ConnectionId, Input};
+use redeliver_protocol::server::ConnectionId;
 use redeliver_protocol::time::Timestamp;
 
 use crate::access::Identity;
 use crate::clock::wall_clock;
-use crate::inbox::Inbox;
-use crate::shared::{Presence, Shared};
 
 /// A connection that is authenticated.
 #[derive(Clone, Debug)]
@@ -33,23 +31,23 @@ pub struct ConnectionInfo {
     pub subscriptions: u64,
 }
 
-/// All of them.
+/// All connections that are authenticated.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     entries: Mutex<BTreeMap<ConnectionId, (ConnectionInfo, Arc<AtomicU64>)>>,
 }
 
-/// A place in the registry, for as long as this is held.
+/// A connection's place in the registry. Dropped, the connection stands there no longer.
 #[derive(Debug)]
 pub(crate) struct Entry {
     id: ConnectionId,
     subscriptions: Arc<AtomicU64>,
-    shared: Arc<Shared>,
+    registry: Arc<Registry>,
 }
 
-impl Entry {
-    pub(crate) fn new(
-        shared: &Arc<Shared>,
+impl Registry {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
         id: ConnectionId,
         identity: Identity,
         peer: Option<SocketAddr>,
@@ -57,23 +55,10 @@ impl Entry {
     ) -> Entry {
         let info = ConnectionInfo { id, identity, peer, protocol, since: wall_clock(), subscriptions: 0 };
         let subscriptions = Arc::new(AtomicU64::new(0));
-        shared.registry.entries.lock().insert(id, (info, Arc::clone(&subscriptions)));
-        Entry { id, subscriptions, shared: Arc::clone(shared) }
+        self.entries.lock().insert(id, (info, Arc::clone(&subscriptions)));
+        Entry { id, subscriptions, registry: Arc::clone(self) }
     }
 
-    /// It follows so many topics now.
-    pub(crate) fn follows(&self, subscriptions: u64) {
-        self.subscriptions.store(subscriptions, Relaxed);
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.shared.registry.entries.lock().remove(&self.id);
-    }
-}
-
-impl Registry {
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
         let entries = self.entries.lock();
         let info = |(info, subscriptions): &(ConnectionInfo, Arc<AtomicU64>)| ConnectionInfo {
@@ -84,67 +69,20 @@ impl Registry {
     }
 }
 
-/// A gateway's client in the server's registry, and among its connections, until this is dropped. Made by
-/// [`Server::register`](crate::Server::register).
-#[derive(Debug)]
-pub struct Registration {
-    entry: Entry,
-    inbox: Arc<Inbox>,
-    ended: Option<Close>,
-    shared: Arc<Shared>,
-    /// Last, when nothing of the server is held any more.
-    _presence: Presence,
-}
-
-impl Registration {
-    /// Nothing if no connection is taken now.
-    pub(crate) fn new(
-        shared: &Arc<Shared>,
-        identity: Identity,
-        peer: Option<SocketAddr>,
-        protocol: &'static str,
-    ) -> Option<Registration> {
-        let presence = if shared.is_ready() { shared.enter_if_room()? } else { return None };
-        let (id, inbox) = shared.hub.join();
-        let entry = Entry::new(shared, id, identity, peer, protocol);
-        Some(Registration { entry, inbox, ended: None, shared: Arc::clone(shared), _presence: presence })
+impl Entry {
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
     }
 
-    /// The connection's number.
-    #[must_use]
-    pub fn id(&self) -> ConnectionId {
-        self.entry.id
-    }
-
-    /// Says how many topics the client follows now, for [`ConnectionInfo::subscriptions`].
-    pub fn follows(&self, subscriptions: u64) {
-        self.entry.follows(subscriptions);
-    }
-
-    /// Waits until the client is to be sent away: by [`Server::disconnect`](crate::Server::disconnect), or because the
-    /// server is shutting down or its log has failed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: once ended, it says so again at each call.
-    pub async fn ended(&mut self) -> Close {
-        loop {
-            if let Some(close) = &self.ended {
-                return close.clone();
-            }
-            self.inbox.waiting().await;
-            self.inbox.take().for_each(|input| {
-                if let Input::End(close) | Input::Displaced(close) = input {
-                    self.ended.get_or_insert(close);
-                }
-            });
-        }
+    /// Sets how many topics the connection follows now.
+    pub(crate) fn follows(&self, subscriptions: u64) {
+        self.subscriptions.store(subscriptions, Relaxed);
     }
 }
 
-impl Drop for Registration {
+impl Drop for Entry {
     fn drop(&mut self) {
-        self.shared.hub.leave(self.entry.id);
+        self.registry.entries.lock().remove(&self.id);
     }
 }
 

@@ -6,29 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body_util::Full;
-use redeliver_protocol::backoff::Jitter;
-use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_protocol::request::{self, RequestError};
-use redeliver_protocol::seq::{Position, Seq};
+use redeliver_protocol::seq::Position;
 use redeliver_protocol::server::ConnectionId;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
-use crate::access::{Action, ConnectRequest, Denied, Identity};
 use crate::builder::ServerBuilder;
 use crate::emit::{self, EmitError, Receipt};
-use crate::feed::Feed;
+use crate::gateway::Gateway;
+use crate::handle::Handle;
 use crate::local::{LocalSubscribe, LocalSubscription};
-use crate::registry::{self, ConnectionInfo, Registration};
+use crate::registry::{self, ConnectionInfo};
 use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
-use crate::states::{self, StateError};
 use crate::stats::ServerStats;
 use crate::{http as http_answers, listener, volatile, writer};
 
@@ -37,13 +32,6 @@ use crate::{http as http_answers, listener, volatile, writer};
 #[derive(Clone, Debug)]
 pub struct Server {
     handle: Arc<Handle>,
-}
-
-#[derive(Debug)]
-struct Handle {
-    shared: Arc<Shared>,
-    /// Closed when the writer has ended.
-    writer: watch::Receiver<()>,
 }
 
 impl Server {
@@ -110,25 +98,10 @@ impl Server {
         LocalSubscription::start(&self.handle.shared, request)
     }
 
-    /// A reader of several topics at once, after a position. It follows none yet. If the position is not of this log's history
-    /// ([`Server::knows`]), the feed begins at the last place that they have in common, or with what is retained, and each
-    /// topic that it follows before its first row begins with a gap of cause `EpochChanged`.
+    /// Returns what a gateway needs of the server: whatever serves clients that speak another protocol than redeliver's own.
     #[must_use]
-    pub fn feed(&self, after: Position) -> Feed {
-        Feed::new(&self.handle.shared, after)
-    }
-
-    /// The position that a seq has in this log: for readers that know only a number. At most the head.
-    #[must_use]
-    pub fn position_at(&self, seq: Seq) -> Position {
-        self.handle.shared.log.position_at(seq)
-    }
-
-    /// Whether a position is of this log's history, so that a reader may go on from it. What followed it may be gone all
-    /// the same: a feed tells.
-    #[must_use]
-    pub fn knows(&self, position: Position) -> bool {
-        self.handle.shared.log.knows(position)
+    pub fn gateway(&self) -> Gateway {
+        Gateway::new(&self.handle)
     }
 
     /// Who is connected and authenticated now, over any protocol, in-process subscriptions included.
@@ -141,19 +114,6 @@ impl Server {
     /// there is such a connection.
     pub fn disconnect(&self, connection: ConnectionId, reason: impl Into<String>) -> bool {
         self.handle.shared.hub.end(connection, registry::sent_away(reason.into()))
-    }
-
-    /// Takes a gateway's client in as a connection: it counts against `connections_max`, stands among
-    /// [`Server::connections`], and is told when it is to go. Nothing if no connection is taken now. `protocol` is what the
-    /// gateway calls what it speaks.
-    #[must_use]
-    pub fn register(
-        &self,
-        identity: Identity,
-        peer: Option<SocketAddr>,
-        protocol: &'static str,
-    ) -> Option<Registration> {
-        Registration::new(&self.handle.shared, identity, peer, protocol)
     }
 
     /// Asks a connected client, which answers with its `on_request`. Asked at most once: when the connection ends, the
@@ -242,84 +202,6 @@ impl Server {
         }
     }
 
-    /// Saves a small state under a key, or deletes it: for gateways, which keep there what a client needs after a crash. It is
-    /// durable when this returns. Saves share commits with each other and with events. The key is 1 to 200 bytes long, the
-    /// state at most 64 KiB. States do not expire: who saves them deletes them.
-    ///
-    /// # Errors
-    ///
-    /// [`StateError`]. Only after `Unknown` may the state be saved all the same.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future does not take it back.
-    pub async fn save_state(&self, key: Bytes, value: Option<Bytes>) -> Result<(), StateError> {
-        states::save(&self.handle.shared, key, value).await
-    }
-
-    /// The state under a key, if there is one. One that was saved is seen as soon as `save_state` has returned.
-    ///
-    /// # Errors
-    ///
-    /// [`StateError::Unknown`] if the log has failed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub async fn state(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        states::state(&self.handle.shared, key).await
-    }
-
-    /// States whose keys begin with `prefix` and come after `after`, in the order of their keys: at most so many, and about
-    /// 1 MiB; none only if there are no more. For sweeps.
-    ///
-    /// # Errors
-    ///
-    /// [`StateError::Unknown`] if the log has failed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub async fn states(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        states_max: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
-        states::states(&self.handle.shared, prefix, after, states_max).await
-    }
-
-    /// Asks the app's [`Access`](crate::Access) who a client is: for gateways, whose clients have not said Hello.
-    ///
-    /// # Errors
-    ///
-    /// [`Denied`]; for now, if it takes longer than the session's `hello_timeout`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future drops the request.
-    pub async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
-        let shared = &self.handle.shared;
-        let judgement = Arc::clone(&shared.access).authenticate(request);
-        match tokio::time::timeout(shared.config.hello_timeout, judgement).await {
-            Ok(judged) => judged,
-            Err(_) => Err(Denied::for_now("authentication took too long")),
-        }
-    }
-
-    /// Asks the app's [`Access`](crate::Access) whether an identity may do this.
-    #[must_use]
-    pub fn allow(&self, identity: &Identity, action: Action<'_>) -> bool {
-        self.handle.shared.access.allow(identity, action)
-    }
-
-    /// Whether a page of the origin that these headers name may connect: see
-    /// [`ServerBuilder::allowed_origins`]. What names none is no browser, and may.
-    #[must_use]
-    pub fn origin_is_allowed(&self, headers: &HeaderMap) -> bool {
-        http_answers::origin_is_allowed(&self.handle.shared, headers)
-    }
-
     /// Answers a WebSocket handshake that came to the app's own HTTP server, whatever its path, and serves the connection in
     /// a task of its own. `peer` is where it came from, if that is known. Works with any server on hyper 1, such as axum's.
     /// Must be called within a tokio runtime.
@@ -351,28 +233,3 @@ impl Server {
         all_left && writer_ended && none_help
     }
 }
-
-impl Handle {
-    fn drain(&self) {
-        let mut jitter = Jitter::new(Uuid::new_v4().as_u64_pair().0);
-        self.shared.drain(|| {
-            let code = CloseCode::Draining;
-            Close {
-                code,
-                reason: code.description().to_owned(),
-                retry: RetryAdvice::After(jitter.up_to(DRAINING_RETRY_MAX)),
-            }
-        });
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.drain();
-        self.shared.queue.close();
-        self.shared.stop();
-    }
-}
-
-/// The longest time after which a client is told to come back to a server that is shutting down.
-const DRAINING_RETRY_MAX: Duration = Duration::from_secs(2);

@@ -263,7 +263,7 @@ impl SessionDriver {
         // Names of peers go through Debug: they must not forge log lines.
         Span::current().record("identity", tracing::field::debug(identity.name()));
         debug!(client = ?hello.client_name, subscriber = ?hello.subscriber, "authenticated");
-        let entry = Entry::new(&self.shared, self.connection, identity.clone(), self.peer, SUBPROTOCOL);
+        let entry = self.shared.registry.enter(self.connection, identity.clone(), self.peer, SUBPROTOCOL);
         self.entry = Some(entry);
         self.identity = Some(identity);
         self.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));

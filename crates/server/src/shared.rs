@@ -1,6 +1,7 @@
 //! What every connection of a server shares: the log, the way to its writer, the hub, the settings, the phase of life.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use redeliver_log::Log;
 use redeliver_protocol::config::ServerConfig;
@@ -18,12 +19,14 @@ use crate::stats::{Counters, add};
 pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) queue: Queue,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) access: Arc<dyn AnyAccess>,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) connections_max: usize,
+    /// Within this time clients are told to come back to a server that shuts down.
+    pub(crate) drain_within: Duration,
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
     /// The app's handler of clients' requests.
@@ -70,6 +73,7 @@ pub(crate) struct Settings {
     pub(crate) access: Arc<dyn AnyAccess>,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) connections_max: usize,
+    pub(crate) drain_within: Duration,
     pub(crate) queue_bytes_max: usize,
     pub(crate) handler: Option<Handler>,
 }
@@ -79,12 +83,13 @@ impl Shared {
         Shared {
             log,
             hub: Arc::default(),
-            registry: Registry::default(),
+            registry: Arc::default(),
             queue: Queue::new(settings.queue_bytes_max),
             config: Arc::new(settings.config),
             access: settings.access,
             allowed_origins: settings.allowed_origins,
             connections_max: settings.connections_max,
+            drain_within: settings.drain_within,
             clock: Clock::new(),
             counters: Counters::default(),
             handler: settings.handler,
@@ -192,4 +197,4 @@ impl std::fmt::Debug for Shared {
 const COLD_READS_MAX: usize = 16;
 
 /// When clients come back to a server whose log has failed: it must be restarted first.
-const FAILED_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+const FAILED_RETRY: Duration = Duration::from_secs(2);

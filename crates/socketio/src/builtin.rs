@@ -106,7 +106,7 @@ async fn subscribe(socket: Socket, args: Args) -> Reply {
         Err(error) => return Reply::refused("invalid", &error),
     };
     let server = socket.core().server.clone();
-    if !server.allow(socket.identity(), Action::Subscribe { topic: &topic }) {
+    if !socket.core().gateway.allow(socket.identity(), Action::Subscribe { topic: &topic }) {
         return Reply::refused("forbidden", &"this topic may not be followed");
     }
     let start = match options.start() {
@@ -149,7 +149,7 @@ async fn emit(socket: Socket, args: Args) -> Reply {
         Err(error) => return Reply::refused("invalid", &error),
     };
     let server = &socket.core().server;
-    if !server.allow(socket.identity(), Action::Emit { topic: &topic }) {
+    if !socket.core().gateway.allow(socket.identity(), Action::Emit { topic: &topic }) {
         return Reply::refused("forbidden", &"nothing may be emitted to this topic");
     }
     let Some((_, args)) = args.split_first() else { return Reply::refused("invalid", &NO_TOPIC) };

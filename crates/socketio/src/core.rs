@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::RwLock;
-use redeliver_server::Server;
+use redeliver_server::{Gateway, Server};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -15,6 +15,7 @@ use crate::presence::Presence;
 pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     pub(crate) server: Server,
+    pub(crate) gateway: Gateway,
     pub(crate) namespaces: RwLock<BTreeMap<String, Arc<NamespaceCore>>>,
     pub(crate) shutdown: watch::Sender<bool>,
     /// Set before `shutdown` tells, for a look that costs nothing.

@@ -100,7 +100,8 @@ impl SocketIoBuilder {
         let SocketIoBuilder { server, mut config } = self;
         config.path = format!("/{}", config.path.trim_matches('/'));
         let config = Arc::new(config);
-        let admitting = server.clone();
+        let gateway = server.gateway();
+        let admitting = gateway.clone();
         let engine_config = EngineConfig {
             ping_interval: config.ping_interval,
             ping_timeout: config.ping_timeout,
@@ -117,6 +118,7 @@ impl SocketIoBuilder {
         }
         let core = Arc::new(Core {
             config,
+            gateway,
             server,
             namespaces: RwLock::new(BTreeMap::from([(main.name().to_owned(), Arc::clone(&main.core))])),
             shutdown: watch::Sender::new(false),
@@ -252,7 +254,7 @@ async fn sweep(core: Weak<Core>) {
         let Some(core) = core.upgrade() else { return };
         let mut after = None;
         loop {
-            let page = match core.server.states(KEYS.as_bytes(), after.as_deref(), SWEEP_PAGE).await {
+            let page = match core.gateway.states(KEYS.as_bytes(), after.as_deref(), SWEEP_PAGE).await {
                 Ok(page) => page,
                 Err(error) => {
                     warn!(%error, "stored sockets could not be looked through");
@@ -263,7 +265,7 @@ async fn sweep(core: Weak<Core>) {
             after = Some(last.clone());
             for (key, value) in page {
                 if is_abandoned(&core, &key, &value)
-                    && let Err(error) = core.server.save_state(key, None).await
+                    && let Err(error) = core.gateway.save_state(key, None).await
                 {
                     warn!(%error, "an abandoned socket could not be removed");
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
-use redeliver_server::{Receipt, Server, TopicName};
+use redeliver_server::{Gateway, Receipt, Server, TopicName};
 
 use crate::acks::{AckReply, Collectors};
 use crate::args::IntoArgs;
@@ -34,6 +34,7 @@ pub(crate) struct NamespaceCore {
     pub(crate) name: NamespaceName,
     pub(crate) topic: TopicName,
     pub(crate) server: Server,
+    pub(crate) gateway: Gateway,
     pub(crate) config: Arc<Config>,
     pub(crate) recovery: RwLock<Recovery>,
     pub(crate) middlewares: RwLock<Vec<Middleware>>,
@@ -73,6 +74,7 @@ impl NamespaceCore {
             frames: Frames::new(name.clone()),
             name,
             topic,
+            gateway: server.gateway(),
             server,
             recovery: RwLock::new(config.recovery),
             config,

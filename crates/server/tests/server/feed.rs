@@ -57,7 +57,7 @@ async fn texts(feed: &mut Feed, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn events_of_several_topics_come_in_the_order_of_the_log_and_each_once() {
     for server in [open().await, open_cold().await] {
-        let mut feed = server.feed(server.head());
+        let mut feed = server.gateway().feed(server.head());
         feed.follow(topic("/"), Seq::ZERO, None);
         feed.follow(topic("/#me"), Seq::ZERO, None);
         say(&server, &["/"], "1").await;
@@ -83,7 +83,7 @@ async fn poll_once<F: Future + Unpin>(future: &mut F) -> bool {
 #[tokio::test]
 async fn a_feed_that_waits_is_woken_and_one_that_was_cancelled_lost_nothing() {
     for server in [open().await, open_cold().await] {
-        let mut feed = server.feed(server.head());
+        let mut feed = server.gateway().feed(server.head());
         feed.follow(topic("a"), Seq::ZERO, None);
         for number in 0..50_u64 {
             // Cancelled after however many polls that this takes.
@@ -104,7 +104,7 @@ async fn a_feed_that_waits_is_woken_and_one_that_was_cancelled_lost_nothing() {
 #[tokio::test]
 async fn a_topic_belongs_to_the_row_from_where_it_was_joined_to_where_it_was_left() {
     let server = open().await;
-    let mut feed = server.feed(server.head());
+    let mut feed = server.gateway().feed(server.head());
     feed.follow(topic("/"), Seq::ZERO, None);
     for number in 1..=9 {
         say(&server, &["room"], &format!("room{number}")).await;
@@ -125,14 +125,14 @@ async fn a_feed_goes_on_from_its_place_also_over_a_history_that_was_trimmed() {
     let mut config = LogConfig::default();
     config.retention.count = Some(2);
     let server = Server::builder().in_memory().log_config(config).open().await.expect("opens");
-    let mut feed = server.feed(server.head());
+    let mut feed = server.gateway().feed(server.head());
     feed.follow(topic("a"), Seq::ZERO, None);
     emit_numbered(&server, "a", 0..5).await;
     assert_eq!(texts(&mut feed, 3).await, ["a: 3 RetentionSize", "3", "4"]);
     let place = feed.place();
     emit_numbered(&server, "a", 5..6).await;
     drop(feed);
-    let mut again = server.feed(place);
+    let mut again = server.gateway().feed(place);
     again.follow(topic("a"), Seq::ZERO, None);
     assert_eq!(texts(&mut again, 1).await, ["5"]);
 }
@@ -142,9 +142,9 @@ async fn a_place_of_another_history_is_told_as_a_gap() {
     let server = open().await;
     let elsewhere = open().await;
     say(&elsewhere, &["a"], "elsewhere").await;
-    assert!(!server.knows(elsewhere.head()) && server.knows(server.head()));
+    assert!(!server.gateway().knows(elsewhere.head()) && server.gateway().knows(server.head()));
     say(&server, &["a"], "here").await;
-    let mut feed = server.feed(elsewhere.head());
+    let mut feed = server.gateway().feed(elsewhere.head());
     feed.follow(topic("a"), Seq::ZERO, None);
     let row = feed.next(100, 100_000).await.expect("goes on");
     let FeedItem::Gap { gap, .. } = &row[0] else { panic!("{row:?}") };
@@ -155,7 +155,7 @@ async fn a_place_of_another_history_is_told_as_a_gap() {
 #[tokio::test]
 async fn a_quiet_feed_keeps_up_with_the_head_when_it_is_asked_to() {
     let server = open().await;
-    let mut feed = server.feed(server.head());
+    let mut feed = server.gateway().feed(server.head());
     feed.follow(topic("quiet"), Seq::ZERO, None);
     emit_numbered(&server, "busy", 0..10).await;
     assert_eq!(feed.refresh(), server.head());
@@ -167,7 +167,7 @@ async fn a_quiet_feed_keeps_up_with_the_head_when_it_is_asked_to() {
 #[tokio::test]
 async fn a_shutdown_ends_every_feed_and_waits_until_they_are_gone() {
     let server = open().await;
-    let mut feed = server.feed(server.head());
+    let mut feed = server.gateway().feed(server.head());
     feed.follow(topic("a"), Seq::ZERO, None);
     assert_eq!(server.stats().subscriptions, 1);
     let reading = tokio::spawn(async move {

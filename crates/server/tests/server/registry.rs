@@ -45,7 +45,7 @@ async fn a_connection_that_is_sent_away_is_told_why_and_not_to_come_back() {
 #[tokio::test]
 async fn a_gateways_client_is_a_connection_like_any_other() {
     let server = Server::builder().in_memory().connections_max(1).open().await.expect("opens");
-    let register = || server.register(Identity::new("ali"), None, "socket.io");
+    let register = || server.gateway().register(Identity::new("ali"), None, "socket.io");
     let mut first = register().expect("there is room");
     first.follows(3);
     assert!(register().is_none(), "there is no room");

@@ -141,13 +141,13 @@ async fn a_gateway_asks_the_apps_access_who_a_client_is_and_gives_up_in_time() {
         let peer = "127.0.0.1:1".parse().ok();
         ConnectRequest::new(peer, "/socket.io/".parse().expect("a path"), HeaderMap::new(), Some(auth.into()))
     };
-    let ali = server.authenticate(request(b"ali")).await.expect("let in");
+    let ali = server.gateway().authenticate(request(b"ali")).await.expect("let in");
     assert_eq!(ali.name(), "ali");
     let topic = |name: &str| redeliver_server::TopicName::new(name).expect("a name");
-    assert!(server.allow(&ali, redeliver_server::Action::Emit { topic: &topic("ali/x") }));
-    assert!(!server.allow(&ali, redeliver_server::Action::Emit { topic: &topic("bob/x") }));
-    assert!(!server.authenticate(request(b"nobody")).await.expect_err("denied").is_retryable());
-    assert!(server.authenticate(request(b"never")).await.expect_err("too late").is_retryable());
+    assert!(server.gateway().allow(&ali, redeliver_server::Action::Emit { topic: &topic("ali/x") }));
+    assert!(!server.gateway().allow(&ali, redeliver_server::Action::Emit { topic: &topic("bob/x") }));
+    assert!(!server.gateway().authenticate(request(b"nobody")).await.expect_err("denied").is_retryable());
+    assert!(server.gateway().authenticate(request(b"never")).await.expect_err("too late").is_retryable());
 }
 
 #[tokio::test]
@@ -156,9 +156,9 @@ async fn a_gateway_holds_pages_to_the_same_origins() {
     let origin = |origin: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(http::header::ORIGIN, origin.parse().expect("a header"));
-        server.origin_is_allowed(&headers)
+        server.gateway().origin_is_allowed(&headers)
     };
     assert!(origin("https://app.example"));
     assert!(!origin("https://evil.example"));
-    assert!(server.origin_is_allowed(&HeaderMap::new()));
+    assert!(server.gateway().origin_is_allowed(&HeaderMap::new()));
 }

@@ -16,7 +16,7 @@ fn to(topics: &[&str], payload: &str) -> NewEvent {
 }
 
 fn follow(server: &Server, topics: &[&str]) -> Feed {
-    let mut feed = server.feed(server.head());
+    let mut feed = server.gateway().feed(server.head());
     for name in topics {
         feed.follow(topic(name), Seq::ZERO, None);
     }

@@ -95,7 +95,7 @@ async fn finish(
     acks: bool,
 ) -> Result<Box<Live>, ConnectError> {
     let Begun { session, claim, recovered, mut source } = begun;
-    let registration = core.server.register(identity.clone(), handshake.peer, PROTOCOL);
+    let registration = core.gateway.register(identity.clone(), handshake.peer, PROTOCOL);
     let registration = registration.ok_or_else(|| ConnectError::new(NOT_NOW))?;
     let before = session.clone();
     let (socket, commands) = Socket::new(Arc::clone(core), handshake, identity, session, recovered);
@@ -112,7 +112,7 @@ async fn finish(
             let own = own.map_err(|error| ConnectError::new(error.to_string()))?;
             // Without an app's code, a namespace is a topic like others.
             let may_follow = !core.config.builtin_events
-                || core.server.allow(socket.identity(), Action::Subscribe { topic: &core.topic });
+                || core.gateway.allow(socket.identity(), Action::Subscribe { topic: &core.topic });
             for topic in may_follow.then_some(&core.topic).into_iter().chain([&own]) {
                 session.rooms.join(topic, head, false)?;
             }
@@ -152,13 +152,13 @@ async fn authenticate(core: &NamespaceCore, handshake: &Handshake) -> Result<Ide
         return Err(ConnectError::new("the credentials are too long"));
     }
     let request = ConnectRequest::new(handshake.peer, handshake.uri.clone(), handshake.headers.clone(), credentials);
-    core.server.authenticate(request).await.map_err(|denied| ConnectError::new(denied.to_string()))
+    core.gateway.authenticate(request).await.map_err(|denied| ConnectError::new(denied.to_string()))
 }
 
 /// Whether an identity may use a durable subscriber.
 fn may_be(core: &NamespaceCore, identity: &Identity, name: &str) -> Result<Bytes, ConnectError> {
     let subscriber = SubscriberName::new(name).map_err(|error| ConnectError::new(error.to_string()))?;
-    if !core.server.allow(identity, Action::UseSubscriber { subscriber: &subscriber }) {
+    if !core.gateway.allow(identity, Action::UseSubscriber { subscriber: &subscriber }) {
         return Err(ConnectError::new("this subscriber may not be used"));
     }
     subscriber_key(core.name.as_str(), name).ok_or_else(|| ConnectError::new("the subscriber's name is too long"))
@@ -207,7 +207,7 @@ fn anew(core: &NamespaceCore, identity: &Identity, claim: Option<Claim>) -> Begu
     let head = core.server.head();
     let session = SocketSession::new(random_id(), random_id(), core.name.as_str(), identity.name(), head);
     let given = Offset::new(head, 0);
-    let source = Source { feed: core.server.feed(head), backlog: None, given };
+    let source = Source { feed: core.gateway.feed(head), backlog: None, given };
     Begun { session, claim, recovered: false, source }
 }
 
@@ -229,8 +229,8 @@ async fn resume(
 ) -> Result<Option<Begun>, ConnectError> {
     forget_forbidden(core, identity, &mut session);
     let first = read_after(&session.rooms, place.seq);
-    let from = if first < place.seq { core.server.position_at(first) } else { place };
-    let mut feed = core.server.feed(from);
+    let from = if first < place.seq { core.gateway.position_at(first) } else { place };
+    let mut feed = core.gateway.feed(from);
     delivery::follow(&mut feed, &session);
     // Where its topics have nothing after its place, that is known from memory.
     let reached = feed.refresh();
@@ -250,7 +250,7 @@ fn forget_forbidden(core: &NamespaceCore, identity: &Identity, session: &mut Soc
     let is_room = |topic: &TopicName| *topic == core.topic || room_of(core.name.as_str(), topic).is_some();
     let wished: Vec<TopicName> = session.rooms.current().filter(|topic| !is_room(topic)).cloned().collect();
     for topic in wished {
-        if !core.server.allow(identity, Action::Subscribe { topic: &topic }) {
+        if !core.gateway.allow(identity, Action::Subscribe { topic: &topic }) {
             session.rooms.remove(&topic);
         }
     }
@@ -271,7 +271,7 @@ async fn first_row(feed: &mut Feed) -> Result<Option<Vec<FeedItem>>, ConnectErro
 }
 
 async fn stored(core: &NamespaceCore, key: &Bytes) -> Result<Option<SocketSession>, ConnectError> {
-    let stored = core.server.state(key).await.map_err(|_| ConnectError::new(NOT_NOW))?;
+    let stored = core.gateway.state(key).await.map_err(|_| ConnectError::new(NOT_NOW))?;
     Ok(stored.and_then(|stored| SocketSession::decode(&stored)))
 }
 

@@ -237,7 +237,7 @@ impl EventDelivery {
         let mut session = self.socket.session().lock();
         if let Some(from) = history.filter(|from| from.seq < self.feed.place().seq) {
             session.rooms.turn_back(topic, from.seq, envelope, self.feed.place().seq)?;
-            self.feed = server.feed(from);
+            self.feed = self.socket.core().gateway.feed(from);
             follow(&mut self.feed, &session);
             self.given = Offset::new(from, session.rooms.turn());
             self.told = self.given;

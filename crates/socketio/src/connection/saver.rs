@@ -136,9 +136,9 @@ impl Saver {
 
 /// Stores a session, or removes it. Returns whether that is durable.
 pub(super) fn store(socket: &Socket, key: Bytes, value: Option<Bytes>) -> impl Future<Output = bool> + Send + use<> {
-    let server = socket.core().server.clone();
+    let gateway = socket.core().gateway.clone();
     async move {
-        let stored = server.save_state(key, value).await;
+        let stored = gateway.save_state(key, value).await;
         if let Err(error) = &stored {
             warn!(%error, "a socket could not be stored");
         }

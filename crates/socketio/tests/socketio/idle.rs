@@ -118,7 +118,7 @@ async fn what_nobody_comes_back_for_is_swept_and_who_is_here_stays() {
     let namespace = host.io.of("/").unwrap();
     let (mut stays, leaves) = (host.connect().await, host.connect().await);
     let shown = json!({ "pid": leaves.pid });
-    let stored = async || host.server.states(b"sio/", None, 10).await.unwrap().len();
+    let stored = async || host.server.gateway().states(b"sio/", None, 10).await.unwrap().len();
     assert_eq!(stored().await, 2);
     let left = leaves.sid.clone();
     drop(leaves);

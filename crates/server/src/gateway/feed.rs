@@ -22,7 +22,7 @@ use crate::shared::{Presence, Shared};
 use crate::stats::{add, subtract};
 
 /// A reader of several topics at once, which gives their events as one row in the order of the log, each event once
-/// however many of the topics it has. Made by [`Server::feed`](crate::Server::feed).
+/// however many of the topics it has. Made by [`Gateway::feed`](crate::Gateway::feed).
 ///
 /// It holds no events: nothing is read before it is asked for. Where a topic lacks events, the row says so in its place.
 /// There is no access control: whoever holds a feed may read everything.
