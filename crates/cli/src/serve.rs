@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redeliver_server::{Limits, LogConfig, Server, ServerBuilder, ServerConfig};
+use redeliver_server::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits, LogConfig, Server, ServerBuilder, ServerConfig};
 use redeliver_socketio::SocketIo;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
@@ -144,9 +144,10 @@ fn limits(section: &LimitsSection) -> Result<Limits, Problem> {
     let mut limits = Limits::default();
     let count = |count: Option<Count>| count.map(|count| count.0);
     let bytes = |bytes: Option<ByteCount>| bytes.map(|bytes| bytes.0);
+    let most = |bound: usize| u32::try_from(bound).unwrap_or(u32::MAX);
     for (name, wanted, limit, most) in [
-        ("event_bytes", bytes(section.event_bytes), &mut limits.event_bytes_max, EVENT_BYTES_MOST),
-        ("event_topics", count(section.event_topics), &mut limits.event_topics_max, EVENT_TOPICS_MOST),
+        ("event_bytes", bytes(section.event_bytes), &mut limits.event_bytes_max, most(EVENT_BYTES_MAX)),
+        ("event_topics", count(section.event_topics), &mut limits.event_topics_max, most(EVENT_TOPICS_MAX)),
         ("emits_in_flight", count(section.emits_in_flight), &mut limits.emits_in_flight_max, u32::MAX),
         ("emit_bytes_in_flight", bytes(section.emit_bytes_in_flight), &mut limits.emit_bytes_in_flight_max, u32::MAX),
         ("subscriptions", count(section.subscriptions), &mut limits.subscriptions_max, u32::MAX),
@@ -248,10 +249,6 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 const GATEWAY_PATIENCE: Duration = Duration::from_secs(1);
 
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
-
-// The protocol's own bounds.
-const EVENT_BYTES_MOST: u32 = 768 * 1024;
-const EVENT_TOPICS_MOST: u32 = 64;
 
 #[cfg(test)]
 mod tests {

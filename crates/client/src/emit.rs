@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use redeliver_protocol::client::{EmitOutcome, EmitTicket};
 use redeliver_protocol::config::ClientConfig;
-use redeliver_protocol::event::{EventError, NewEvent, PayloadKind};
-use redeliver_protocol::limits::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits};
+use redeliver_protocol::event::{NewEvent, PayloadKind};
+use redeliver_protocol::limits::Limits;
 use redeliver_protocol::seq::{Position, Seq};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -134,28 +134,7 @@ pub(crate) fn receipt_of(outcome: EmitOutcome) -> Result<Receipt, EmitError> {
 
 /// Refuses what no server would take, before it gets a number.
 pub(crate) fn check(event: &NewEvent) -> Result<(), EmitError> {
-    let invalid = |reason: String| Err(EmitError::Invalid { reason });
-    if event.topics.is_empty() {
-        return invalid("it belongs to no topic".to_owned());
-    }
-    if event.topics.len() > EVENT_TOPICS_MAX {
-        return invalid(format!("it has {} topics, at most {EVENT_TOPICS_MAX} are allowed", event.topics.len()));
-    }
-    for (at, topic) in event.topics.iter().enumerate() {
-        if event.topics[..at].contains(topic) {
-            return invalid(format!("it names the topic {topic} twice"));
-        }
-    }
-    if let Err(error @ (EventError::ExceptCount { .. } | EventError::TopicTwice)) = event.check(&Limits::ANY_SERVER) {
-        return invalid(error.to_string());
-    }
-    if event.size_bytes() > EVENT_BYTES_MAX {
-        return invalid(format!("it has {} bytes, at most {EVENT_BYTES_MAX} are allowed", event.size_bytes()));
-    }
-    if !event.options.is_known() {
-        return invalid(format!("its options {:#x} are not known", event.options.0));
-    }
-    Ok(())
+    event.check(&Limits::ANY_SERVER).map_err(|error| EmitError::Invalid { reason: error.to_string() })
 }
 
 /// The outbox's room. Taken in the order in which it was asked for.

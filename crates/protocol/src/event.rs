@@ -61,7 +61,8 @@ impl NewEvent {
         }
     }
 
-    /// Holds the event against a server's limits, as each server does.
+    /// Judges the event by a server's limits and the protocol's own bounds. Nothing else judges events: servers call this
+    /// with their limits, clients and the log with [`Limits::ANY_SERVER`].
     ///
     /// # Errors
     ///
@@ -74,8 +75,8 @@ impl NewEvent {
         if self.except.len() > EVENT_EXCEPT_MAX {
             return Err(EventError::ExceptCount { topics: self.except.len() });
         }
-        if has_duplicates(&self.topics) || has_duplicates(&self.except) {
-            return Err(EventError::TopicTwice);
+        if let Some(topic) = first_duplicate(&self.topics).or_else(|| first_duplicate(&self.except)) {
+            return Err(EventError::TopicTwice(topic.clone()));
         }
         if !self.options.is_known() {
             return Err(EventError::UnknownOptions(self.options.0 & !EmitOptions::KNOWN));
@@ -95,8 +96,8 @@ impl NewEvent {
     }
 }
 
-fn has_duplicates(topics: &[TopicName]) -> bool {
-    topics.iter().enumerate().any(|(at, topic)| topics[..at].contains(topic))
+fn first_duplicate(topics: &[TopicName]) -> Option<&TopicName> {
+    topics.iter().enumerate().find(|(at, topic)| topics[..*at].contains(topic)).map(|(_, topic)| topic)
 }
 
 /// An event that is not logged, on its way to whoever is connected now: no seq, at most once.
@@ -109,7 +110,7 @@ pub struct VolatileEvent {
 }
 
 /// Why no server with these limits takes an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
     /// It has no topic, or too many.
@@ -126,9 +127,9 @@ pub enum EventError {
         /// How many topics it has.
         topics: usize,
     },
-    /// It names one topic twice.
-    #[error("an event names each of its topics once, this one names one of them twice")]
-    TopicTwice,
+    /// It names this topic twice.
+    #[error("an event names each of its topics once, this one names the topic {0} twice")]
+    TopicTwice(TopicName),
     /// It has option bits that this version does not know.
     #[error("the event has options ({0:#x}) that this version does not know")]
     UnknownOptions(u32),
@@ -150,7 +151,7 @@ impl EventError {
             EventError::TooLarge { .. } => RefusalCode::TooLarge,
             EventError::TopicCount { .. }
             | EventError::ExceptCount { .. }
-            | EventError::TopicTwice
+            | EventError::TopicTwice(_)
             | EventError::UnknownOptions(_) => RefusalCode::Invalid,
         }
     }

@@ -52,6 +52,23 @@ pub struct Place {
     pub earlier: Vec<Position>,
 }
 
+impl Start {
+    /// The place that the reader itself brings, if it brings one.
+    #[must_use]
+    pub fn known(&self) -> Option<&Place> {
+        match self {
+            Start::Resume { at_least } => at_least.as_ref(),
+            Start::After(place) => Some(place),
+            Start::Latest
+            | Start::Earliest
+            | Start::AfterSeq(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | Start::Last(_) => None,
+        }
+    }
+}
+
 impl Place {
     /// A place of which nothing earlier is known.
     #[must_use]
@@ -207,6 +224,29 @@ impl EmitRun {
     #[must_use]
     pub fn last(&self) -> EmitNumber {
         EmitNumber(self.first.0 + u64::from(self.count) - 1)
+    }
+
+    /// Takes `next` into this run if it follows and shares its fate. Returns whether it did; nothing is lost by it.
+    pub fn try_extend(&mut self, next: &EmitRun) -> bool {
+        let count = u64::from(self.count);
+        let follows = |at: Position, next: Position| at.epoch == next.epoch && at.seq.saturating_add(count) == next.seq;
+        let has_same_fate = match (self.fate, next.fate) {
+            (EmitFate::Stored(at), EmitFate::Stored(then)) | (EmitFate::Duplicate(at), EmitFate::Duplicate(then)) => {
+                follows(at, then)
+            }
+            (EmitFate::DuplicateForgotten, EmitFate::DuplicateForgotten) => true,
+            (EmitFate::Refused(code), EmitFate::Refused(other)) => code == other,
+            (
+                EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten | EmitFate::Refused(_),
+                EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten | EmitFate::Refused(_),
+            ) => false,
+        };
+        let numbers_follow = self.first.0.checked_add(count) == Some(next.first.0);
+        let Some(total) = self.count.checked_add(next.count).filter(|_| numbers_follow && has_same_fate) else {
+            return false;
+        };
+        self.count = total;
+        true
     }
 }
 

@@ -75,7 +75,7 @@ pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, VolatileEvent};
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Gap, GapCause, Place, Start};
-pub use redeliver_protocol::limits::Limits;
+pub use redeliver_protocol::limits::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits, NAME_BYTES_MAX};
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
 pub use redeliver_protocol::request::{Refusal, RequestError, Response};
 pub use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use redeliver_protocol::time::Timestamp;
-use redeliver_server::{Epoch, Position, Seq};
+use redeliver_server::{Epoch, Position, STATE_KEY_BYTES_MAX, Seq};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -178,7 +178,7 @@ pub(crate) fn pid_key(pid: &str) -> Option<Bytes> {
 /// The key under which a durable subscriber's session is stored; none if the names are too long for one.
 pub(crate) fn subscriber_key(namespace: &str, subscriber: &str) -> Option<Bytes> {
     let key = format!("{SUBSCRIBER_KEYS}{}:{namespace}:{subscriber}", namespace.len());
-    (key.len() <= KEY_BYTES_MAX).then(|| Bytes::from(key))
+    (key.len() <= STATE_KEY_BYTES_MAX).then(|| Bytes::from(key))
 }
 
 /// What all keys of sessions begin with.
@@ -187,9 +187,6 @@ const PID_KEYS: &str = "sio/p/";
 const SUBSCRIBER_KEYS: &str = "sio/s/";
 
 const VERSION: u8 = 1;
-
-/// The store's bound for a key, in bytes.
-const KEY_BYTES_MAX: usize = 200;
 
 /// 128 bits in hex.
 const PID_CHARS: usize = 32;

@@ -191,7 +191,10 @@ async fn what_no_server_would_take_is_refused_at_once() {
     let twice = client.emit_event(twice).await.unwrap_err();
     assert!(matches!(too_large, EmitError::Invalid { .. }), "{too_large}");
     assert!(matches!(no_name, EmitError::InvalidName(_)), "{no_name}");
-    assert_eq!(twice.to_string(), "the event is not valid: it names the topic a twice");
+    assert_eq!(
+        twice.to_string(),
+        "the event is not valid: an event names each of its topics once, this one names the topic a twice"
+    );
     assert_eq!(emit_frames(&toy), 0);
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
-use redeliver_protocol::limits::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX};
+use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Position, PublisherId, Seq};
 
@@ -265,19 +265,10 @@ fn forget_old_refusals(emits: &mut Vec<StoredEmit>) {
     }
 }
 
-/// An event that may be stored, or why it may not. The server has judged it before; the log cannot store what breaks
-/// these.
+/// An event that may be stored, or why it may not. The server has judged it before, by its own limits; the log cannot
+/// store what breaks the protocol's.
 fn judged(event: &NewEvent) -> Result<&NewEvent, RefusalCode> {
-    let topics = &event.topics;
-    if topics.is_empty() || topics.len() > EVENT_TOPICS_MAX || !event.options.is_known() {
-        return Err(RefusalCode::Invalid);
-    }
-    if topics.iter().enumerate().any(|(at, topic)| topics[..at].contains(topic)) {
-        return Err(RefusalCode::Invalid);
-    }
-    if event.size_bytes() > EVENT_BYTES_MAX {
-        return Err(RefusalCode::TooLarge);
-    }
+    event.check(&Limits::ANY_SERVER).map_err(|error| error.code())?;
     Ok(event)
 }
 
@@ -289,24 +280,9 @@ struct Runs {
 
 impl Runs {
     fn push(&mut self, number: EmitNumber, fate: EmitFate) {
-        if let Some(run) = self.runs.last_mut() {
-            let follows = match (run.fate, fate) {
-                (EmitFate::Stored(first), EmitFate::Stored(this))
-                | (EmitFate::Duplicate(first), EmitFate::Duplicate(this)) => {
-                    first.epoch == this.epoch && this.seq.0 == first.seq.0 + u64::from(run.count)
-                }
-                (EmitFate::Refused(code), EmitFate::Refused(this)) => code == this,
-                (EmitFate::DuplicateForgotten, EmitFate::DuplicateForgotten) => true,
-                (
-                    EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::Refused(_) | EmitFate::DuplicateForgotten,
-                    _,
-                ) => false,
-            };
-            if follows && run.count < u32::MAX {
-                run.count += 1;
-                return;
-            }
+        let next = EmitRun { first: number, count: 1, fate };
+        if !self.runs.last_mut().is_some_and(|run| run.try_extend(&next)) {
+            self.runs.push(next);
         }
-        self.runs.push(EmitRun { first: number, count: 1, fate });
     }
 }

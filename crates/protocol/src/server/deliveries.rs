@@ -17,7 +17,7 @@ use super::{Output, fault};
 use crate::error::{Close, RefusalCode};
 use crate::features::Features;
 use crate::frame::{ServerFrame, Subscribe, Window};
-use crate::history::{Opened, Start};
+use crate::history::Opened;
 use crate::limits::{EARLIER_EPOCHS_MAX, Limits};
 use crate::name::{SubscriberName, TopicName};
 use crate::seq::{InstanceId, Nth, Seq, SubscriptionId};
@@ -88,7 +88,7 @@ impl Deliveries {
         if self.subscriptions.contains_key(&id) || self.spent.contains(&id) {
             return Err(fault::unexpected(format!("subscription {id} is in use")));
         }
-        if earlier_epochs(&request.start) > EARLIER_EPOCHS_MAX {
+        if request.start.known().is_some_and(|known| known.earlier.len() > EARLIER_EPOCHS_MAX) {
             let words = format!("a position names at most {EARLIER_EPOCHS_MAX} earlier epochs");
             return Err(fault::limit_broken(words));
         }
@@ -411,13 +411,5 @@ fn open(request: &Subscribe, subscriber: Option<&SubscriberName>) -> Output {
         topic: request.topic.clone(),
         start: request.start.clone(),
         subscriber: subscriber.cloned(),
-    }
-}
-
-fn earlier_epochs(start: &Start) -> usize {
-    match start {
-        Start::Resume { at_least } => at_least.as_ref().map_or(0, |known| known.earlier.len()),
-        Start::After(known) => known.earlier.len(),
-        Start::Latest | Start::Earliest | Start::AfterSeq(_) | Start::Since(_) | Start::Within(_) | Start::Last(_) => 0,
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::in_flight::InFlight;
 use crate::frame::Subscribe;
-use crate::history::{Cursor, GapCause, Opened, Place, Start};
+use crate::history::{Cursor, GapCause, Opened, Place};
 use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, Seq};
@@ -213,14 +213,7 @@ fn initial(request: &Subscribe, opened: &Opened) -> Place {
     let Some(gap) = &opened.gap else {
         return Place { position: opened.after, nth: opened.nth, earlier: Vec::new() };
     };
-    let told = match &request.start {
-        Start::Resume { at_least } => at_least.as_ref(),
-        Start::After(known) => Some(known),
-        Start::Latest | Start::Earliest | Start::AfterSeq(_) | Start::Since(_) | Start::Within(_) | Start::Last(_) => {
-            None
-        }
-    };
-    match told {
+    match request.start.known() {
         Some(known) if known.position == gap.after => known.clone(),
         Some(_) | None => {
             let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));

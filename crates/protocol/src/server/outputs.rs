@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Output;
 use crate::error::{Close, RefusalCode};
 use crate::frame::{ReplyFrame, ReplyOutcome, ServerFrame, Volatile};
-use crate::history::{Batch, EmitFate, EmitRun};
+use crate::history::{Batch, EmitRun};
 use crate::limits::REQUEST_BYTES_IN_FLIGHT_MAX;
 use crate::request::{Refusal, refused};
-use crate::seq::{EmitNumber, Position, Seq, SubscriptionId};
+use crate::seq::{EmitNumber, Seq, SubscriptionId};
 
 /// The outputs of one session.
 #[derive(Clone, Debug, Default)]
@@ -101,9 +101,8 @@ impl Outputs {
 
     /// What became of emits.
     pub(super) fn emitted(&mut self, run: EmitRun) {
-        match self.emitted.last_mut() {
-            Some(last) if continues(last, &run) => last.count += run.count,
-            Some(_) | None => self.emitted.push(run),
+        if !self.emitted.last_mut().is_some_and(|last| last.try_extend(&run)) {
+            self.emitted.push(run);
         }
     }
 
@@ -161,25 +160,6 @@ impl Outputs {
     }
 }
 
-/// Whether `next` can be told as part of `run`.
-fn continues(run: &EmitRun, next: &EmitRun) -> bool {
-    let count = u64::from(run.count);
-    let numbers_follow = run.first.0.checked_add(count) == Some(next.first.0);
-    let follows = |at: &Position, next: &Position| at.epoch == next.epoch && at.seq.saturating_add(count) == next.seq;
-    let same_fate = match (&run.fate, &next.fate) {
-        (EmitFate::Stored(at), EmitFate::Stored(then)) | (EmitFate::Duplicate(at), EmitFate::Duplicate(then)) => {
-            follows(at, then)
-        }
-        (EmitFate::DuplicateForgotten, EmitFate::DuplicateForgotten) => true,
-        (EmitFate::Refused(code), EmitFate::Refused(other)) => code == other,
-        (
-            EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten | EmitFate::Refused(_),
-            EmitFate::Stored(_) | EmitFate::Duplicate(_) | EmitFate::DuplicateForgotten | EmitFate::Refused(_),
-        ) => false,
-    };
-    numbers_follow && same_fate && run.count.checked_add(next.count).is_some()
-}
-
 /// What a skip takes in the socket's buffers, about, in bytes.
 const SKIP_BYTES: usize = 64;
 
@@ -192,7 +172,8 @@ const UNDRAINED_FRAMES_MAX: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seq::Epoch;
+    use crate::history::EmitFate;
+    use crate::seq::{Epoch, Position};
 
     fn run(first: u64, count: u32, fate: EmitFate) -> EmitRun {
         EmitRun { first: EmitNumber(first), count, fate }
