@@ -6,12 +6,17 @@
 
 mod acks;
 mod connection;
+mod emits;
+mod fault;
 mod inbox;
 mod merged;
 mod outbox;
+mod outputs;
 mod requests;
 mod session;
 mod subscription;
+mod subscriptions;
+mod wires;
 
 use bytes::Bytes;
 

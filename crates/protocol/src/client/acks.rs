@@ -4,8 +4,7 @@
 //! word makes it durable. Without a keeper an ack counts at once, because there is nothing that could outlive this
 //! process; with the client's own store when the store has it; with the server when `Acked` comes.
 
-use std::collections::VecDeque;
-
+use super::outputs::Outputs;
 use super::{CursorKeeper, Output};
 use crate::frame::ClientFrame;
 use crate::history::{Cursor, Place};
@@ -112,19 +111,19 @@ impl Acks {
     }
 
     /// The keeper's cursor stands here, further than all that was handed over: that is all confirmed, acknowledged or not.
-    pub(super) fn overtaken(&mut self, by: Place, history: u32, out: &mut VecDeque<Output>) {
+    pub(super) fn overtaken(&mut self, by: Place, history: u32, out: &mut Outputs) {
         let seq = by.position.seq;
         self.begin(by, history);
         self.dirty = false;
         if let Keeper::Server { unconfirmed } = &mut self.keeper {
             *unconfirmed = false;
         }
-        out.push_back(Output::AckConfirmed { id: self.id, seq });
+        out.push(Output::AckConfirmed { id: self.id, seq });
     }
 
     /// The history in which the app's acks lie is gone from the server: nothing can confirm them any more, and there is
     /// nothing left to protect.
-    pub(super) fn history_gone(&mut self, out: &mut VecDeque<Output>) {
+    pub(super) fn history_gone(&mut self, out: &mut Outputs) {
         if self.is_unconfirmed()
             && let Some((known, _)) = &self.acked
         {
@@ -146,20 +145,20 @@ impl Acks {
     }
 
     /// The app has handled so many events and bytes more. `history` is that of the present stream.
-    pub(super) fn taken(&mut self, (events, bytes): (usize, usize), history: u32, out: &mut VecDeque<Output>) {
+    pub(super) fn taken(&mut self, (events, bytes): (usize, usize), history: u32, out: &mut Outputs) {
         let Some((known, in_history)) = &self.acked else { return };
         let (seq, gone) = (known.position.seq, *in_history != history);
         self.gathered = (self.gathered.0 + events, self.gathered.1 + bytes);
         match &mut self.keeper {
             Keeper::Nobody => {
                 self.dirty = true;
-                out.push_back(Output::AckConfirmed { id: self.id, seq });
+                out.push(Output::AckConfirmed { id: self.id, seq });
             }
             Keeper::Client(saver) => {
                 self.dirty = true;
                 saver.confirms = true;
             }
-            Keeper::Server { .. } if gone => out.push_back(Output::AckConfirmed { id: self.id, seq }),
+            Keeper::Server { .. } if gone => out.push(Output::AckConfirmed { id: self.id, seq }),
             Keeper::Server { unconfirmed } => {
                 self.dirty = true;
                 *unconfirmed = true;
@@ -177,7 +176,7 @@ impl Acks {
 
     /// Sends what was gathered to the keeper. `through` bounds what is handed over until the next time (used with the
     /// client's own store).
-    pub(super) fn flush(&mut self, history: u32, through: DeliveredThrough, out: &mut VecDeque<Output>) {
+    pub(super) fn flush(&mut self, history: u32, through: DeliveredThrough, out: &mut Outputs) {
         if !self.dirty {
             return;
         }
@@ -214,7 +213,7 @@ impl Acks {
 
     /// Saves the cursor in the client's own store, if there is one and none is on its way there: up to `through` of
     /// `history` may then be handed over.
-    pub(super) fn save(&mut self, history: u32, through: DeliveredThrough, out: &mut VecDeque<Output>) {
+    pub(super) fn save(&mut self, history: u32, through: DeliveredThrough, out: &mut Outputs) {
         let (Keeper::Client(saver), Some((known, in_history))) = (&mut self.keeper, &self.acked) else { return };
         if saver.saving.is_some() || saver.last == LastSave::Done {
             return;
@@ -231,11 +230,11 @@ impl Acks {
         });
         self.dirty = false;
         self.gathered = (0, 0);
-        out.push_back(Output::SaveCursor { id: self.id, cursor: Cursor { known: known.clone(), delivered_through } });
+        out.push(Output::SaveCursor { id: self.id, cursor: Cursor { known: known.clone(), delivered_through } });
     }
 
     /// The client's own store has the cursor.
-    pub(super) fn saved(&mut self, seq: Seq, out: &mut VecDeque<Output>) {
+    pub(super) fn saved(&mut self, seq: Seq, out: &mut Outputs) {
         let Keeper::Client(saver) = &mut self.keeper else { return };
         let Some(saving) = saver.saving.take_if(|saving| saving.position.seq == seq) else { return };
         saver.marked = Some(saving.marked);
@@ -244,12 +243,12 @@ impl Acks {
         }
         self.send(seq, saving.nth, saving.history, out);
         if saving.confirms {
-            out.push_back(Output::AckConfirmed { id: self.id, seq });
+            out.push(Output::AckConfirmed { id: self.id, seq });
         }
     }
 
     /// The server confirms acks up to here.
-    pub(super) fn acked_by_server(&mut self, seq: Seq, out: &mut VecDeque<Output>) {
+    pub(super) fn acked_by_server(&mut self, seq: Seq, out: &mut Outputs) {
         let Some((known, _)) = &self.acked else { return };
         let through = known.position.seq;
         if self.stream.as_ref().is_none_or(|stream| stream.sent.is_none()) {
@@ -259,12 +258,12 @@ impl Acks {
             && *unconfirmed
         {
             *unconfirmed = seq < through || self.dirty;
-            out.push_back(Output::AckConfirmed { id: self.id, seq: seq.min(through) });
+            out.push(Output::AckConfirmed { id: self.id, seq: seq.min(through) });
         }
     }
 
     /// The server has answered Unsubscribe: every ack before it counts.
-    pub(super) fn all_acked_by_server(&mut self, out: &mut VecDeque<Output>) {
+    pub(super) fn all_acked_by_server(&mut self, out: &mut Outputs) {
         if let Some((known, _)) = &self.acked
             && self.is_unconfirmed()
         {
@@ -282,7 +281,7 @@ impl Acks {
     }
 
     /// Brings the exact cursor of a clean end into the client's store. Returns whether that is done.
-    pub(super) fn save_last(&mut self, history: u32, through: DeliveredThrough, out: &mut VecDeque<Output>) -> bool {
+    pub(super) fn save_last(&mut self, history: u32, through: DeliveredThrough, out: &mut Outputs) -> bool {
         let Keeper::Client(saver) = &mut self.keeper else { return true };
         if self.acked.is_none() || saver.last == LastSave::Done {
             return true;
@@ -292,19 +291,19 @@ impl Acks {
         false
     }
 
-    fn confirmed(&mut self, seq: Seq, out: &mut VecDeque<Output>) {
+    fn confirmed(&mut self, seq: Seq, out: &mut Outputs) {
         if let Keeper::Server { unconfirmed } = &mut self.keeper
             && std::mem::take(unconfirmed)
         {
-            out.push_back(Output::AckConfirmed { id: self.id, seq });
+            out.push(Output::AckConfirmed { id: self.id, seq });
         }
     }
 
-    fn send(&mut self, seq: Seq, nth: Nth, history: u32, out: &mut VecDeque<Output>) {
+    fn send(&mut self, seq: Seq, nth: Nth, history: u32, out: &mut Outputs) {
         let Some(stream) = &mut self.stream else { return };
         if stream.history == history && stream.sent.is_none_or(|sent| nth > sent) {
             stream.sent = Some(nth);
-            out.push_back(Output::Send(ClientFrame::Ack { id: stream.wire, seq, nth }));
+            out.send(ClientFrame::Ack { id: stream.wire, seq, nth });
         }
     }
 }

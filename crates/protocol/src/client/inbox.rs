@@ -21,8 +21,8 @@ pub(super) struct Inbox {
     events: usize,
     bytes: usize,
     window: Window,
-    /// How many topics are read as one row with this one, itself included: so many times as many skips may wait.
-    row: usize,
+    /// How many topics are read as one with this one, itself included: multiplies how many skips may be buffered.
+    topics: usize,
 }
 
 #[derive(Debug)]
@@ -45,9 +45,9 @@ pub(super) enum Misfit {
 
 impl Inbox {
     /// A new stream begins here; what was left of the old one is dropped.
-    pub(super) fn begin(&mut self, after: Position, nth: Nth, pending: u64, window: Window, row: usize) {
+    pub(super) fn begin(&mut self, after: Position, nth: Nth, pending: u64, window: Window, topics: usize) {
         self.drop_all();
-        (self.seq, self.nth, self.window, self.row) = (after.seq, nth, window, row);
+        (self.seq, self.nth, self.window, self.topics) = (after.seq, nth, window, topics);
         self.items.push_back(Item::Subscribed { after, nth, pending });
     }
 
@@ -58,6 +58,11 @@ impl Inbox {
 
     pub(super) fn events(&self) -> usize {
         self.events
+    }
+
+    /// Where the stream has arrived.
+    pub(super) fn seq(&self) -> Seq {
+        self.seq
     }
 
     pub(super) fn front(&self) -> Option<&Item> {
@@ -142,7 +147,7 @@ impl Inbox {
     fn bounded(&self) -> Result<(), Misfit> {
         let events_max = to_usize(self.window.events).max(1);
         let bytes_max = to_usize(self.window.bytes).saturating_add(FRAME_BYTES_MAX);
-        let items_max = events_max.saturating_mul(self.row.saturating_add(1)).saturating_add(OTHER_ITEMS_MAX);
+        let items_max = events_max.saturating_mul(self.topics.saturating_add(1)).saturating_add(OTHER_ITEMS_MAX);
         if self.events > events_max || self.bytes > bytes_max || self.items.len() > items_max {
             return Err(Misfit::Flood);
         }
@@ -164,7 +169,7 @@ pub(super) struct Held {
     pub(super) nth: Nth,
     /// In which of the histories that this subscription has seen: see `Subscription`.
     pub(super) history: u32,
-    /// When it was handed over, counted in the events and gaps of the row that it belongs to, if it does.
+    /// When it was handed over, counted in the events and gaps of the merged subscription that it belongs to, if it does.
     order: u64,
     weight: Weight,
 }
@@ -198,12 +203,15 @@ impl InHand {
         self.entries.push_back(Held { position, nth, history, order, weight: Weight::Gap });
     }
 
-    /// In a row, a skip says that the event comes by another topic: it is acknowledged with that. `order` is the event's.
-    pub(super) fn hold_skip(&mut self, position: Position, nth: Nth, history: u32, order: u64) {
-        if self.entries.back().is_some_and(|held| held.weight == Weight::Skip && held.order == order) {
+    /// In a merged subscription a skip says that the event comes by another topic: it is acknowledged with that. `order`
+    /// is the event's. Returns whether one more is in hand: a skip that follows on another one takes its place.
+    pub(super) fn hold_skip(&mut self, position: Position, nth: Nth, history: u32, order: u64) -> bool {
+        let follows = self.entries.back().is_some_and(|held| held.weight == Weight::Skip && held.order == order);
+        if follows {
             self.entries.pop_back();
         }
         self.entries.push_back(Held { position, nth, history, order, weight: Weight::Skip });
+        !follows
     }
 
     /// When this was handed over, if it is in hand.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::outputs::Outputs;
 use super::{EmitOutcome, EmitTicket, Output};
 use crate::error::RefusalCode;
 use crate::event::NewEvent;
@@ -100,10 +101,10 @@ impl Outbox {
     /// Takes an emit, or refuses at once what no server would take. What only this server does not take is its own to
     /// refuse: whether a number is spent on an event must not depend on whether Welcome has come yet, or a process that
     /// emits the same once more would give its numbers to other events.
-    pub(super) fn push(&mut self, ticket: EmitTicket, event: NewEvent, out: &mut VecDeque<Output>) {
+    pub(super) fn push(&mut self, ticket: EmitTicket, event: NewEvent, out: &mut Outputs) {
         if let Err(error) = event.check(&Limits::ANY_SERVER) {
             let code = error.code();
-            out.push_back(Output::EmitDone { ticket, fate: EmitOutcome::Refused(code) });
+            out.push(Output::EmitDone { ticket, fate: EmitOutcome::Refused(code) });
             return;
         }
         let bytes = event.size_bytes();
@@ -112,7 +113,7 @@ impl Outbox {
     }
 
     /// Forgets an emit that was never sent.
-    pub(super) fn cancel(&mut self, ticket: EmitTicket, out: &mut VecDeque<Output>) {
+    pub(super) fn cancel(&mut self, ticket: EmitTicket, out: &mut Outputs) {
         let unsent = self.entries.range(self.numbered..);
         if let Some(at) = unsent.enumerate().find_map(|(at, entry)| (entry.ticket == ticket).then_some(at)) {
             self.remove(self.numbered + at, EmitOutcome::NotSent, out);
@@ -126,7 +127,7 @@ impl Outbox {
 
     /// The next emits to send, numbered from the first; none if all are sent, or it is not the time. What this
     /// server's features do not carry is refused: it must not be sent as what it is not.
-    pub(super) fn next_frame(&mut self, features: Features, out: &mut VecDeque<Output>) -> Option<ClientFrame> {
+    pub(super) fn next_frame(&mut self, features: Features, out: &mut Outputs) -> Option<ClientFrame> {
         if self.paused {
             return None;
         }
@@ -186,7 +187,7 @@ impl Outbox {
     }
 
     /// Takes the server's answers. Runs come in the order of their numbers; what is answered already is passed over.
-    pub(super) fn answered(&mut self, runs: &[EmitRun], out: &mut VecDeque<Output>) -> Answered {
+    pub(super) fn answered(&mut self, runs: &[EmitRun], out: &mut Outputs) -> Answered {
         let mut result = Answered::Nothing;
         for run in runs {
             match self.answered_run(run, out) {
@@ -213,7 +214,7 @@ impl Outbox {
 
     /// The server knows this publisher no more: what was sent has an outcome that nobody knows. Its numbers are used
     /// up, so that they can never mean another event.
-    pub(super) fn forget_unanswered(&mut self, out: &mut VecDeque<Output>) {
+    pub(super) fn forget_unanswered(&mut self, out: &mut Outputs) {
         self.rewind();
         while self.numbered > 0 {
             self.settle_first(EmitOutcome::Unknown, out);
@@ -221,14 +222,14 @@ impl Outbox {
     }
 
     /// The client has ended.
-    pub(super) fn end(&mut self, out: &mut VecDeque<Output>) {
+    pub(super) fn end(&mut self, out: &mut Outputs) {
         self.forget_unanswered(out);
         while !self.entries.is_empty() {
             self.remove(0, EmitOutcome::NotSent, out);
         }
     }
 
-    fn answered_run(&mut self, run: &EmitRun, out: &mut VecDeque<Output>) -> Answered {
+    fn answered_run(&mut self, run: &EmitRun, out: &mut Outputs) -> Answered {
         let last = run.first.0.checked_add(u64::from(run.count)).and_then(|end| end.checked_sub(1));
         let known_through = self.settled.0 + self.numbered as u64;
         let Some(last) = last.filter(|last| run.count > 0 && run.first.0 > 0 && *last <= known_through) else {
@@ -258,7 +259,7 @@ impl Outbox {
         Answered::Settled
     }
 
-    fn settle_first(&mut self, outcome: EmitOutcome, out: &mut VecDeque<Output>) {
+    fn settle_first(&mut self, outcome: EmitOutcome, out: &mut Outputs) {
         if self.sent > 0 {
             self.sent -= 1;
             self.sent_bytes -= self.entries.front().map_or(0, |entry| entry.bytes);
@@ -268,10 +269,10 @@ impl Outbox {
         self.remove(0, outcome, out);
     }
 
-    fn remove(&mut self, at: usize, outcome: EmitOutcome, out: &mut VecDeque<Output>) {
+    fn remove(&mut self, at: usize, outcome: EmitOutcome, out: &mut Outputs) {
         if let Some(entry) = self.entries.remove(at) {
             self.bytes -= entry.bytes;
-            out.push_back(Output::EmitDone { ticket: entry.ticket, fate: outcome });
+            out.push(Output::EmitDone { ticket: entry.ticket, fate: outcome });
         }
     }
 

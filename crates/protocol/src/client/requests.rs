@@ -1,134 +1,128 @@
-//! What a client asks and is asked, and the events that it emits without a log: all that lives and dies with one
-//! connection.
+//! What a client asks and is asked: all that lives and dies with one connection. Holds no clock.
 
-use super::session::{ClientSession, Timer};
+use super::connection::Connection;
+use super::fault::Fault;
+use super::outputs::{Outputs, Timer};
 use super::{Output, RequestKey};
-use crate::error::CloseCode;
-use crate::event::NewEvent;
 use crate::features::Features;
 use crate::frame::{ClientFrame, ReplyFrame, RequestFrame};
-use crate::limits::Limits;
 use crate::request::{Outcome, Refusal, Request, RequestError, RequestTicket, Requester, Responder, Response, Taken};
 use crate::time::Instant;
 
-/// The requests of a client.
+/// The requests of a client, both ways.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     requester: Requester,
     responder: Responder,
     /// Counts the connections, so that an answer never goes to another connection than the request came from.
     connection: u64,
+    /// The app asks no more: the client is shutting down.
+    closed: bool,
 }
 
-impl ClientSession {
-    /// Gives an event to whoever is connected now. Without a connection there is nobody.
-    pub(super) fn emit_volatile(&mut self, event: NewEvent) {
-        if self.can(Features::VOLATILE) && event.check(&Limits::ANY_SERVER).is_ok() {
-            self.out.push_back(Output::Send(ClientFrame::Volatile { event }));
-        }
-    }
-
+impl Requests {
     /// The app asks. Without a connection the request waits for one, as long as it has time.
-    pub(super) fn ask(&mut self, ticket: RequestTicket, request: Request, now: Instant) {
-        let taken = match self.shutting_down {
+    pub(super) fn request(&mut self, ticket: RequestTicket, request: Request, now: Instant, out: &mut Outputs) {
+        let taken = match self.closed {
             true => Err(RequestError::NotSent),
-            false => self.requests.requester.ask(ticket, request, now),
+            false => self.requester.ask(ticket, request, now),
         };
         if let Err(error) = taken {
-            self.out.push_back(Output::RequestDone { ticket, result: Err(error) });
+            out.push(Output::RequestDone { ticket, result: Err(error) });
         }
-        self.send_requests(now);
     }
 
-    pub(super) fn cancel_ask(&mut self, ticket: RequestTicket) {
-        self.requests.requester.cancel(ticket);
-        self.time_requests();
+    pub(super) fn cancel(&mut self, ticket: RequestTicket, out: &mut Outputs) {
+        self.requester.cancel(ticket);
+        self.set_timer(out);
+    }
+
+    /// The app asks no more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
     }
 
     /// Sends what waits, if the server is there and can be asked.
-    pub(super) fn send_requests(&mut self, now: Instant) {
-        if self.can(Features::REQUESTS) {
-            while let Some(request) = self.requests.requester.next_frame(now) {
-                self.out.push_back(Output::Send(ClientFrame::Request(request)));
+    pub(super) fn send(&mut self, connection: &Connection, now: Instant, out: &mut Outputs) {
+        if connection.can(Features::REQUESTS) {
+            while let Some(request) = self.requester.next_frame(now) {
+                out.send(ClientFrame::Request(request));
             }
-        } else if self.is_welcomed() {
-            while let Some(outcome) = self.requests.requester.take_waiting(RequestError::Unsupported) {
-                self.ask_done(outcome);
+        } else if connection.is_welcomed() {
+            while let Some(outcome) = self.requester.take_waiting(RequestError::Unsupported) {
+                done(outcome, out);
             }
         }
-        self.time_requests();
+        self.set_timer(out);
     }
 
     /// The server answers.
-    pub(super) fn replied(&mut self, reply: ReplyFrame, now: Instant) {
-        match self.requests.requester.answered(reply) {
-            Ok(Some(outcome)) => self.ask_done(outcome),
-            Ok(None) => {}
-            Err(()) => self.drop_connection(CloseCode::Unexpected, "an answer to what was never asked", now),
+    pub(super) fn replied(&mut self, reply: ReplyFrame, out: &mut Outputs) -> Result<(), Fault> {
+        let outcome =
+            self.requester.answered(reply).map_err(|()| Fault::unexpected("an answer to what was never asked"))?;
+        if let Some(outcome) = outcome {
+            done(outcome, out);
         }
-        self.time_requests();
+        self.set_timer(out);
+        Ok(())
     }
 
     /// The server asks.
-    pub(super) fn asked(&mut self, request: RequestFrame, now: Instant) {
-        let connection = self.requests.connection;
-        match self.requests.responder.take(request, usize::MAX) {
+    pub(super) fn requested(&mut self, request: RequestFrame, out: &mut Outputs) -> Result<(), Fault> {
+        match self.responder.take(request, usize::MAX) {
             Taken::Request(id, request) => {
-                self.out.push_back(Output::Requested { key: RequestKey { connection, id }, request });
+                out.push(Output::Requested { key: RequestKey { connection: self.connection, id }, request });
             }
-            Taken::Refuse(reply) => self.out.push_back(Output::Send(ClientFrame::Reply(reply))),
-            Taken::Nonsense => self.drop_connection(CloseCode::Unexpected, "a request came twice", now),
+            Taken::Refuse(reply) => out.send(ClientFrame::Reply(reply)),
+            Taken::Nonsense => return Err(Fault::unexpected("a request came twice")),
         }
+        Ok(())
     }
 
     /// The app answers. If the connection is gone on which it was asked, nobody waits.
-    pub(super) fn answered(&mut self, key: RequestKey, result: Result<Response, Refusal>) {
-        if key.connection == self.requests.connection
-            && let Some(reply) = self.requests.responder.answer(key.id, result)
+    pub(super) fn respond(&mut self, key: RequestKey, result: Result<Response, Refusal>, out: &mut Outputs) {
+        if key.connection == self.connection
+            && let Some(reply) = self.responder.answer(key.id, result)
         {
-            self.out.push_back(Output::Send(ClientFrame::Reply(reply)));
+            out.send(ClientFrame::Reply(reply));
         }
     }
 
     /// The connection is gone, and with it what was asked on it, both ways.
-    pub(super) fn requests_gone(&mut self) {
-        self.requests.responder = Responder::default();
-        self.requests.connection += 1;
-        while let Some(outcome) = self.requests.requester.take_gone() {
-            self.ask_done(outcome);
+    pub(super) fn disconnected(&mut self, out: &mut Outputs) {
+        self.responder = Responder::default();
+        self.connection += 1;
+        while let Some(outcome) = self.requester.take_gone() {
+            done(outcome, out);
         }
-        self.time_requests();
+        self.set_timer(out);
     }
 
-    /// The client ends.
-    pub(super) fn requests_end(&mut self) {
-        self.requests_gone();
-        while let Some(outcome) = self.requests.requester.take_waiting(RequestError::NotSent) {
-            self.ask_done(outcome);
+    /// The client has ended.
+    pub(super) fn end(&mut self, out: &mut Outputs) {
+        self.disconnected(out);
+        while let Some(outcome) = self.requester.take_waiting(RequestError::NotSent) {
+            done(outcome, out);
         }
+        self.set_timer(out);
     }
 
     /// Some request's time may be over.
-    pub(super) fn requests_due(&mut self, now: Instant) {
-        while let Some(outcome) = self.requests.requester.take_due(now) {
-            self.ask_done(outcome);
+    pub(super) fn expire(&mut self, now: Instant, out: &mut Outputs) {
+        while let Some(outcome) = self.requester.take_due(now) {
+            done(outcome, out);
         }
-        self.time_requests();
+        self.set_timer(out);
     }
 
-    /// Whether the present connection has this feature.
-    pub(super) fn can(&self, feature: Features) -> bool {
-        self.is_welcomed() && self.features.has(feature)
-    }
-
-    fn ask_done(&mut self, (ticket, result): Outcome) {
-        self.out.push_back(Output::RequestDone { ticket, result });
-    }
-
-    fn time_requests(&mut self) {
-        match self.requests.requester.next_due() {
-            Some(due) => self.timers.set(Timer::Requests, due),
-            None => self.timers.clear(Timer::Requests),
+    fn set_timer(&self, out: &mut Outputs) {
+        match self.requester.next_due() {
+            Some(due) => out.set_timer(Timer::Requests, due),
+            None => out.clear_timer(Timer::Requests),
         }
     }
+}
+
+fn done((ticket, result): Outcome, out: &mut Outputs) {
+    out.push(Output::RequestDone { ticket, result });
 }

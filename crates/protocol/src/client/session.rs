@@ -1,28 +1,26 @@
-//! The client session: takes inputs apart, brings each to its subscription, to the outbox or to the connection, and
-//! keeps what they want done in order.
-
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+//! The client session: takes inputs apart, brings each to the part that it concerns, and tells every part when a
+//! connection comes or goes.
 
 use bytes::Bytes;
 
-use super::connection::Phase;
-use super::inbox::Misfit;
-use super::merged::{Arrival, Rows};
-use super::outbox::{Answered, Outbox};
+use super::connection::{Connection, say_goodbye};
+use super::emits::Emits;
+use super::fault::Fault;
+use super::outputs::{Outputs, Timer};
 use super::requests::Requests;
-use super::subscription::{Subscription, Urgency};
-use super::{ConnectionState, EmitOutcome, EmitTicket, Input, Output, SubscribeRequest, SubscriptionEnd};
+use super::subscriptions::Subscriptions;
+use super::{ConnectionState, Input, Output};
 use crate::backoff::{Backoff, Jitter};
 use crate::codec::{FromServer, decode_from_server, features_of_close};
 use crate::config::ClientConfig;
-use crate::error::{CloseCode, RefusalCode};
+use crate::error::{Close, CloseCode, RetryAdvice};
 use crate::event::NewEvent;
-use crate::features::{FEATURES, Features};
-use crate::frame::{ClientFrame, ServerFrame};
+use crate::features::Features;
+use crate::frame::{ClientFrame, Hello, ServerFrame, Welcome};
+use crate::limits::Limits;
 use crate::name::SubscriberName;
-use crate::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
+use crate::seq::{InstanceId, PublisherId};
 use crate::time::Instant;
-use crate::timer::Timers;
 
 /// Who a client is, for as long as it lives.
 #[derive(Clone, Debug)]
@@ -42,42 +40,13 @@ pub struct Identity {
 /// The client's end, across its connections.
 #[derive(Debug)]
 pub struct ClientSession {
-    pub(super) config: ClientConfig,
-    pub(super) identity: Identity,
-    /// What Hello names: with these the present connection is spoken, or the next one tried.
-    pub(super) features: Features,
-    pub(super) phase: Phase,
-    pub(super) state: ConnectionState,
-    pub(super) shutting_down: bool,
-    pub(super) out: VecDeque<Output>,
-    pub(super) timers: Timers<Timer>,
-    pub(super) reconnects: Backoff,
-    emit_retries: Backoff,
-    resubscribes: Backoff,
-    pub(super) outbox: Outbox,
-    /// When an emit was last settled by the server.
-    pub(super) settled_at: Option<Instant>,
-    pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
-    /// The subscriptions by their numbers on the present connection, which are given upwards and never twice.
-    pub(super) wires: BTreeMap<SubscriptionId, SubscriptionId>,
-    pub(super) wire_last: u32,
-    pub(super) requests: Requests,
-    /// Those that are read as one.
-    pub(super) rows: Rows,
-    /// Subscriptions with acks that wait for company.
-    gathering: BTreeSet<SubscriptionId>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timer {
-    /// The connection and Welcome take too long.
-    Connect,
-    Reconnect,
-    Heartbeat,
-    FlushAcks,
-    RetryEmits,
-    Requests,
-    Resubscribe(SubscriptionId),
+    identity: Identity,
+    connection: Connection,
+    subscriptions: Subscriptions,
+    emits: Emits,
+    requests: Requests,
+    is_shutting_down: bool,
+    out: Outputs,
 }
 
 impl ClientSession {
@@ -86,53 +55,44 @@ impl ClientSession {
     pub fn new(config: ClientConfig, identity: Identity, mut jitter: Jitter, now: Instant) -> ClientSession {
         let mut backoff = || Backoff::new(config.backoff_first, config.backoff_max, Jitter::new(jitter.next_u64()));
         let mut session = ClientSession {
-            reconnects: backoff(),
-            emit_retries: backoff(),
-            resubscribes: backoff(),
-            features: config.features.and(FEATURES),
-            config,
-            identity,
-            phase: Phase::Waiting,
-            state: ConnectionState::default(),
-            shutting_down: false,
-            out: VecDeque::new(),
-            timers: Timers::default(),
-            outbox: Outbox::new(),
-            settled_at: None,
-            subscriptions: BTreeMap::new(),
-            wires: BTreeMap::new(),
-            wire_last: 0,
+            connection: Connection::new(&config, backoff()),
+            emits: Emits::new(&config, backoff()),
+            subscriptions: Subscriptions::new(config.ack_delay, backoff()),
             requests: Requests::default(),
-            rows: Rows::default(),
-            gathering: BTreeSet::new(),
+            identity,
+            is_shutting_down: false,
+            out: Outputs::default(),
         };
-        session.dial(now);
+        session.connection.dial(now, &mut session.out);
         session
     }
 
     /// Takes what happened.
     pub fn handle(&mut self, input: Input, now: Instant) {
-        if self.phase == Phase::Ended {
+        if self.connection.has_ended() {
             return;
         }
+        let out = &mut self.out;
         match input {
-            Input::Subscribe { id, request } => self.subscribe_wanted(id, request),
-            Input::SubscribeMerged { id, members } => self.subscribe_merged_wanted(id, members),
-            Input::Unsubscribe { id } => self.leave_all(id),
-            Input::Ack { id, position, nth } if self.rows.of(id).is_some() => self.ack_row(id, position, nth, now),
-            Input::Ack { id, position, nth } => self.ack(id, now, |sub, out| sub.ack(position, nth, out)),
-            Input::Emit { ticket, event } => self.emit(ticket, event),
-            Input::CancelEmit { ticket } => self.outbox.cancel(ticket, &mut self.out),
+            Input::Subscribe { id, request } => self.subscriptions.subscribe(id, request, out),
+            Input::SubscribeMerged { id, members } => self.subscriptions.subscribe_merged(id, members, out),
+            Input::Unsubscribe { id } => self.subscriptions.unsubscribe(id, out),
+            Input::Ack { id, position, nth } => self.subscriptions.ack(id, position, nth, now, out),
+            Input::CursorSaved { id, seq } => self.subscriptions.cursor_saved(id, seq, now, out),
+            Input::Emit { ticket, event } => self.emits.emit(ticket, event, out),
+            Input::CancelEmit { ticket } => self.emits.cancel(ticket, out),
             Input::EmitVolatile { event } => self.emit_volatile(event),
-            Input::Request { ticket, request } => self.ask(ticket, request, now),
-            Input::CancelRequest { ticket } => self.cancel_ask(ticket),
-            Input::Respond { key, result } => self.answered(key, result),
+            Input::Request { ticket, request } => {
+                self.requests.request(ticket, request, now, out);
+                self.requests.send(&self.connection, now, out);
+            }
+            Input::CancelRequest { ticket } => self.requests.cancel(ticket, out),
+            Input::Respond { key, result } => self.requests.respond(key, result, out),
             Input::Shutdown => self.shut_down(),
             Input::Connected => self.connected(),
             Input::Disconnected(reason) => self.disconnected(reason, now),
             Input::Rejected(close) => self.end(Some(close)),
             Input::Message(message) => self.message(&message, now),
-            Input::CursorSaved { id, seq } => self.ack(id, now, |sub, out| sub.cursor_saved(seq, out)),
             Input::Tick => self.tick(now),
         }
         self.finish_if_done();
@@ -141,14 +101,12 @@ impl ClientSession {
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         // Emits are gathered until somebody looks, so that what is emitted together travels together.
-        if self.out.is_empty() && self.may_send_emits() {
-            if let Some(frame) = self.outbox.next_frame(self.features, &mut self.out) {
-                self.out.push_back(Output::Send(frame));
-            }
+        if self.out.is_empty() && self.connection.may_send_emits() {
+            self.emits.send_next(self.connection.features(), &mut self.out);
             self.finish_if_done();
         }
-        while let Some(output) = self.out.pop_front() {
-            if let Some(output) = self.in_terms_of_rows(output) {
+        while let Some(output) = self.out.pop() {
+            if let Some(output) = self.subscriptions.translate(output) {
                 return Some(output);
             }
         }
@@ -158,362 +116,259 @@ impl ClientSession {
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        self.out.next_timeout()
     }
 
     /// Whether an event of this size (see [`NewEvent::size_bytes`]) has room in the outbox. One event always fits.
     #[must_use]
     pub fn outbox_has_room(&self, event_bytes: usize) -> bool {
-        let within = self.outbox.len() < self.config.outbox_events_max
-            && self.outbox.bytes().saturating_add(event_bytes) <= self.config.outbox_bytes_max;
-        within || self.outbox.len() == 0
+        self.emits.have_room(event_bytes)
     }
 
     /// How many emits wait for their answer, sent or not.
     #[must_use]
     pub fn outbox_events(&self) -> usize {
-        self.outbox.len()
+        self.emits.outbox().len()
     }
 
-    /// Their size in bytes.
+    /// The size of the emits that wait for their answer, in bytes.
     #[must_use]
     pub fn outbox_bytes(&self) -> usize {
-        self.outbox.bytes()
+        self.emits.outbox().bytes()
     }
 
     /// How many events have arrived and wait for room in their subscription's window.
     #[must_use]
     pub fn inbox_events(&self) -> usize {
-        self.subscriptions.values().map(Subscription::inbox_events).sum()
+        self.subscriptions.inbox_events()
     }
 
     /// The connection's state, as last told.
     #[must_use]
     pub fn state(&self) -> &ConnectionState {
-        &self.state
+        self.connection.state()
     }
 
-    fn subscribe_wanted(&mut self, id: SubscriptionId, request: SubscribeRequest) {
-        if self.shutting_down {
-            self.out.push_back(Output::Unsubscribed { id, why: SubscriptionEnd::ClientEnded });
-            return;
+    /// Gives an event to whoever is connected now. Without a connection there is nobody.
+    fn emit_volatile(&mut self, event: NewEvent) {
+        if self.connection.can(Features::VOLATILE) && event.check(&Limits::ANY_SERVER).is_ok() {
+            self.out.send(ClientFrame::Volatile { event });
         }
-        self.subscriptions.insert(id, Subscription::new(id, request, None));
-        if self.has_connection() {
-            self.subscribe(id);
-        }
-    }
-
-    fn leave_all(&mut self, id: SubscriptionId) {
-        self.leave(id);
-        for member in self.rows.members(id) {
-            self.leave(member);
-        }
-    }
-
-    fn leave(&mut self, id: SubscriptionId) {
-        if let Some(subscription) = self.subscriptions.get_mut(&id) {
-            subscription.leave();
-            self.go_on(id);
-        }
-    }
-
-    fn emit(&mut self, ticket: EmitTicket, event: NewEvent) {
-        if self.shutting_down {
-            self.out.push_back(Output::EmitDone { ticket, fate: EmitOutcome::NotSent });
-        } else {
-            self.outbox.push(ticket, event, &mut self.out);
-        }
-    }
-
-    pub(super) fn ack(
-        &mut self,
-        id: SubscriptionId,
-        now: Instant,
-        take: impl FnOnce(&mut Subscription, &mut VecDeque<Output>) -> Urgency,
-    ) {
-        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
-        let mut urgency = take(subscription, &mut self.out);
-        if urgency == Urgency::Later && self.config.ack_delay.is_zero() {
-            urgency = Urgency::Now;
-        }
-        match urgency {
-            Urgency::Nothing => {}
-            Urgency::Now => subscription.flush_acks(&mut self.out),
-            Urgency::Later => {
-                self.gathering.insert(id);
-                self.timers.set_if_clear(Timer::FlushAcks, now + self.config.ack_delay);
-            }
-        }
-        self.go_on(id);
     }
 
     fn shut_down(&mut self) {
-        self.shutting_down = true;
-        for id in self.subscription_ids() {
-            self.leave(id);
-        }
+        self.is_shutting_down = true;
+        self.emits.close();
+        self.requests.close();
+        self.subscriptions.close(&mut self.out);
     }
 
     fn tick(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.take_due(now) {
-            match timer {
-                Timer::Connect => {
-                    self.drop_connection(CloseCode::HeartbeatTimeout, "the server did not answer in time", now);
+        while let Some(timer) = self.out.take_due(now) {
+            let out = &mut self.out;
+            let result = match timer {
+                Timer::Connect => Err(Fault::silence("the server did not answer in time")),
+                Timer::Heartbeat => self.connection.heartbeat(now, out),
+                Timer::Reconnect => {
+                    self.connection.dial(now, out);
+                    Ok(())
                 }
-                Timer::Reconnect => self.dial(now),
-                Timer::Heartbeat => self.heartbeat(now),
-                Timer::RetryEmits => self.outbox.resume(),
-                Timer::Requests => self.requests_due(now),
-                Timer::Resubscribe(id) => self.subscribe_all(id),
+                Timer::RetryEmits => {
+                    self.emits.resume();
+                    Ok(())
+                }
+                Timer::Requests => {
+                    self.requests.expire(now, out);
+                    Ok(())
+                }
+                Timer::Resubscribe(id) => {
+                    self.subscriptions.subscribe_again(id, out);
+                    Ok(())
+                }
                 Timer::FlushAcks => {
-                    for id in std::mem::take(&mut self.gathering) {
-                        if let Some(subscription) = self.subscriptions.get_mut(&id) {
-                            subscription.flush_acks(&mut self.out);
-                        }
-                    }
+                    self.subscriptions.flush_acks(out);
+                    Ok(())
                 }
+            };
+            if let Err(fault) = result {
+                self.drop_connection(&fault, now);
             }
         }
     }
 
     fn message(&mut self, message: &Bytes, now: Instant) {
-        if !self.has_connection() {
+        if !self.connection.is_up() {
             return;
         }
-        self.heard(now);
-        match decode_from_server(message) {
-            Ok(FromServer::Close(close)) => self.closed(close, features_of_close(message), now),
+        self.connection.heard(now);
+        let result = match decode_from_server(message) {
+            Ok(FromServer::Close(close)) => {
+                self.closed(close, features_of_close(message), now);
+                Ok(())
+            }
             Ok(FromServer::Frame(ServerFrame::Welcome(welcome))) => self.welcome(&welcome, now),
-            Ok(FromServer::Frame(frame)) if self.is_welcomed() => self.frame(frame, now),
-            Ok(FromServer::Frame(_)) => self.drop_connection(CloseCode::Unexpected, "a frame came before Welcome", now),
-            Err(error) => self.drop_connection(CloseCode::Malformed, &error.to_string(), now),
+            Ok(FromServer::Frame(frame)) if self.connection.is_welcomed() => self.frame(frame, now),
+            Ok(FromServer::Frame(_)) => Err(Fault::unexpected("a frame came before Welcome")),
+            Err(error) => Err(Fault::malformed(&error)),
+        };
+        if let Err(fault) = result {
+            self.drop_connection(&fault, now);
         }
     }
 
-    fn frame(&mut self, frame: ServerFrame, now: Instant) {
+    fn frame(&mut self, frame: ServerFrame, now: Instant) -> Result<(), Fault> {
+        let ClientSession { subscriptions, emits, requests, connection, out, .. } = self;
         match frame {
-            ServerFrame::Welcome(_) => self.drop_connection(CloseCode::Unexpected, "Welcome came twice", now),
+            ServerFrame::Welcome(_) => Err(Fault::unexpected("Welcome came twice")),
             ServerFrame::Subscribed(answer) => {
-                self.resubscribes.reset();
-                self.on_stream(answer.id, now, |sub, out| sub.subscribed(answer, out));
+                subscriptions.taken();
+                subscriptions.on_stream(answer.id, out, |sub, out| sub.subscribed(answer, out))
             }
-            ServerFrame::SubscribeRefused { id, code, reason } => self.subscribe_refused(id, code, reason, now),
-            ServerFrame::Events(batch) => {
-                self.on_row(batch.id, Arrival::Events(&batch), now, |sub, _, out| sub.events(&batch, out));
-            }
-            ServerFrame::CaughtUp { id, seq } => self.on_stream(id, now, |sub, out| sub.caught_up(seq, out)),
-            ServerFrame::Skip { id, through, nth_through } => {
-                let arrival = Arrival::Skip(through.seq);
-                self.on_row(id, arrival, now, |sub, is_apart, out| sub.skip(through, nth_through, is_apart, out));
-            }
-            ServerFrame::Gap { id, gap } => self.on_stream(id, now, |sub, out| sub.gap(gap, out)),
-            ServerFrame::Acked { id, seq } => self.on_stream(id, now, |sub, out| {
+            ServerFrame::SubscribeRefused { id, code, reason } => subscriptions.refused(id, code, reason, now, out),
+            ServerFrame::Events(batch) => subscriptions.events(&batch, out),
+            ServerFrame::CaughtUp { id, seq } => subscriptions.on_stream(id, out, |sub, out| sub.caught_up(seq, out)),
+            ServerFrame::Skip { id, through, nth_through } => subscriptions.skip(id, through, nth_through, out),
+            ServerFrame::Gap { id, gap } => subscriptions.on_stream(id, out, |sub, out| sub.gap(gap, out)),
+            ServerFrame::Acked { id, seq } => subscriptions.on_stream(id, out, |sub, out| {
                 sub.acked_by_server(seq, out);
                 Ok(())
             }),
-            ServerFrame::Unsubscribed { id } => self.unsubscribed(id, now),
-            ServerFrame::TakenOver { id } => {
-                if let Some(id) = self.named(id, now) {
-                    self.end_early(id, SubscriptionEnd::TakenOver);
-                }
+            ServerFrame::Unsubscribed { id } => subscriptions.unsubscribed(id, out),
+            ServerFrame::TakenOver { id } => subscriptions.taken_over(id, out),
+            ServerFrame::Emitted { runs } => emits.answered(&runs, now, out),
+            ServerFrame::OutOfOrder { expected } => emits.out_of_order(expected, now, out),
+            ServerFrame::Ping { token } => {
+                out.send(ClientFrame::Pong { token });
+                Ok(())
             }
-            ServerFrame::Emitted { runs } => {
-                let answered = self.outbox.answered(&runs, &mut self.out);
-                self.emits_answered(answered, now);
-            }
-            ServerFrame::OutOfOrder { expected } => self.out_of_order(expected, now),
-            ServerFrame::Ping { token } => self.out.push_back(Output::Send(ClientFrame::Pong { token })),
-            ServerFrame::Pong { .. } => {}
-            ServerFrame::Volatile(event) if self.features.has(Features::VOLATILE) => {
-                self.on_stream(event.id, now, |sub, out| {
+            ServerFrame::Pong { .. } => Ok(()),
+            ServerFrame::Volatile(event) if connection.can(Features::VOLATILE) => {
+                subscriptions.on_stream(event.id, out, |sub, out| {
                     sub.volatile(event, out);
                     Ok(())
-                });
+                })
             }
-            ServerFrame::Request(request) if self.features.has(Features::REQUESTS) => self.asked(request, now),
-            ServerFrame::Reply(reply) if self.features.has(Features::REQUESTS) => self.replied(reply, now),
+            ServerFrame::Request(request) if connection.can(Features::REQUESTS) => requests.requested(request, out),
+            ServerFrame::Reply(reply) if connection.can(Features::REQUESTS) => requests.replied(reply, out),
             ServerFrame::Volatile(_) | ServerFrame::Request(_) | ServerFrame::Reply(_) => {
-                self.drop_connection(CloseCode::Unexpected, "a frame came whose feature Hello did not name", now);
+                Err(Fault::unexpected("a frame came whose feature Hello did not name"))
             }
         }
     }
 
-    /// The same for what has its place in a row, if the stream is one of a row. The closure is told whether a skip must
-    /// stand apart.
-    fn on_row(
-        &mut self,
-        wire: SubscriptionId,
-        arrival: Arrival<'_>,
-        now: Instant,
-        take: impl FnOnce(&mut Subscription, bool, &mut VecDeque<Output>) -> Result<(), Misfit>,
-    ) {
-        let in_row = self.arrives_in_row(wire, arrival);
-        self.on_stream(wire, now, |sub, out| take(sub, in_row?, out));
-    }
-
-    fn on_stream(
-        &mut self,
-        wire: SubscriptionId,
-        now: Instant,
-        take: impl FnOnce(&mut Subscription, &mut VecDeque<Output>) -> Result<(), Misfit>,
-    ) {
-        let Some(id) = self.named(wire, now) else { return };
-        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
-        match take(subscription, &mut self.out) {
-            Ok(()) => self.go_on(id),
-            Err(Misfit::Flood) => {
-                self.drop_connection(CloseCode::LimitBroken, "more came than the window allows", now);
-            }
-            Err(Misfit::Hole(what)) => self.begin_anew(id, what, now),
-        }
-    }
-
-    /// The stream is broken: what was handed over stands, and the rest is asked for once more.
-    fn begin_anew(&mut self, id: SubscriptionId, what: &'static str, now: Instant) {
-        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
-        if subscription.fault() > FAULTS_MAX {
-            self.drop_connection(CloseCode::Unexpected, what, now);
+    /// The connection stands: everything that the server needs to go on goes out at once, without waiting for Welcome.
+    fn connected(&mut self) {
+        if !self.connection.is_dialing() {
             return;
         }
-        if let Some(row) = self.rows.of(id) {
-            return self.subscribe_row(row);
-        }
-        if let Some(wire) = subscription.wire() {
-            self.wires.remove(&wire);
-            self.out.push_back(Output::Send(ClientFrame::Unsubscribe { id: wire }));
-        }
-        self.subscribe(id);
+        self.connection.greet(!self.emits.outbox().has_unanswered());
+        self.out.push(Output::SendHello(Hello {
+            instance: self.identity.instance,
+            publisher: Some(self.identity.publisher),
+            settled: self.emits.outbox().settled(),
+            subscriber: self.identity.subscriber.clone(),
+            auth: self.identity.auth.clone(),
+            client_name: self.identity.client_name.clone(),
+            features: self.connection.features(),
+        }));
+        self.subscriptions.connected(self.connection.features(), &mut self.out);
     }
 
-    /// Which subscription has this number on the connection. Frames of one that has just been given up are passed over;
-    /// a number that was never given is a violation.
-    fn named(&mut self, wire: SubscriptionId, now: Instant) -> Option<SubscriptionId> {
-        let id = self.wires.get(&wire).copied();
-        if id.is_none() && (wire.0 == 0 || wire.0 > self.wire_last) {
-            self.drop_connection(CloseCode::Unexpected, "a frame names a subscription that was never made", now);
+    fn welcome(&mut self, welcome: &Welcome, now: Instant) -> Result<(), Fault> {
+        let emits_may_follow = self.connection.welcome(welcome.heartbeat, welcome.epoch, now, &mut self.out)?;
+        if self.emits.welcomed(welcome, emits_may_follow, now, &mut self.out) {
+            self.greet_again("greeting again with other numbers", now);
         }
-        id
+        self.requests.send(&self.connection, now, &mut self.out);
+        Ok(())
     }
 
-    fn unsubscribed(&mut self, wire: SubscriptionId, now: Instant) {
-        let Some(id) = self.named(wire, now) else { return };
-        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
-        if subscription.is_leaving() {
-            subscription.left(&mut self.out);
-            self.remove(id, SubscriptionEnd::Asked);
+    /// The shell says that the connection is gone, or could not be made.
+    fn disconnected(&mut self, reason: String, now: Instant) {
+        if self.connection.is_up() || self.connection.is_dialing() {
+            self.out.drop_unwritten();
+            self.lost(reason, None, now);
+        }
+    }
+
+    /// The server says goodbye. `has` is what it has of the features.
+    fn closed(&mut self, close: Close, has: Option<Features>, now: Instant) {
+        if close.code == CloseCode::VersionMismatch
+            && let Some(has) = has.filter(|has| !has.has(self.connection.features()))
+            && !self.connection.is_welcomed()
+        {
+            self.greet_with_less(has, &close, now);
+            return;
+        }
+        let advised = match close.retry {
+            RetryAdvice::Never => return self.end(Some(close)),
+            RetryAdvice::Now => None,
+            RetryAdvice::After(advised) => Some(advised),
+        };
+        say_goodbye("", RetryAdvice::Never, &mut self.out);
+        self.lost(format!("the server closed: {}: {}", close.code, close.reason), advised, now);
+    }
+
+    /// The server is of an earlier time. It is greeted again with what it has, unless emits are under way that it cannot
+    /// carry: those wait for a server that can.
+    fn greet_with_less(&mut self, has: Features, close: &Close, now: Instant) {
+        let words = "greeting again with fewer features";
+        if has.has(self.emits.outbox().needs()) {
+            self.connection.use_less(has);
+            self.greet_again(words, now);
         } else {
-            self.begin_anew(id, "a subscription ended that was not to end", now);
+            say_goodbye(words, RetryAdvice::Now, &mut self.out);
+            self.lost(format!("emits under way need a newer server: {}", close.reason), None, now);
         }
     }
 
-    fn subscribe_refused(&mut self, wire: SubscriptionId, code: RefusalCode, reason: String, now: Instant) {
-        let Some(id) = self.named(wire, now) else { return };
-        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
-        if subscription.is_leaving() && !subscription.needs_server() {
-            self.remove(id, SubscriptionEnd::Asked);
-        } else if code.is_final() {
-            self.end_early(id, SubscriptionEnd::Refused(code, reason));
-        } else {
-            subscription.put_off();
-            self.wires.remove(&wire);
-            let row = self.rows.of(id);
-            row.into_iter().for_each(|row| self.give_up_row(row));
-            let pause = self.resubscribes.next_pause();
-            self.timers.set(Timer::Resubscribe(row.unwrap_or(id)), now + pause);
+    /// Ends the connection and makes another one at once.
+    fn greet_again(&mut self, words: &str, now: Instant) {
+        say_goodbye(words, RetryAdvice::Now, &mut self.out);
+        self.forget_connection();
+        self.connection.dial(now, &mut self.out);
+    }
+
+    /// Ends the connection from here; another try follows.
+    fn drop_connection(&mut self, fault: &Fault, now: Instant) {
+        let close = fault.close();
+        let reason = close.reason.clone();
+        self.out.push(Output::Disconnect(close));
+        self.lost(reason, None, now);
+    }
+
+    fn lost(&mut self, reason: String, advised: Option<std::time::Duration>, now: Instant) {
+        self.forget_connection();
+        self.connection.lost(reason, advised, now, &mut self.out);
+        self.subscriptions.go_on_all(&mut self.out);
+        self.finish_if_done();
+    }
+
+    fn forget_connection(&mut self) {
+        self.out.clear_timer(Timer::Connect);
+        self.out.clear_timer(Timer::Heartbeat);
+        self.emits.disconnected(&mut self.out);
+        self.requests.disconnected(&mut self.out);
+        self.subscriptions.disconnected(&mut self.out);
+    }
+
+    /// A shutdown is complete when every emit is answered and every subscription has ended.
+    fn finish_if_done(&mut self) {
+        let is_done = self.is_shutting_down && self.subscriptions.is_empty() && self.emits.outbox().len() == 0;
+        if is_done && !self.connection.has_ended() {
+            self.end(None);
         }
     }
 
-    fn emits_answered(&mut self, answered: Answered, now: Instant) {
-        match answered {
-            Answered::Nothing => {}
-            Answered::Settled => {
-                self.emit_retries.reset();
-                self.settled_at = Some(now);
-            }
-            Answered::Pause => self.pause_emits(now),
-            Answered::Nonsense => {
-                self.drop_connection(CloseCode::Unexpected, "an answer to what was not emitted", now);
-            }
-        }
-    }
-
-    fn out_of_order(&mut self, expected: EmitNumber, now: Instant) {
-        if expected <= self.outbox.settled() {
-            // The number was answered, and now it is missing: this log has gone back. Welcome will say how far.
-            self.drop_connection(CloseCode::Unexpected, "the server has lost emits that it had acknowledged", now);
-        } else {
-            self.pause_emits(now);
-        }
-    }
-
-    /// Answers that still come for what was sent before the pause do not lengthen it.
-    fn pause_emits(&mut self, now: Instant) {
-        if !self.outbox.is_paused() {
-            self.outbox.pause();
-            let pause = self.emit_retries.next_pause();
-            self.timers.set(Timer::RetryEmits, now + pause);
-        }
-    }
-
-    /// Sends Subscribe under a new number.
-    pub(super) fn subscribe(&mut self, id: SubscriptionId) {
-        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
-        self.timers.clear(Timer::Resubscribe(id));
-        let frame = subscription.subscribe(SubscriptionId(self.wire_last + 1));
-        self.next_wire(id);
-        self.out.push_back(Output::Send(ClientFrame::Subscribe(frame)));
-    }
-
-    /// A new number on this connection.
-    pub(super) fn next_wire(&mut self, id: SubscriptionId) -> SubscriptionId {
-        self.wire_last += 1;
-        let wire = SubscriptionId(self.wire_last);
-        self.wires.insert(wire, id);
-        wire
-    }
-
-    /// Sends what a subscription or a row needs to go on.
-    pub(super) fn subscribe_all(&mut self, id: SubscriptionId) {
-        if self.rows.members(id).is_empty() { self.subscribe(id) } else { self.subscribe_row(id) }
-    }
-
-    /// Takes a subscription that is to end as far as it gets.
-    pub(super) fn go_on(&mut self, id: SubscriptionId) {
-        let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
-        if let Some(end) = subscription.go(&mut self.out) {
-            self.remove(id, end);
-        } else if let Some(row) = self.rows.of(id) {
-            self.pump_row(row);
-        }
-    }
-
-    /// Another than the app ends a subscription; a row ends as a whole.
-    fn end_early(&mut self, id: SubscriptionId, why: SubscriptionEnd) {
-        match self.rows.of(id) {
-            Some(row) => self.end_row(row, &why),
-            None => self.remove(id, why),
-        }
-    }
-
-    pub(super) fn remove(&mut self, id: SubscriptionId, why: SubscriptionEnd) {
-        if let Some(subscription) = self.subscriptions.remove(&id) {
-            if let Some(wire) = subscription.wire() {
-                self.wires.remove(&wire);
-            }
-            self.timers.clear(Timer::Resubscribe(id));
-            self.gathering.remove(&id);
-            match self.rows.of(id) {
-                Some(_) => self.forget_member(id, &why),
-                None => self.out.push_back(Output::Unsubscribed { id, why }),
-            }
-        }
-    }
-
-    pub(super) fn subscription_ids(&self) -> Vec<SubscriptionId> {
-        self.subscriptions.keys().copied().collect()
+    /// The client ends, for good: what was sent and not answered has an unknown outcome.
+    fn end(&mut self, close: Option<Close>) {
+        let out = &mut self.out;
+        self.connection.end(out);
+        self.requests.end(out);
+        self.emits.end(out);
+        self.subscriptions.end(out);
+        out.clear_timers();
+        self.connection.tell(ConnectionState::Ended { close }, out);
+        out.push(Output::Ended);
     }
 }
-
-/// How often a broken stream is begun anew on one connection before the connection itself is given up.
-const FAULTS_MAX: u32 = 3;

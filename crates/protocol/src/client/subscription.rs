@@ -4,11 +4,10 @@
 //! and not acknowledged is the keeper's concern, and matters to the next process.
 //! [`redelivery`](crate::redelivery) says which events are marked, and why.
 
-use std::collections::VecDeque;
-
 use super::acks::Acks;
 use super::inbox::{InHand, Inbox, Item, Misfit};
-use super::{CursorKeeper, Output, StreamItem, SubscribeRequest, SubscriptionEnd};
+use super::outputs::Outputs;
+use super::{CursorKeeper, StreamItem, SubscribeRequest, SubscriptionEnd};
 use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Volatile, Window};
 use crate::history::{Gap, GapCause, Place, Start};
 use crate::name::TopicName;
@@ -18,9 +17,9 @@ use crate::seq::{Nth, Position, Seq, SubscriptionId};
 #[derive(Debug)]
 pub(super) struct Subscription {
     id: SubscriptionId,
-    /// How many topics are read as one row with this one, itself included; none if it is read alone. Then not this but the
-    /// row hands over.
-    row: Option<usize>,
+    /// How many topics are read as one with this one, itself included; none if it is read alone. A member does not hand
+    /// over by itself: the merged subscription asks it to.
+    merged: Option<usize>,
     topic: TopicName,
     start: Start,
     ownership: Ownership,
@@ -62,6 +61,24 @@ enum Leaving {
     Sent,
 }
 
+/// When something is due among the members of a merged subscription: its seq, and what comes first of several with the
+/// same one.
+pub(super) type Due = (Seq, u8);
+
+/// What a subscription has handed over.
+#[derive(Debug)]
+pub(super) enum Handed {
+    /// An event or a gap: the app has it in hand until it acknowledges it.
+    InHand(StreamItem),
+    /// How the stream stands: nothing to acknowledge.
+    News(StreamItem),
+    /// Nothing for the app.
+    Skip {
+        /// Whether it is acknowledged with the event that follows, and does not merely move on such a skip before it.
+        is_more_in_hand: bool,
+    },
+}
+
 /// How soon acks should be flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
@@ -72,14 +89,14 @@ pub(super) enum Urgency {
 
 impl Subscription {
     /// One that is read alone, or together with others: so many, itself included.
-    pub(super) fn new(id: SubscriptionId, request: SubscribeRequest, row: Option<usize>) -> Subscription {
+    pub(super) fn new(id: SubscriptionId, request: SubscribeRequest, merged: Option<usize>) -> Subscription {
         let stored = match &request.keeper {
             CursorKeeper::Nobody | CursorKeeper::Server => None,
             CursorKeeper::Client { stored } => stored.as_ref(),
         };
         Subscription {
             id,
-            row,
+            merged,
             start: stored.map_or(request.start, |cursor| Start::After(cursor.known.clone())),
             stored_delivered_through: stored.map_or(DeliveredThrough::NOTHING, |cursor| cursor.delivered_through),
             acks: Acks::new(id, &request.keeper),
@@ -134,8 +151,8 @@ impl Subscription {
         matches!(self.link, Link::Open { .. })
     }
 
-    /// When what stands first is due in a row: the seq, and what comes first of several with the same one.
-    pub(super) fn next_in_row(&self) -> Option<(Seq, u8)> {
+    /// When what stands first is due among the members of a merged subscription.
+    pub(super) fn next_due(&self) -> Option<Due> {
         Some(match self.inbox.front()? {
             // They say how the stream stands: nothing waits for them.
             Item::Subscribed { .. } | Item::CaughtUp { .. } => (Seq::ZERO, 0),
@@ -148,22 +165,22 @@ impl Subscription {
         })
     }
 
-    /// When this was handed over, in a row, if it is not acknowledged yet.
+    /// When this was handed over among the members of a merged subscription, if it is not acknowledged yet.
     pub(super) fn order_of(&self, position: Position, nth: Nth) -> Option<u64> {
         self.in_hand.order_of(position, nth)
     }
 
-    /// The last that was handed over up to then and is not acknowledged yet, in a row.
+    /// The last that was handed over up to then and is not acknowledged yet.
     pub(super) fn last_through(&self, order: u64) -> Option<(Position, Nth)> {
         self.in_hand.last_through(order)
     }
 
     /// Ends the stream of this connection, if there is one: what comes of it is passed over.
-    pub(super) fn give_up(&mut self, out: &mut VecDeque<Output>) -> Option<SubscriptionId> {
+    pub(super) fn give_up(&mut self, out: &mut Outputs) -> Option<SubscriptionId> {
         let wire = self.wire()?;
         if self.leaving != Leaving::Sent {
             self.flush_acks(out);
-            out.push_back(Output::Send(ClientFrame::Unsubscribe { id: wire }));
+            out.send(ClientFrame::Unsubscribe { id: wire });
         }
         self.stop_stream();
         Some(wire)
@@ -193,8 +210,13 @@ impl Subscription {
         self.inbox.events()
     }
 
+    /// Up to which seq the stream has arrived.
+    pub(super) fn arrived(&self) -> Seq {
+        self.inbox.seq()
+    }
+
     /// The server's answer to Subscribe.
-    pub(super) fn subscribed(&mut self, answer: Subscribed, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
+    pub(super) fn subscribed(&mut self, answer: Subscribed, out: &mut Outputs) -> Result<(), Misfit> {
         if self.leaving == Leaving::Sent {
             return Ok(());
         }
@@ -212,7 +234,7 @@ impl Subscription {
             bytes: answer.window.bytes.min(self.requested.bytes),
         };
         self.link = Link::Open { wire };
-        self.inbox.begin(answer.after, answer.nth, answer.pending, self.window, self.row.unwrap_or(1));
+        self.inbox.begin(answer.after, answer.nth, answer.pending, self.window, self.merged.unwrap_or(1));
         let mut no_ack_through = Some(answer.nth);
         match answer.gap {
             None => self.stand_at(answer.after, answer.nth, ahead, out),
@@ -236,44 +258,44 @@ impl Subscription {
         Ok(())
     }
 
-    pub(super) fn events(&mut self, batch: &Events, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
-        self.arrived(out, |inbox| inbox.events_arrived(batch))
+    pub(super) fn events(&mut self, batch: &Events, out: &mut Outputs) -> Result<(), Misfit> {
+        self.takes(out, |inbox| inbox.events_arrived(batch))
     }
 
-    /// `is_apart`: in a row, an event has come since the last skip.
+    /// `is_apart`: among the members of a merged subscription an event has come since the last skip.
     pub(super) fn skip(
         &mut self,
         through: Position,
         nth: Nth,
         is_apart: bool,
-        out: &mut VecDeque<Output>,
+        out: &mut Outputs,
     ) -> Result<(), Misfit> {
-        self.arrived(out, |inbox| inbox.skip_arrived(through, nth, is_apart))
+        self.takes(out, |inbox| inbox.skip_arrived(through, nth, is_apart))
     }
 
-    pub(super) fn gap(&mut self, gap: Gap, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
-        self.arrived(out, |inbox| inbox.gap_arrived(gap))
+    pub(super) fn gap(&mut self, gap: Gap, out: &mut Outputs) -> Result<(), Misfit> {
+        self.takes(out, |inbox| inbox.gap_arrived(gap))
     }
 
-    pub(super) fn caught_up(&mut self, seq: Seq, out: &mut VecDeque<Output>) -> Result<(), Misfit> {
-        self.arrived(out, |inbox| inbox.caught_up_arrived(seq))
+    pub(super) fn caught_up(&mut self, seq: Seq, out: &mut Outputs) -> Result<(), Misfit> {
+        self.takes(out, |inbox| inbox.caught_up_arrived(seq))
     }
 
     /// An event that is not logged: it moves nothing.
-    pub(super) fn volatile(&mut self, event: Volatile, out: &mut VecDeque<Output>) {
+    pub(super) fn volatile(&mut self, event: Volatile, out: &mut Outputs) {
         if self.is_leaving() || !matches!(self.link, Link::Open { .. }) {
             return;
         }
         let Volatile { id: _, time, name, kind, payload } = event;
-        out.push_back(Output::Deliver { id: self.id, delivery: StreamItem::Volatile { time, name, kind, payload } });
+        out.deliver(self.id, StreamItem::Volatile { time, name, kind, payload });
     }
 
-    pub(super) fn acked_by_server(&mut self, seq: Seq, out: &mut VecDeque<Output>) {
+    pub(super) fn acked_by_server(&mut self, seq: Seq, out: &mut Outputs) {
         self.acks.acked_by_server(seq, out);
     }
 
     /// The app has handled everything up to here. What is not in its hands cannot be acknowledged and changes nothing.
-    pub(super) fn ack(&mut self, position: Position, nth: Nth, out: &mut VecDeque<Output>) -> Urgency {
+    pub(super) fn ack(&mut self, position: Position, nth: Nth, out: &mut Outputs) -> Urgency {
         if self.is_leaving() {
             return Urgency::Nothing;
         }
@@ -297,13 +319,13 @@ impl Subscription {
         }
     }
 
-    pub(super) fn flush_acks(&mut self, out: &mut VecDeque<Output>) {
+    pub(super) fn flush_acks(&mut self, out: &mut Outputs) {
         let through = self.hand_through(Nth::ZERO);
         self.acks.flush(self.history, through, out);
     }
 
     /// The client's store has a cursor of this subscription.
-    pub(super) fn cursor_saved(&mut self, seq: Seq, out: &mut VecDeque<Output>) -> Urgency {
+    pub(super) fn cursor_saved(&mut self, seq: Seq, out: &mut Outputs) -> Urgency {
         self.acks.saved(seq, out);
         self.pump(out);
         if self.acks.is_dirty() { Urgency::Later } else { Urgency::Nothing }
@@ -327,7 +349,7 @@ impl Subscription {
     }
 
     /// Takes a leaving subscription as far as it gets now. Returns how it ended, if it did.
-    pub(super) fn go(&mut self, out: &mut VecDeque<Output>) -> Option<SubscriptionEnd> {
+    pub(super) fn go(&mut self, out: &mut Outputs) -> Option<SubscriptionEnd> {
         if self.leaving != Leaving::Wanted {
             return None;
         }
@@ -341,18 +363,18 @@ impl Subscription {
             Link::Asked { .. } | Link::Down => return None,
         };
         self.flush_acks(out);
-        out.push_back(Output::Send(ClientFrame::Unsubscribe { id: wire }));
+        out.send(ClientFrame::Unsubscribe { id: wire });
         self.leaving = Leaving::Sent;
         None
     }
 
     /// The server has answered Unsubscribe.
-    pub(super) fn left(&mut self, out: &mut VecDeque<Output>) {
+    pub(super) fn left(&mut self, out: &mut Outputs) {
         self.acks.all_acked_by_server(out);
     }
 
     /// The client ends at once: what the app has acknowledged still goes to the client's store.
-    pub(super) fn abandon(&mut self, out: &mut VecDeque<Output>) {
+    pub(super) fn abandon(&mut self, out: &mut Outputs) {
         self.leave();
         self.acks.save_last(self.last_history(), self.handed_exactly(), out);
     }
@@ -408,7 +430,7 @@ impl Subscription {
     }
 
     /// A stream without a gap begins here.
-    fn stand_at(&mut self, after: Position, nth: Nth, ahead: bool, out: &mut VecDeque<Output>) {
+    fn stand_at(&mut self, after: Position, nth: Nth, ahead: bool, out: &mut Outputs) {
         let mut known = self.handed.take().unwrap_or_else(|| match &self.start {
             Start::After(known) | Start::Resume { at_least: Some(known) } => known.clone(),
             Start::Resume { at_least: None }
@@ -430,11 +452,7 @@ impl Subscription {
         self.handed = Some(known);
     }
 
-    fn arrived(
-        &mut self,
-        out: &mut VecDeque<Output>,
-        take: impl FnOnce(&mut Inbox) -> Result<(), Misfit>,
-    ) -> Result<(), Misfit> {
+    fn takes(&mut self, out: &mut Outputs, take: impl FnOnce(&mut Inbox) -> Result<(), Misfit>) -> Result<(), Misfit> {
         if self.is_leaving() {
             return Ok(());
         }
@@ -445,54 +463,59 @@ impl Subscription {
     }
 
     /// Hands over what the window and the keeper of the cursor allow.
-    fn pump(&mut self, out: &mut VecDeque<Output>) {
-        while self.row.is_none() && self.hand_next(0, out) {}
+    fn pump(&mut self, out: &mut Outputs) {
+        while self.merged.is_none()
+            && let Some(handed) = self.hand_next(0, out)
+        {
+            match handed {
+                Handed::InHand(item) | Handed::News(item) => out.deliver(self.id, item),
+                Handed::Skip { .. } => {}
+            }
+        }
     }
 
-    /// Hands over what stands first, if the window and the keeper of the cursor allow it. `order` says when, in a row.
-    pub(super) fn hand_next(&mut self, order: u64, out: &mut VecDeque<Output>) -> bool {
-        let Some(item) = self.inbox.front().filter(|_| self.acks.allows_start()) else { return false };
+    /// Takes out what stands first, if the window and the keeper of the cursor allow it to be handed over. `order` says
+    /// when that is, among the members of a merged subscription.
+    pub(super) fn hand_next(&mut self, order: u64, out: &mut Outputs) -> Option<Handed> {
+        let item = self.inbox.front().filter(|_| self.acks.allows_start())?;
         let nth = match item {
-            Item::Event { record, .. } if !self.in_hand.has_room(record, self.window) => return false,
+            Item::Event { record, .. } if !self.in_hand.has_room(record, self.window) => return None,
             Item::Event { record, .. } => Some(record.nth),
             // The event itself may be handed over by another topic: that is to be known as well.
-            Item::Skip { nth_through, .. } if self.row.is_some() => Some(*nth_through),
+            Item::Skip { nth_through, .. } if self.merged.is_some() => Some(*nth_through),
             Item::Skip { .. } | Item::Subscribed { .. } | Item::Gap { .. } | Item::CaughtUp { .. } => None,
         };
         if let Some(nth) = nth.filter(|nth| !self.acks.allows(self.history, *nth)) {
             self.acks.save(self.history, self.hand_through(nth), out);
-            return false;
+            return None;
         }
-        let Some(item) = self.inbox.pop() else { return false };
-        self.hand_over(item, order, out);
-        true
+        let item = self.inbox.pop()?;
+        Some(self.hand_over(item, order))
     }
 
-    fn hand_over(&mut self, item: Item, order: u64, out: &mut VecDeque<Output>) {
-        let delivery = match item {
-            Item::Subscribed { after, nth, pending } => StreamItem::Subscribed { after, nth, pending },
-            Item::CaughtUp { seq } => StreamItem::CaughtUp { seq },
+    fn hand_over(&mut self, item: Item, order: u64) -> Handed {
+        match item {
+            Item::Subscribed { after, nth, pending } => Handed::News(StreamItem::Subscribed { after, nth, pending }),
+            Item::CaughtUp { seq } => Handed::News(StreamItem::CaughtUp { seq }),
             Item::Skip { through, nth_through } => {
-                if self.row.is_some() {
-                    self.in_hand.hold_skip(through, nth_through, self.history, order);
-                }
+                let is_more_in_hand =
+                    self.merged.is_some() && self.in_hand.hold_skip(through, nth_through, self.history, order);
                 self.move_to(through, nth_through);
-                return;
+                Handed::Skip { is_more_in_hand }
             }
             Item::Gap { gap } => {
                 self.in_hand.hold_gap(&gap, self.history, order);
                 self.move_to(gap.through, gap.nth_through);
-                StreamItem::Gap(gap)
+                Handed::InHand(StreamItem::Gap(gap))
             }
             Item::Event { epoch, record } => {
                 let position = Position::new(epoch, record.seq);
                 self.in_hand.hold_event(position, &record, self.history, order);
                 self.move_to(position, record.nth);
                 let redelivered = self.delivered_through.covers(record.nth);
-                StreamItem::Event { epoch, record, redelivered }
+                Handed::InHand(StreamItem::Event { epoch, record, redelivered })
             }
-        };
-        out.push_back(Output::Deliver { id: self.id, delivery });
+        }
     }
 
     fn move_to(&mut self, position: Position, nth: Nth) {

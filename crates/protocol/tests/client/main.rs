@@ -10,5 +10,6 @@ mod cursors;
 mod emits;
 mod ends;
 mod features;
+mod merged;
 mod script;
 mod streams;
