@@ -175,11 +175,14 @@ fn a_configuration_file_is_taken_to_the_letter_and_flags_win_over_it() -> Result
         anyhow::Ok(command)
     };
     fs::write(&config, "[retention]\nage = \"30d\"\nbites = 5\n")?;
-    refused(&run(serve(&[])?)?, &["line 3", "bites", "hint: `redeliver serve --help`"]);
+    refused(
+        &run(serve(&[])?)?,
+        &["line 3", "bites", "has age, bytes, count", "hint: `redeliver serve --example-config`"],
+    );
     fs::write(&config, "[limits]\nevent_bytes = \"2 MiB\"\n")?;
     refused(
         &run(serve(&["--listen", "127.0.0.1:0"])?)?,
-        &["limits.event_bytes must be between 1 and 786432, not 2097152"],
+        &["line 2: limits.event_bytes must be at most 768 KiB, not 2 MiB"],
     );
     fs::remove_file(&config)?;
     refused(&run(serve(&[])?)?, &["config.toml cannot be read"]);

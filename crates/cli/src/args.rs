@@ -7,7 +7,6 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use redeliver_client::{EVENT_BYTES_MAX, EventName, Seq, Start, SubscriberName, TopicName};
 use uuid::Uuid;
 
-use crate::config_file;
 use crate::output::Format;
 use crate::payload::PayloadType;
 use crate::units::{ByteCount, Count, Span};
@@ -40,7 +39,7 @@ pub(crate) enum Command {
 /// Prints `redeliver listening on ws://HOST:PORT` on stdout once it is ready; logs to stderr. SIGTERM or SIGINT end it cleanly.
 /// Every acknowledged event is on the disk: it survives kill -9 and power cuts.
 #[derive(Debug, Args)]
-#[command(after_long_help = serve_help())]
+#[command(after_long_help = format!("{SERVE_HELP}\n\n{EXIT_CODES}"))]
 pub(crate) struct ServeArgs {
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7400]
     #[arg(long, value_name = "HOST:PORT")]
@@ -53,6 +52,10 @@ pub(crate) struct ServeArgs {
     /// A configuration file in TOML; flags win over it
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Print a configuration file with every setting and its default, and end
+    #[arg(long)]
+    pub(crate) example_config: bool,
 
     /// Take no Socket.IO clients, and show no page
     #[arg(long)]
@@ -277,13 +280,13 @@ fn start(text: &str) -> Result<Start, String> {
     })
 }
 
-fn serve_help() -> String {
-    format!("A configuration file may hold any of:\n\n{}\n{EXIT_CODES}", indented(config_file::EXAMPLE))
-}
+const SERVE_HELP: &str = "\
+Examples:
+  redeliver serve
+  redeliver serve --data /var/lib/redeliver --config /etc/redeliver.toml
+  redeliver serve --example-config > redeliver.toml       a file to start from
 
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect()
-}
+`kill -TERM PID` ends it cleanly. Its docs/operations.md lists all settings.";
 
 const FIRST_STEPS: &str = "\
 First steps, in three terminals:

@@ -1,275 +1,322 @@
-//! `serve --config FILE`: what may stand in it, and how flags and file become one configuration.
+//! `serve --config FILE`: reads the file into a configuration and the tokens.
 //!
 //! A key that is not known is an error: a misspelt limit must not be a limit that is not there.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use redeliver_socketio::Recovery;
 use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use crate::access::{Grant, Pattern, TokenHash, Tokens};
 use crate::exit::Problem;
-use crate::units::{ByteCount, Count, Span};
+use crate::settings::{Configuration, PLACEHOLDER, Setting, Value};
 
-/// The configuration file. Every key is optional.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A configuration file that was read.
+#[derive(Debug, Default)]
 pub(crate) struct ConfigFile {
-    pub(crate) listen: Option<String>,
-    pub(crate) data: Option<PathBuf>,
-    pub(crate) heartbeat: Option<Span>,
-    pub(crate) allowed_origins: Option<Vec<String>>,
-    #[serde(default)]
-    pub(crate) limits: LimitsSection,
-    #[serde(default)]
-    pub(crate) retention: RetentionSection,
-    #[serde(default)]
-    pub(crate) auth: AuthSection,
-    #[serde(default)]
-    pub(crate) socketio: SocketIoSection,
-}
-
-/// `[socketio]`: the gateway for Socket.IO clients, on the same port.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct SocketIoSection {
-    pub(crate) enabled: Option<bool>,
-    pub(crate) path: Option<String>,
-    pub(crate) recovery: Option<RecoveryWord>,
-    pub(crate) ping_interval: Option<Span>,
-    pub(crate) ping_timeout: Option<Span>,
-    pub(crate) connect_timeout: Option<Span>,
-    pub(crate) session_idle: Option<Span>,
-    pub(crate) ack_timeout: Option<Span>,
-    pub(crate) payload_bytes: Option<ByteCount>,
-    pub(crate) sessions: Option<Count>,
-}
-
-/// `socketio.recovery`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum RecoveryWord {
-    Auto,
-    On,
-    Off,
-}
-
-impl From<RecoveryWord> for Recovery {
-    fn from(word: RecoveryWord) -> Recovery {
-        match word {
-            RecoveryWord::Auto => Recovery::Auto,
-            RecoveryWord::On => Recovery::On,
-            RecoveryWord::Off => Recovery::Off,
-        }
-    }
-}
-
-/// `[limits]`: the server's own, below those of the protocol.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct LimitsSection {
-    pub(crate) event_bytes: Option<ByteCount>,
-    pub(crate) event_topics: Option<Count>,
-    pub(crate) emits_in_flight: Option<Count>,
-    pub(crate) emit_bytes_in_flight: Option<ByteCount>,
-    pub(crate) subscriptions: Option<Count>,
-    pub(crate) window_events: Option<Count>,
-    pub(crate) window_bytes: Option<ByteCount>,
-    pub(crate) connections: Option<Count>,
-}
-
-/// `[retention]`: an event goes when any of these says so. None by default: everything is kept.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RetentionSection {
-    pub(crate) age: Option<Span>,
-    pub(crate) bytes: Option<ByteCount>,
-    pub(crate) count: Option<Count>,
-}
-
-/// `[auth]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct AuthSection {
-    #[serde(default)]
-    pub(crate) token: Vec<TokenSection>,
-}
-
-/// `[[auth.token]]`.
-#[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TokenSection {
-    pub(crate) name: Option<String>,
-    pub(crate) token: Option<String>,
-    pub(crate) token_sha256: Option<String>,
-    #[serde(default)]
-    pub(crate) emit: Vec<Pattern>,
-    #[serde(default)]
-    pub(crate) subscribe: Vec<Pattern>,
-    #[serde(default)]
-    pub(crate) subscribers: Vec<Pattern>,
+    pub(crate) configuration: Configuration,
+    pub(crate) tokens: Tokens,
+    /// Names of tokens that are too short to be safe against guessing.
+    pub(crate) weak_tokens: Vec<String>,
 }
 
 impl ConfigFile {
     /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and in which line; never a token.
     pub(crate) fn read(path: &Path) -> Result<ConfigFile> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("the configuration file {} cannot be read", path.display()))?;
-        ConfigFile::parse(&text).map_err(|error| {
-            Problem::new(format!("the configuration file {} is not valid: {error}", path.display()))
-                .hint("`redeliver serve --help` lists what may stand in it")
+        ConfigFile::parse(&text).map_err(|words| {
+            Problem::new(format!("the configuration file {} is not valid: {words}", path.display()))
+                .hint("`redeliver serve --example-config` prints a file with every setting")
                 .into()
         })
     }
 
     fn parse(text: &str) -> Result<ConfigFile, String> {
-        toml::from_str(text).map_err(|error| in_one_line(&error, text))
-    }
-
-    /// The tokens, checked.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with one of them; never the token itself.
-    pub(crate) fn tokens(&self) -> Result<Tokens, Problem> {
-        let mut tokens = Tokens::default();
-        for (i, section) in self.auth.token.iter().enumerate() {
-            let name = section.name.clone().unwrap_or_else(|| format!("token {}", i + 1));
-            let problem = |words: &str| Problem::new(format!("[[auth.token]] `{name}` {words}"));
-            let hash = match (&section.token, &section.token_sha256) {
-                (Some(token), None) if token.is_empty() => return Err(problem("is empty")),
-                (Some(token), None) => TokenHash::of(token.as_bytes()),
-                (None, Some(hex)) => {
-                    TokenHash::from_hex(hex).ok_or_else(|| problem("has a token_sha256 that is not 64 hex digits"))?
-                }
-                (Some(_), Some(_)) => return Err(problem("has both `token` and `token_sha256`: keep one")),
-                (None, None) => return Err(problem("needs `token` or `token_sha256`")),
-            };
-            let grant = Grant {
-                name: name.clone(),
-                emit: section.emit.clone(),
-                subscribe: section.subscribe.clone(),
-                subscribers: section.subscribers.clone(),
-            };
-            if !tokens.add(hash, grant) {
-                return Err(problem("is the same token as another one"));
-            }
-        }
-        Ok(tokens)
-    }
-
-    /// Names of tokens that are too short to be safe against guessing.
-    pub(crate) fn weak_tokens(&self) -> Vec<String> {
+        let table = DeTable::parse(text).map_err(|error| in_one_line(&error, text))?;
+        let mut configuration = Configuration::default();
+        set_all(&mut configuration, table.get_ref(), "", text)?;
+        configuration.check()?;
+        let access: AccessPart = toml::from_str(text).map_err(|error| in_one_line(&error, text))?;
         let weak = |section: &&TokenSection| section.token.as_ref().is_some_and(|token| token.len() < TOKEN_CHARS_SAFE);
-        self.auth.token.iter().filter(weak).map(|section| section.name.clone().unwrap_or_default()).collect()
+        Ok(ConfigFile {
+            configuration,
+            tokens: tokens(&access.auth.token)?,
+            weak_tokens: access.auth.token.iter().filter(weak).map(|it| it.name.clone().unwrap_or_default()).collect(),
+        })
     }
 }
 
-impl std::fmt::Debug for TokenSection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenSection").field("name", &self.name).finish_non_exhaustive()
+/// Sets what a table and the sections in it say.
+fn set_all(configuration: &mut Configuration, table: &DeTable<'_>, section: &str, text: &str) -> Result<(), String> {
+    for (key, value) in table {
+        let key_in_full =
+            if section.is_empty() { key.get_ref().to_string() } else { format!("{section}.{}", key.get_ref()) };
+        let line = line_of(key, text);
+        match (value.get_ref(), Setting::of(&key_in_full)) {
+            // The tokens have a shape of their own.
+            _ if key_in_full == "auth" => {}
+            (value, Some(setting)) => setting
+                .set(configuration, value_of(value))
+                .map_err(|words| format!("line {line}: {key_in_full} {words}"))?,
+            (DeValue::Table(inner), None) if section.is_empty() && !Setting::names_in(&key_in_full).is_empty() => {
+                set_all(configuration, inner, &key_in_full, text)?;
+            }
+            (_, None) => return Err(format!("line {line}: `{key_in_full}` is not a setting; {}", known(section))),
+        }
     }
+    Ok(())
+}
+
+fn known(section: &str) -> String {
+    let names = Setting::names_in(section).join(", ");
+    if section.is_empty() {
+        format!("outside of sections there are {names}, and the sections are retention, limits, log, socketio and auth")
+    } else {
+        format!("[{section}] has {names}")
+    }
+}
+
+fn value_of(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Integer(number) => {
+            u64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Other, Value::Number)
+        }
+        DeValue::Boolean(flag) => Value::Flag(*flag),
+        DeValue::Array(items) => {
+            let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+            texts.collect::<Option<_>>().map_or(Value::Other, Value::Texts)
+        }
+        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => Value::Other,
+    }
+}
+
+/// The part of the file that says who may do what. Everything else was looked at before.
+#[derive(Deserialize)]
+struct AccessPart {
+    #[serde(default)]
+    auth: AuthSection,
+}
+
+/// `[auth]`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthSection {
+    #[serde(default)]
+    token: Vec<TokenSection>,
+}
+
+/// `[[auth.token]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenSection {
+    name: Option<String>,
+    token: Option<String>,
+    token_sha256: Option<String>,
+    #[serde(default)]
+    emit: Vec<Pattern>,
+    #[serde(default)]
+    subscribe: Vec<Pattern>,
+    #[serde(default)]
+    subscribers: Vec<Pattern>,
+}
+
+/// Checks the tokens. What is wrong with one is told without the token itself.
+fn tokens(sections: &[TokenSection]) -> Result<Tokens, String> {
+    let mut tokens = Tokens::default();
+    for (i, section) in sections.iter().enumerate() {
+        let name = section.name.clone().unwrap_or_else(|| format!("token {}", i + 1));
+        let problem = |words: &str| format!("[[auth.token]] `{name}` {words}");
+        let hash = match (&section.token, &section.token_sha256) {
+            (Some(token), None) if token.is_empty() => return Err(problem("is empty")),
+            (Some(token), None) if is_published(token) => return Err(problem(NOT_YOURS)),
+            (None, Some(hex)) if is_published(hex) => return Err(problem(NOT_YOURS)),
+            (Some(token), None) => TokenHash::of(token.as_bytes()),
+            (None, Some(hex)) => {
+                TokenHash::from_hex(hex).ok_or_else(|| problem("has a token_sha256 that is not 64 hex digits"))?
+            }
+            (Some(_), Some(_)) => return Err(problem("has both `token` and `token_sha256`: keep one")),
+            (None, None) => return Err(problem("needs `token` or `token_sha256`")),
+        };
+        let grant = Grant {
+            name: name.clone(),
+            emit: section.emit.clone(),
+            subscribe: section.subscribe.clone(),
+            subscribers: section.subscribers.clone(),
+        };
+        if !tokens.add(hash, grant) {
+            return Err(problem("is the same token as another one"));
+        }
+    }
+    Ok(tokens)
+}
+
+/// Whether everybody knows this token or hash, since it stands, or once stood, in an example.
+fn is_published(credential: &str) -> bool {
+    [PLACEHOLDER, FORMER_TOKEN, FORMER_HASH].contains(&credential)
 }
 
 /// The parser's words with the line they speak of, but without the excerpt that it draws (which may hold a token).
 fn in_one_line(error: &toml::de::Error, text: &str) -> String {
     let words = error.message().trim().replace('\n', ", ");
     match error.span() {
-        Some(span) => {
-            let line = text.get(..span.start).unwrap_or_default().matches('\n').count() + 1;
-            format!("line {line}: {words}")
-        }
+        Some(span) => format!("line {}: {words}", line_at(span.start, text)),
         None => words,
     }
+}
+
+fn line_of<T>(spanned: &Spanned<T>, text: &str) -> usize {
+    line_at(spanned.span().start, text)
+}
+
+fn line_at(offset: usize, text: &str) -> usize {
+    text.get(..offset).unwrap_or_default().matches('\n').count() + 1
 }
 
 /// 128 bits in the densest common writing, base64.
 const TOKEN_CHARS_SAFE: usize = 22;
 
-/// An example with every key, shown by `redeliver serve --help`.
-pub(crate) const EXAMPLE: &str = r#"listen = "127.0.0.1:7400"
-data = "/var/lib/redeliver"
-heartbeat = "15s"
-allowed_origins = ["https://app.example.com"]   # browsers from elsewhere are refused
+const NOT_YOURS: &str =
+    "is the one of the example, which everybody knows: put one of your own there, or remove the block";
 
-[retention]             # an event goes when any of these says so; without them everything is kept
-age = "30d"
-bytes = "10 GiB"
-count = "100M"
-
-[limits]
-connections = 10_000
-event_bytes = "256 KiB"
-event_topics = 16
-subscriptions = 10_000              # of one connection
-window_events = 65_536              # of one subscription
-window_bytes = "16 MiB"
-emits_in_flight = 16_384            # of one connection
-emit_bytes_in_flight = "4 MiB"
-
-[socketio]              # Socket.IO clients, on the same port
-enabled = true
-path = "/socket.io"
-recovery = "auto"                   # or "on": offsets for every client, or "off"
-ping_interval = "25s"
-ping_timeout = "20s"
-connect_timeout = "45s"             # for being in no namespace
-payload_bytes = "1 MiB"             # of one message
-sessions = 65_536                   # at once; each is a connection as well
-session_idle = "7d"                 # how long a client that is away may come back as the same socket
-ack_timeout = "10s"                 # in ack mode, before an event is sent again
-
-[[auth.token]]          # with at least one of these, every client needs a token
-name = "billing"
-token = "at least 128 random bits, as from: openssl rand -hex 32"
-emit = ["invoices/*"]               # * stands for any run of characters
-subscribe = ["orders/*", "invoices/*"]
-subscribers = ["billing"]           # names that it may use with --as
-
-[[auth.token]]
-name = "dashboard"
-token_sha256 = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
-subscribe = ["*"]
-"#;
+// These stood in the example of version 0.1; the hash is that of `12345`.
+const FORMER_TOKEN: &str = "at least 128 random bits, as from: openssl rand -hex 32";
+const FORMER_HASH: &str = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5";
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
 
-    #[test]
-    fn the_example_in_the_help_is_valid() {
-        let config = ConfigFile::parse(EXAMPLE).unwrap();
-        assert_eq!(config.retention.age, Some(Span(Duration::from_secs(30 * 86_400))));
-        assert_eq!(config.retention.bytes, Some(ByteCount(10 << 30)));
-        assert_eq!(config.retention.count, Some(Count(100_000_000)));
-        assert_eq!(config.limits.event_bytes, Some(ByteCount(256 * 1024)));
-        let tokens = config.tokens().unwrap();
-        assert!(tokens.find(b"12345").unwrap().may_subscribe("anything"));
-        let billing = tokens.find(config.auth.token[0].token.as_ref().unwrap().as_bytes()).unwrap();
-        assert!(billing.may_emit("invoices/7") && !billing.may_emit("orders/7") && billing.may_be("billing"));
+    use redeliver_socketio::Recovery;
+
+    use super::*;
+    use crate::settings;
+
+    fn parsed(text: &str) -> Configuration {
+        ConfigFile::parse(text).unwrap().configuration
+    }
+
+    fn refused(text: &str) -> String {
+        ConfigFile::parse(text).unwrap_err()
     }
 
     #[test]
-    fn a_key_that_is_not_known_is_named_with_its_line() {
-        let error = ConfigFile::parse("listen = \"[::1]:0\"\n[limits]\nevent_byte = 5\n").unwrap_err();
-        assert!(error.contains("line 3") && error.contains("event_byte"), "{error}");
-        let error = ConfigFile::parse("listn = \"[::1]:0\"").unwrap_err();
-        assert!(error.contains("listn"), "{error}");
+    fn the_example_is_valid_once_its_tokens_are_replaced_and_changes_nothing() {
+        let example = settings::example();
+        assert!(refused(&example).contains("[[auth.token]] `billing` is the one of the example"));
+        let mine = example.replacen(PLACEHOLDER, "0123456789abcdef0123456789abcdef", 1).replacen(
+            PLACEHOLDER,
+            &"ab".repeat(32),
+            1,
+        );
+        let file = ConfigFile::parse(&mine).unwrap();
+        assert_eq!(format!("{:?}", file.configuration), format!("{:?}", Configuration::default()));
+        let billing = file.tokens.find(b"0123456789abcdef0123456789abcdef").unwrap();
+        assert!(billing.may_emit("invoices/7") && !billing.may_emit("orders/7") && billing.may_be("billing"));
+        assert!(file.weak_tokens.is_empty());
+    }
+
+    #[test]
+    fn what_the_example_shows_without_setting_it_is_valid_too() {
+        let shown: String = settings::example()
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ")).unwrap_or(line).to_owned() + "\n")
+            .filter(|line| !line.contains(PLACEHOLDER) && !line.contains("auth.token"))
+            .take_while(|line| !line.contains("at least one token"))
+            .collect();
+        let configuration = parsed(&shown);
+        assert_eq!(configuration.log.retention.age, Some(Duration::from_secs(30 * 86_400)));
+        assert_eq!(configuration.log.retention.bytes, Some(10 << 30));
+        assert_eq!(configuration.log.retention.count, Some(100_000_000));
+        assert_eq!(configuration.allowed_origins, ["https://app.example.com"]);
+    }
+
+    #[test]
+    fn a_credential_that_an_example_has_published_is_refused() {
+        for key in [format!("token = \"{FORMER_TOKEN}\""), format!("token_sha256 = \"{FORMER_HASH}\"")] {
+            assert!(refused(&format!("[[auth.token]]\n{key}")).contains("everybody knows"), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_known_is_named_with_its_line_and_those_that_are() {
+        let words = refused("listen = \"[::1]:0\"\n[limits]\nevent_byte = 5\n");
+        assert!(words.contains("line 3") && words.contains("limits.event_byte`"), "{words}");
+        assert!(words.contains("event_bytes, event_topics"), "{words}");
+        for (text, key) in [
+            ("listn = \"[::1]:0\"", "`listn`"),
+            ("[limit]\nconnections = 5", "`limit`"),
+            ("[retention.age]\nx = 5", "retention.age must be a time"),
+            ("[auth]\ntokens = 5", "tokens"),
+        ] {
+            let words = refused(text);
+            assert!(words.contains(key), "{text}: {words}");
+        }
     }
 
     #[test]
     fn a_value_without_sense_is_refused_in_words() {
         for (text, words) in [
-            ("heartbeat = 15", "unit"),
+            ("heartbeat = 15", "line 1: heartbeat must be a time with its unit"),
             ("heartbeat = \"15 parsecs\"", "not a time"),
-            ("[retention]\nbytes = -1", "-1 is not a size"),
+            ("heartbeat = \"10ms\"", "heartbeat must be at least 1s, not 10ms"),
+            ("data = \"\"", "data must not be empty"),
+            ("allowed_origins = \"*\"", "must be a list"),
+            ("allowed_origins = [\"app.example.com\"]", "as in https://app.example.com"),
+            ("[retention]\nbytes = -1", "must be a size"),
             ("[retention]\ncount = \"many\"", "not a count"),
+            ("[limits]\nevent_bytes = \"2 MiB\"", "line 2: limits.event_bytes must be at most 768 KiB, not 2 MiB"),
+            ("[limits]\nevent_topics = 65", "must be at most 64, not 65"),
+            ("[limits]\nsubscriptions = \"5G\"", "must be at most 4,294,967,295"),
+            ("[socketio]\nenabled = \"yes\"", "true or false"),
+            ("[socketio]\nrecovery = \"maybe\"", "\"auto\", \"on\" or \"off\""),
+            ("[log]\nfold_bytes = \"65 MiB\"", "log.fold_bytes must not be larger"),
         ] {
-            let error = ConfigFile::parse(text).unwrap_err();
-            assert!(error.contains(words), "{text}: {error}");
+            let refusal = refused(text);
+            assert!(refusal.contains(words), "{text}: {refusal}");
         }
+    }
+
+    #[test]
+    fn a_bound_of_zero_is_refused_by_its_name() {
+        for (section, key) in [
+            ("retention", "count = 0"),
+            ("retention", "bytes = 0"),
+            ("retention", "age = \"0s\""),
+            ("limits", "connections = 0"),
+            ("limits", "event_bytes = 0"),
+            ("limits", "subscriptions = 0"),
+            ("limits", "window_events = 0"),
+            ("socketio", "sessions = 0"),
+            ("socketio", "payload_bytes = 0"),
+            ("socketio", "ping_interval = \"0s\""),
+            ("socketio", "session_idle = \"0s\""),
+        ] {
+            let words = refused(&format!("[{section}]\n{key}"));
+            let name = key.split(' ').next().unwrap();
+            assert!(words.contains(&format!("{section}.{name} must be at least ")), "{words}");
+            assert_eq!(words.contains("leave it out to keep everything"), section == "retention", "{words}");
+        }
+    }
+
+    #[test]
+    fn each_way_of_writing_a_value_is_read() {
+        let configuration = parsed(
+            "listen = \"[::1]:0\"\nallowed_origins = [\"HTTPS://a.example/\"]\n[limits]\nevent_bytes = 0x400\n\
+             connections = \"5k\"\n[socketio]\nenabled = false\nrecovery = \"off\"\nack_timeout = \"1m 5s\"",
+        );
+        assert_eq!((configuration.listen.as_str(), configuration.connections_max), ("[::1]:0", 5_000));
+        assert_eq!(configuration.allowed_origins, ["https://a.example"]);
+        assert_eq!(configuration.session.limits.event_bytes_max, 1024);
+        assert!(!configuration.socketio_enabled && configuration.socketio.recovery == Recovery::Off);
+        assert_eq!(configuration.socketio.ack_timeout, Duration::from_secs(65));
     }
 
     #[test]
@@ -280,18 +327,17 @@ mod tests {
             ("name = \"x\"\ntoken = \"s3cret\"\ntoken_sha256 = \"00\"", "keep one"),
             ("name = \"x\"\ntoken_sha256 = \"00\"", "64 hex digits"),
             ("name = \"x\"\ntoken = \"s3cret\"\n[[auth.token]]\ntoken = \"s3cret\"", "same token"),
+            ("name = \"x\"\ntoken = [\"s3cret\"]", "line 3"),
         ] {
-            let config = ConfigFile::parse(&format!("[[auth.token]]\n{section}")).unwrap();
-            let problem = config.tokens().map(|_| ()).unwrap_err().to_string();
-            assert!(problem.contains(words) && !problem.contains("s3cret"), "{problem}");
-            assert!(!format!("{config:?}").contains("s3cret"));
+            let refusal = refused(&format!("[[auth.token]]\n{section}"));
+            assert!(refusal.contains(words) && !refusal.contains("s3cret"), "{refusal}");
         }
     }
 
     #[test]
     fn a_token_that_can_be_guessed_is_pointed_out() {
-        let config = ConfigFile::parse("[[auth.token]]\nname = \"x\"\ntoken = \"s3cret\"\nemit = [\"*\"]").unwrap();
-        assert_eq!(config.weak_tokens(), ["x"]);
-        assert!(ConfigFile::parse(EXAMPLE).unwrap().weak_tokens().is_empty());
+        let file = ConfigFile::parse("[[auth.token]]\nname = \"x\"\ntoken = \"s3cret\"\nemit = [\"*\"]").unwrap();
+        assert_eq!(file.weak_tokens, ["x"]);
+        assert!(!format!("{file:?}").contains("s3cret"));
     }
 }

@@ -12,6 +12,7 @@ mod output;
 mod payload;
 mod remote;
 mod serve;
+mod settings;
 mod stop;
 mod tally;
 mod units;

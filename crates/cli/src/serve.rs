@@ -4,31 +4,46 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redeliver_server::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX, Limits, LogConfig, Server, ServerBuilder, ServerConfig};
+use redeliver_server::Server;
 use redeliver_socketio::SocketIo;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 
 use crate::args::ServeArgs;
-use crate::config_file::{ConfigFile, LimitsSection, SocketIoSection};
+use crate::config_file::ConfigFile;
 use crate::exit::{Exit, Problem};
+use crate::settings::{self, LISTEN};
 use crate::stop::Stop;
-use crate::units::{ByteCount, Count};
 
 /// Serves until it is asked to end, or the log fails.
 pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
+    if args.example_config {
+        write!(std::io::stdout(), "{}", settings::example()).context("stdout cannot be written")?;
+        return Ok(Exit::Success);
+    }
     let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-    let listen = args.listen.or_else(|| file.listen.clone()).unwrap_or_else(|| LISTEN.to_owned());
-    let data = args.data.or_else(|| file.data.clone()).unwrap_or_else(|| PathBuf::from(DATA));
-    let builder = configured(&file, &data)?;
+    let configuration = file.configuration;
+    let listen = args.listen.unwrap_or(configuration.listen);
+    let data = args.data.unwrap_or_else(|| PathBuf::from(configuration.data));
     let addresses = addresses(&listen).await?;
-    if !args.insecure && file.auth.token.is_empty() {
+    if !args.insecure && file.tokens.is_empty() {
         refuse_open_door(&addresses)?;
     }
+    for name in file.weak_tokens {
+        warn!(token = name, "this token can be guessed: use at least 128 random bits, as from `openssl rand -hex 32`");
+    }
+    let builder = Server::builder()
+        .data_dir(&data)
+        .session_config(configuration.session)
+        .log_config(configuration.log)
+        .connections_max(configuration.connections_max)
+        .queue_bytes_max(configuration.queue_bytes_max)
+        .allowed_origins(configuration.allowed_origins);
+    let builder = if file.tokens.is_empty() { builder } else { builder.access(file.tokens) };
     raise_descriptors();
     let listener = bind(&listen, &addresses)?;
     let address = listener.local_addr().context("the listener has no address")?;
@@ -38,7 +53,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         opened = builder.open() => opened?,
         _ = stop.asked() => return Ok(Exit::Success),
     };
-    let gateway = gateway(&file.socketio, &server, args.no_socketio)?;
+    let serves_socketio = configuration.socketio_enabled && !args.no_socketio;
+    let gateway = serves_socketio.then(|| SocketIo::builder(server.clone()).config(configuration.socketio).build());
     match &gateway {
         Some(io) => drop(tokio::spawn(server.serve_with(listener, io.with_page()))),
         None => drop(tokio::spawn(server.serve(listener))),
@@ -72,95 +88,6 @@ fn raise_descriptors() {
         Ok(descriptors) => info!(descriptors, "file descriptors, some thirty fewer connections"),
         Err(error) => warn!(%error, "the limit of file descriptors stays as it was"),
     }
-}
-
-/// The Socket.IO gateway, unless it is not wanted.
-fn gateway(section: &SocketIoSection, server: &Server, is_off: bool) -> Result<Option<SocketIo>, Problem> {
-    if is_off || section.enabled == Some(false) {
-        return Ok(None);
-    }
-    Ok(Some(SocketIo::builder(server.clone()).config(gateway_config(section)?).build()))
-}
-
-fn gateway_config(section: &SocketIoSection) -> Result<redeliver_socketio::Config, Problem> {
-    let mut config = redeliver_socketio::Config::default();
-    config.builtin_events = true;
-    if let Some(path) = &section.path {
-        config.path.clone_from(path);
-    }
-    if let Some(recovery) = section.recovery {
-        config.recovery = recovery.into();
-    }
-    for (name, span, setting) in [
-        ("ping_interval", section.ping_interval, &mut config.ping_interval),
-        ("ping_timeout", section.ping_timeout, &mut config.ping_timeout),
-        ("connect_timeout", section.connect_timeout, &mut config.connect_timeout),
-        ("session_idle", section.session_idle, &mut config.session_idle_max),
-        ("ack_timeout", section.ack_timeout, &mut config.ack_timeout),
-    ] {
-        let Some(span) = span else { continue };
-        if span.0.is_zero() {
-            return Err(Problem::new(format!("socketio.{name} must be more than nothing")));
-        }
-        *setting = span.0;
-    }
-    if let Some(ByteCount(bytes)) = section.payload_bytes {
-        config.payload_bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
-    }
-    if let Some(Count(sessions)) = section.sessions {
-        config.sessions_max = usize::try_from(sessions).unwrap_or(usize::MAX);
-    }
-    Ok(config)
-}
-
-fn configured(file: &ConfigFile, data: &Path) -> Result<ServerBuilder> {
-    let mut session = ServerConfig::default();
-    if let Some(heartbeat) = file.heartbeat {
-        anyhow::ensure!(heartbeat.0 >= HEARTBEAT_MIN, Problem::new("heartbeat must be at least 1s"));
-        session.heartbeat = heartbeat.0;
-    }
-    session.limits = limits(&file.limits)?;
-    let mut log = LogConfig::default();
-    log.retention.age = file.retention.age.map(|age| age.0);
-    log.retention.bytes = file.retention.bytes.map(|bytes| bytes.0);
-    log.retention.count = file.retention.count.map(|count| count.0);
-
-    let mut builder = Server::builder().data_dir(data).session_config(session).log_config(log);
-    if let Some(connections) = file.limits.connections {
-        builder = builder.connections_max(usize::try_from(connections.0).unwrap_or(usize::MAX));
-    }
-    if let Some(origins) = &file.allowed_origins {
-        builder = builder.allowed_origins(origins.clone());
-    }
-    let tokens = file.tokens()?;
-    for name in file.weak_tokens() {
-        warn!(token = name, "this token can be guessed: use at least 128 random bits, as from `openssl rand -hex 32`");
-    }
-    Ok(if tokens.is_empty() { builder } else { builder.access(tokens) })
-}
-
-/// The file's limits, none of which may be zero or above what the protocol allows.
-fn limits(section: &LimitsSection) -> Result<Limits, Problem> {
-    let mut limits = Limits::default();
-    let count = |count: Option<Count>| count.map(|count| count.0);
-    let bytes = |bytes: Option<ByteCount>| bytes.map(|bytes| bytes.0);
-    let most = |bound: usize| u32::try_from(bound).unwrap_or(u32::MAX);
-    for (name, wanted, limit, most) in [
-        ("event_bytes", bytes(section.event_bytes), &mut limits.event_bytes_max, most(EVENT_BYTES_MAX)),
-        ("event_topics", count(section.event_topics), &mut limits.event_topics_max, most(EVENT_TOPICS_MAX)),
-        ("emits_in_flight", count(section.emits_in_flight), &mut limits.emits_in_flight_max, u32::MAX),
-        ("emit_bytes_in_flight", bytes(section.emit_bytes_in_flight), &mut limits.emit_bytes_in_flight_max, u32::MAX),
-        ("subscriptions", count(section.subscriptions), &mut limits.subscriptions_max, u32::MAX),
-        ("window_events", count(section.window_events), &mut limits.window_events_max, u32::MAX),
-        ("window_bytes", bytes(section.window_bytes), &mut limits.window_bytes_max, u32::MAX),
-    ] {
-        let Some(wanted) = wanted else { continue };
-        match u32::try_from(wanted) {
-            Ok(wanted) if (1..=most).contains(&wanted) => *limit = wanted,
-            _ => return Err(Problem::new(format!("limits.{name} must be between 1 and {most}, not {wanted}"))),
-        }
-    }
-    Ok(limits)
 }
 
 async fn addresses(listen: &str) -> Result<Vec<SocketAddr>> {
@@ -235,9 +162,6 @@ fn announce(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-const LISTEN: &str = "127.0.0.1:7400";
-const DATA: &str = "./redeliver-data";
-
 /// Connections that may wait to be accepted. With the usual 128, most of a thousand clients that reconnect at once are
 /// dropped by the kernel and come again after a second. The system may allow less.
 const BACKLOG: u32 = 4096;
@@ -247,36 +171,3 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What Socket.IO clients get to be sent away and stored.
 const GATEWAY_PATIENCE: Duration = Duration::from_secs(1);
-
-const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use redeliver_socketio::Recovery;
-
-    use super::*;
-
-    fn section(keys: &str) -> SocketIoSection {
-        toml::from_str(keys).unwrap()
-    }
-
-    #[test]
-    fn each_key_of_the_gateways_section_sets_what_it_says() {
-        let keys = "path = \"/rt\"\nrecovery = \"off\"\nping_interval = \"1s\"\nping_timeout = \"2s\"\nconnect_timeout = \"3s\"\n\
-                    session_idle = \"4d\"\nack_timeout = \"5s\"\npayload_bytes = \"6 KiB\"\nsessions = 7";
-        let config = gateway_config(&section(keys)).unwrap();
-        assert_eq!((config.path.as_str(), config.recovery), ("/rt", Recovery::Off));
-        assert_eq!((config.ping_interval, config.ping_timeout), (Duration::from_secs(1), Duration::from_secs(2)));
-        assert_eq!((config.connect_timeout, config.ack_timeout), (Duration::from_secs(3), Duration::from_secs(5)));
-        assert_eq!((config.session_idle_max, config.payload_bytes_max), (Duration::from_secs(4 * 86_400), 6 * 1024));
-        assert_eq!(config.sessions_max, 7);
-    }
-
-    #[test]
-    fn a_span_of_nothing_is_refused_by_its_name() {
-        for name in ["ping_interval", "ping_timeout", "connect_timeout", "session_idle", "ack_timeout"] {
-            let problem = gateway_config(&section(&format!("{name} = \"0s\""))).unwrap_err().to_string();
-            assert!(problem.contains(&format!("socketio.{name}")), "{problem}");
-        }
-    }
-}

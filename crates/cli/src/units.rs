@@ -1,9 +1,6 @@
 //! Numbers as people write them in flags and in the configuration file: `10 GiB`, `30d`, `5M`.
 
-use std::fmt;
 use std::time::Duration;
-
-use serde::de::{Deserializer, Error, Visitor};
 
 /// A number of bytes: a plain number, or a number with a unit (`64 KiB`, `1.5GB`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,37 +76,6 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(factor) / u128::from(divisor);
     whole.checked_add(u64::try_from(part).ok()?)
 }
-
-macro_rules! from_config {
-    ($name:ident, $what:literal, $of_number:expr) => {
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
-                struct Words;
-                impl Visitor<'_> for Words {
-                    type Value = $name;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($what)
-                    }
-                    fn visit_str<E: Error>(self, text: &str) -> Result<$name, E> {
-                        text.parse().map_err(E::custom)
-                    }
-                    fn visit_i64<E: Error>(self, number: i64) -> Result<$name, E> {
-                        let of_number: fn(u64) -> Option<$name> = $of_number;
-                        u64::try_from(number)
-                            .ok()
-                            .and_then(of_number)
-                            .ok_or_else(|| E::custom(format!(concat!("{} is not ", $what), number)))
-                    }
-                }
-                deserializer.deserialize_any(Words)
-            }
-        }
-    };
-}
-
-from_config!(ByteCount, "a size in bytes, or with a unit as in \"64 KiB\"", |n| Some(ByteCount(n)));
-from_config!(Count, "a count, as a number or as in \"5M\"", |n| Some(Count(n)));
-from_config!(Span, "a time with its unit, as in \"15s\" or \"30d\"", |_| None);
 
 #[cfg(test)]
 mod tests {

@@ -46,6 +46,12 @@ enum Source {
 }
 
 impl ServerBuilder {
+    /// The default of [`ServerBuilder::connections_max`], in connections.
+    pub const CONNECTIONS_MAX: usize = 65_536;
+
+    /// The default of [`ServerBuilder::queue_bytes_max`], in bytes.
+    pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
     /// Keeps the log in this directory, which is made if it does not exist. One process at a time may have it.
     #[must_use]
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> ServerBuilder {
@@ -175,9 +181,9 @@ impl ServerBuilder {
                 config: self.config,
                 access: self.access.unwrap_or_else(|| Arc::new(OpenAccess)),
                 allowed_origins: self.allowed_origins,
-                connections_max: self.connections_max.unwrap_or(CONNECTIONS_MAX),
+                connections_max: self.connections_max.unwrap_or(ServerBuilder::CONNECTIONS_MAX),
                 drain_within: self.drain_within.unwrap_or(DRAIN_WITHIN),
-                queue_bytes_max: self.queue_bytes_max.unwrap_or(QUEUE_BYTES_MAX),
+                queue_bytes_max: self.queue_bytes_max.unwrap_or(ServerBuilder::QUEUE_BYTES_MAX),
                 handler: self.handler,
             },
         );
@@ -213,7 +219,3 @@ fn open_data_dir(path: &Path, config: LogConfig) -> Result<Log, LogError> {
 fn open_log(kv: Arc<dyn Kv>, config: LogConfig) -> Result<Log, LogError> {
     Log::open(kv, config, Epoch::from(Uuid::new_v4()), wall_clock(), Instant::ORIGIN)
 }
-
-const CONNECTIONS_MAX: usize = 65_536;
-
-const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
