@@ -23,7 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const OUTSIDE: &[&str] = &["redeliver-tests", "redeliver-benches"];
 
 /// All that the pure core may depend on.
-const PROTOCOL_IMPORTS: &[&str] = &["bincode", "bytes", "serde", "serde_bytes", "thiserror", "uuid"];
+const PROTOCOL_IMPORTS: &[&str] = &["bincode", "bytes", "serde", "serde_bytes", "serde_json", "thiserror", "uuid"];
 
 /// Files over the length at which a file wants to be two, each with its reason.
 const LONG_FILES: &[(&str, &str)] = &[];

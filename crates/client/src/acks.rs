@@ -5,32 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
+use redeliver_protocol::delivery::{AckPoint, Acknowledge};
+use redeliver_protocol::seq::SubscriptionId;
 use tokio::sync::Notify;
-
-/// An acknowledged event or gap.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ack {
-    /// Its place among all that was handed over on this subscription. Seqs and nths cannot serve: when the log has
-    /// gone back, they start again from lower ones.
-    pub(crate) order: u64,
-    /// By which topic it came.
-    pub(crate) topic: SubscriptionId,
-    /// What the server is told.
-    pub(crate) position: Position,
-    /// Its nth.
-    pub(crate) nth: Nth,
-}
 
 /// The newest ack of each subscription that the driver has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct AckBoard {
-    newest: Mutex<BTreeMap<SubscriptionId, Ack>>,
+    newest: Mutex<BTreeMap<SubscriptionId, AckPoint>>,
     wake: Notify,
 }
 
 impl AckBoard {
-    pub(crate) fn ack(&self, id: SubscriptionId, ack: Ack) {
+    pub(crate) fn ack(&self, id: SubscriptionId, ack: AckPoint) {
         let was_empty = {
             let mut newest = self.newest.lock();
             let was_empty = newest.is_empty();
@@ -46,7 +33,7 @@ impl AckBoard {
     }
 
     /// Takes all that is there.
-    pub(crate) fn take(&self) -> BTreeMap<SubscriptionId, Ack> {
+    pub(crate) fn take(&self) -> BTreeMap<SubscriptionId, AckPoint> {
         std::mem::take(&mut *self.newest.lock())
     }
 
@@ -56,16 +43,15 @@ impl AckBoard {
     }
 }
 
-/// What an event needs to be acknowledged.
-#[derive(Clone, Debug)]
-pub(crate) struct AckHandle {
+/// Where the acks of one subscription go.
+#[derive(Debug)]
+pub(crate) struct AckLine {
     pub(crate) board: Arc<AckBoard>,
     pub(crate) id: SubscriptionId,
-    pub(crate) ack: Ack,
 }
 
-impl AckHandle {
-    pub(crate) fn ack(&self) {
-        self.board.ack(self.id, self.ack);
+impl Acknowledge for AckLine {
+    fn acknowledge(&self, point: AckPoint) {
+        self.board.ack(self.id, point);
     }
 }

@@ -21,9 +21,9 @@ use crate::acks::AckBoard;
 use crate::client::{Client, Shared};
 use crate::cursor_store::CursorStore;
 use crate::driver::{Driver, Wiring};
-use crate::emit::OutboxRoom;
 use crate::endpoint::Endpoint;
 use crate::error::ConnectError;
+use crate::outbox_room::OutboxRoom;
 use crate::request::{self, Handler};
 use crate::transport::{Connector, TcpConnector, Transport};
 

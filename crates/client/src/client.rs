@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redeliver_protocol::client::{ConnectionState, EmitTicket};
-use redeliver_protocol::event::{EmitOptions, NewEvent};
+use redeliver_protocol::emit::{EmitError, Receipt};
+use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::payload::Payload;
 use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
-use redeliver_protocol::seq::{EmitNumber, PublisherId};
+use redeliver_protocol::seq::PublisherId;
 use serde::Serialize;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -17,8 +19,10 @@ use crate::acks::AckBoard;
 use crate::builder::ClientBuilder;
 use crate::command::Command;
 use crate::cursor_store::{CursorStore, KeyRegistry};
-use crate::emit::{self, OutboxRoom, Payload, PendingReceipt, Receipt, VolatileRoom};
-use crate::error::{CursorStoreError, EmitError, ShutdownError};
+use crate::emit::{self, PendingReceipt};
+use crate::error::ShutdownError;
+use crate::notice::{Notice, Notices};
+use crate::outbox_room::{OutboxRoom, VolatileRoom};
 use crate::request::Forget;
 use crate::subscribe::SubscribeBuilder;
 
@@ -185,7 +189,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Response, RequestError> {
         let name = EventName::new(name).map_err(|error| RequestError::Invalid(error.to_string()))?;
-        let Payload { kind, bytes: payload } = payload.into();
+        let Payload { kind, bytes: payload, .. } = payload.into();
         let ticket = RequestTicket(self.shared.next_request.fetch_add(1, Ordering::Relaxed));
         let (sender, answer) = oneshot::channel();
         let request = Request { name, kind, payload, timeout };
@@ -220,7 +224,7 @@ impl Client {
     /// What concerns the client as a whole, from now on.
     #[must_use]
     pub fn notices(&self) -> Notices {
-        Notices(self.shared.notices.resubscribe())
+        Notices::new(self.shared.notices.resubscribe())
     }
 
     /// The identity under which this client emits.
@@ -261,54 +265,8 @@ impl Client {
     }
 }
 
-/// Something that concerns the client as a whole, and that an app should not miss.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Notice {
-    /// Emits that had a receipt are no longer in the server's log: it was restored from an older copy, or wiped.
-    EmitsLost {
-        /// The number of the first (the publisher's first emit has number 1).
-        from: EmitNumber,
-        /// The last.
-        through: EmitNumber,
-    },
-    /// The cursor store fails. Saving is tried again, and nothing is confirmed until it works.
-    CursorsNotSaved {
-        /// Why.
-        error: CursorStoreError,
-    },
-    /// So many notices were dropped, because nobody took them in time.
-    Missed(u64),
-}
-
-/// The notices of a client.
-#[derive(Debug)]
-pub struct Notices(broadcast::Receiver<Notice>);
-
-impl Notices {
-    /// The next notice; none once the client has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// No notice is lost.
-    pub async fn next(&mut self) -> Option<Notice> {
-        match self.0.recv().await {
-            Ok(notice) => Some(notice),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Notice::Missed(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
-    }
-}
-
 fn new_event(topic: &str, name: &str, payload: Payload) -> Result<NewEvent, EmitError> {
     let (topic, name) = (TopicName::new(topic)?, EventName::new(name)?);
-    let Payload { kind, bytes } = payload;
-    Ok(NewEvent {
-        topics: vec![topic],
-        name,
-        kind,
-        payload: bytes,
-        options: EmitOptions::default(),
-        except: Vec::new(),
-    })
+    let Payload { kind, bytes, .. } = payload;
+    Ok(NewEvent::new(topic, name, kind, bytes))
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use redeliver_protocol::client::{EmitTicket, StreamItem, SubscribeRequest, SubscriptionEnd};
+use redeliver_protocol::emit::{EmitError, Receipt};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
@@ -15,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::cursor_store::KeyClaim;
-use crate::emit::{Receipt, Room, VolatileRoom};
-use crate::error::{EmitError, NotConfirmed, ShutdownError};
+use crate::error::{NotConfirmed, ShutdownError};
+use crate::outbox_room::{Room, VolatileRoom};
 
 /// One request to the driver.
 #[derive(Debug)]

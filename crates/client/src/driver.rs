@@ -22,10 +22,10 @@ use self::requests::Requests;
 use self::saver::Saver;
 use self::subscriptions::Subscriptions;
 use crate::acks::AckBoard;
-use crate::client::Notice;
 use crate::command::Command;
 use crate::cursor_store::CursorStore;
-use crate::emit::OutboxRoom;
+use crate::notice::Notice;
+use crate::outbox_room::OutboxRoom;
 use crate::request::Handler;
 use crate::transport::{Connector, Happened, Transport};
 

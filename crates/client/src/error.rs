@@ -60,73 +60,6 @@ impl ConnectError {
     }
 }
 
-/// Why an event has no receipt.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum EmitError {
-    /// A topic's or the event's name is not valid.
-    #[error(transparent)]
-    InvalidName(#[from] NameError),
-    /// No server would take the event.
-    #[error("the event is not valid: {reason}")]
-    Invalid {
-        /// Why.
-        reason: String,
-    },
-    /// The payload could not be written as JSON.
-    #[error("the payload cannot be written as JSON: {reason}")]
-    Encode {
-        /// Why.
-        reason: String,
-    },
-    /// The server refused the event.
-    #[error("the server refused the event: {code}")]
-    Refused {
-        /// Why.
-        code: RefusalCode,
-    },
-    /// The client ended before the event was sent.
-    #[error("the client ended before the event was sent")]
-    ClientEnded,
-    /// Nobody can tell any more whether the event was stored.
-    #[error("it is not known whether the event was stored")]
-    Unknown,
-}
-
-/// Whether an emit that failed may have been stored all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// It was not stored, and will not be.
-    NotApplied,
-    /// It may have been stored.
-    Unknown,
-}
-
-impl EmitError {
-    /// Whether the event may have been stored all the same.
-    #[must_use]
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            EmitError::Unknown => Outcome::Unknown,
-            EmitError::InvalidName(_)
-            | EmitError::Invalid { .. }
-            | EmitError::Encode { .. }
-            | EmitError::Refused { .. }
-            | EmitError::ClientEnded => Outcome::NotApplied,
-        }
-    }
-
-    /// Whether emitting the same event again may succeed. After an unknown outcome it may also store it twice.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            EmitError::Refused { code } => !code.is_final(),
-            EmitError::Unknown | EmitError::ClientEnded => true,
-            EmitError::InvalidName(_) | EmitError::Invalid { .. } | EmitError::Encode { .. } => false,
-        }
-    }
-}
-
 /// Why a subscription does not stand.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -264,18 +197,6 @@ impl CursorStoreError {
             CursorStoreError::Damaged { .. } | CursorStoreError::NewerFormat { .. } => false,
         }
     }
-}
-
-/// A payload is not what the app takes it for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the payload of event {seq} is not {wanted}: {reason}")]
-pub struct PayloadError {
-    /// The event's seq.
-    pub seq: u64,
-    /// What it was taken for.
-    pub wanted: &'static str,
-    /// Why it is not.
-    pub reason: String,
 }
 
 fn words(close: &Close) -> String {

@@ -73,34 +73,37 @@ mod driver;
 mod emit;
 mod endpoint;
 mod error;
-mod event;
+mod notice;
+mod outbox_room;
 mod request;
 mod subscribe;
 mod subscription;
 mod transport;
+mod volatile;
 
 pub use redeliver_protocol::backoff::Jitter;
 pub use redeliver_protocol::client::{ConnectionState, SubscriptionEnd};
 pub use redeliver_protocol::config::ClientConfig;
+pub use redeliver_protocol::delivery::{Delivery, Event, Gap, VolatileEvent};
+pub use redeliver_protocol::emit::{EmitError, Outcome, Receipt};
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind};
+pub use redeliver_protocol::event::{EmitOptions, EventError, NewEvent};
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Cursor, GapCause, Place, Start};
 pub use redeliver_protocol::limits::EVENT_BYTES_MAX;
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
+pub use redeliver_protocol::payload::{Payload, PayloadError, PayloadKind};
 pub use redeliver_protocol::request::{Refusal, Request, RequestError, Response};
 pub use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 pub use redeliver_protocol::time::Timestamp;
 
 pub use self::builder::ClientBuilder;
-pub use self::client::{Client, Notice, Notices};
+pub use self::client::Client;
 pub use self::cursor_store::{CursorKey, CursorStore, FileCursorStore, MemoryCursorStore};
-pub use self::emit::{Payload, PendingReceipt, Receipt};
+pub use self::emit::PendingReceipt;
 pub use self::endpoint::Endpoint;
-pub use self::error::{
-    ConnectError, CursorStoreError, EmitError, NotConfirmed, Outcome, PayloadError, ShutdownError, SubscribeError,
-};
-pub use self::event::{Delivery, Event, Gap, VolatileEvent};
+pub use self::error::{ConnectError, CursorStoreError, NotConfirmed, ShutdownError, SubscribeError};
+pub use self::notice::{Notice, Notices};
 pub use self::subscribe::SubscribeBuilder;
 pub use self::subscription::Subscription;
 pub use self::transport::{Connector, TcpConnector};

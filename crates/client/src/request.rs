@@ -8,7 +8,6 @@ use redeliver_protocol::request::{Refusal, Request, RequestTicket, Response};
 use tokio::sync::mpsc;
 
 use crate::command::Command;
-use crate::emit::Payload;
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response, Refusal>> + Send>>;
 
@@ -22,12 +21,6 @@ where
     A: Future<Output = Result<Response, Refusal>> + Send + 'static,
 {
     Arc::new(move |request| Box::pin(handler(request)))
-}
-
-impl From<Payload> for Response {
-    fn from(payload: Payload) -> Response {
-        Response { kind: payload.kind, payload: payload.bytes }
-    }
 }
 
 /// Lets the driver forget a request for which nobody waits any more.

@@ -1,6 +1,7 @@
 //! A subscription in the app's hands: a stream of deliveries, and their acks.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,23 +9,23 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
-use redeliver_protocol::client::{self, SubscriptionEnd};
+use redeliver_protocol::client::{StreamItem, SubscriptionEnd};
+use redeliver_protocol::delivery::{AckHandle, AckPoint, Acknowledge, Delivery, Event, Gap, VolatileEvent};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::acks::{Ack, AckHandle};
+use crate::acks::AckLine;
 use crate::client::Client;
 use crate::command::{Command, Opened};
 use crate::error::NotConfirmed;
-use crate::event::{Delivery, Event, Gap, VolatileEvent, volatile_bytes};
+use crate::volatile::volatile_bytes;
 
 /// One reader of one topic, or of several as one. A stream of [`Delivery`], which ends when the subscription does.
 ///
 /// Nothing beyond the window is handed over until what came before is acknowledged, with [`Event::ack`] or by
 /// `auto_ack`. A subscription keeps its client alive. Dropped, it unsubscribes in the background; acks made before
 /// still count.
-#[derive(Debug)]
 pub struct Subscription {
     id: SubscriptionId,
     topic: TopicName,
@@ -38,16 +39,27 @@ pub struct Subscription {
     order: u64,
     auto_ack: bool,
     /// With `auto_ack`: what was handed over last, until the next one is asked for.
-    unacked: Option<Ack>,
+    unacked: Option<AckPoint>,
+    ack_line: Arc<dyn Acknowledge>,
 }
 
 /// Where a subscription takes what the driver puts into its outlet.
 #[derive(Debug)]
 pub(crate) struct Inlet {
-    pub(crate) deliveries: mpsc::UnboundedReceiver<(SubscriptionId, client::StreamItem)>,
+    pub(crate) deliveries: mpsc::UnboundedReceiver<(SubscriptionId, StreamItem)>,
     pub(crate) asides: Arc<AtomicUsize>,
     pub(crate) volatile_bytes: Arc<AtomicUsize>,
     pub(crate) end: Arc<OnceLock<SubscriptionEnd>>,
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("topics", &self.topics().map(TopicName::as_str).collect::<Vec<_>>())
+            .field("auto_ack", &self.auto_ack)
+            .field("end", &self.end())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Subscription {
@@ -60,7 +72,20 @@ impl Subscription {
         auto_ack: bool,
     ) -> Subscription {
         let opened = Opened { after: Position::default(), nth: Nth::ZERO, pending: 0 };
-        Subscription { id, topic, merged, client, inlet, opened, has_ended: false, order: 0, auto_ack, unacked: None }
+        let ack_line = Arc::new(AckLine { board: Arc::clone(&client.shared.acks), id });
+        Subscription {
+            id,
+            topic,
+            merged,
+            client,
+            inlet,
+            opened,
+            has_ended: false,
+            order: 0,
+            auto_ack,
+            unacked: None,
+            ack_line,
+        }
     }
 
     /// The topic; the first of several.
@@ -160,8 +185,8 @@ impl Subscription {
     }
 
     fn ack_handled(&mut self) {
-        if let Some(ack) = self.unacked.take() {
-            self.client.shared.acks.ack(self.id, ack);
+        if let Some(point) = self.unacked.take() {
+            self.ack_line.acknowledge(point);
         }
     }
 
@@ -169,49 +194,39 @@ impl Subscription {
         self.merged.get(&id).unwrap_or(&self.topic).clone()
     }
 
-    fn hand_over(&mut self, id: SubscriptionId, delivery: client::StreamItem) -> Delivery {
+    fn hand_over(&mut self, id: SubscriptionId, delivery: StreamItem) -> Delivery {
         match delivery {
-            client::StreamItem::Subscribed { after, nth, pending } => {
+            StreamItem::Subscribed { after, nth, pending } => {
                 self.inlet.asides.fetch_sub(1, Ordering::Relaxed);
-                Delivery::Resumed { after, nth, pending }
+                Delivery::resumed(after, nth, pending)
             }
-            client::StreamItem::CaughtUp { seq } => {
+            StreamItem::CaughtUp { seq } => {
                 self.inlet.asides.fetch_sub(1, Ordering::Relaxed);
-                Delivery::CaughtUp { seq }
+                Delivery::caught_up(seq)
             }
-            client::StreamItem::Volatile { time, name, kind, payload } => {
+            StreamItem::Volatile { time, name, kind, payload } => {
                 self.inlet.volatile_bytes.fetch_sub(volatile_bytes(&name, &payload), Ordering::Relaxed);
-                Delivery::Volatile(VolatileEvent { topic: self.topic_of(id), time, name, kind, payload })
+                Delivery::Volatile(VolatileEvent::new(self.topic_of(id), time, name, kind, payload))
             }
-            client::StreamItem::Gap(gap) => {
+            StreamItem::Gap(gap) => {
                 let handle = self.handle(id, gap.through, gap.nth_through);
-                Delivery::Gap(Gap { topic: self.topic_of(id), gap, handle })
+                Delivery::Gap(Gap::new(self.topic_of(id), &gap, handle))
             }
-            client::StreamItem::Event { epoch, record, redelivered } => {
+            StreamItem::Event { epoch, record, redelivered } => {
                 let position = Position::new(epoch, record.seq);
-                Delivery::Event(Event {
-                    handle: self.handle(id, position, record.nth),
-                    position,
-                    nth: record.nth,
-                    topic: self.topic_of(id),
-                    name: record.name,
-                    time: record.time,
-                    kind: record.kind,
-                    asks: record.asks,
-                    payload: record.payload,
-                    redelivered,
-                })
+                let handle = self.handle(id, position, record.nth);
+                Delivery::Event(Event::new(self.topic_of(id), epoch, record, redelivered, handle))
             }
         }
     }
 
     fn handle(&mut self, topic: SubscriptionId, position: Position, nth: Nth) -> AckHandle {
         self.order += 1;
-        let ack = Ack { order: self.order, topic, position, nth };
+        let point = AckPoint { order: self.order, topic, position, nth };
         if self.auto_ack {
-            self.unacked = Some(ack);
+            self.unacked = Some(point);
         }
-        AckHandle { board: Arc::clone(&self.client.shared.acks), id: self.id, ack }
+        AckHandle::new(Arc::clone(&self.ack_line), point)
     }
 }
 

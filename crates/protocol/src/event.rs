@@ -11,21 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::RefusalCode;
 use crate::limits::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits};
 use crate::name::{EventName, TopicName};
+pub use crate::payload::PayloadKind;
+use crate::payload::readable_payload;
 use crate::seq::{Nth, Seq};
 use crate::time::Timestamp;
-
-/// What an event's payload bytes are. redeliver carries them untouched; the kind tells a reader how to show them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[repr(u8)]
-pub enum PayloadKind {
-    /// Bytes without further meaning.
-    #[default]
-    Bytes = 0,
-    /// UTF-8 text.
-    Text = 1,
-    /// A JSON document in UTF-8.
-    Json = 2,
-}
 
 /// An event as it is emitted: it has no number yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +91,7 @@ fn first_duplicate(topics: &[TopicName]) -> Option<&TopicName> {
 
 /// An event that is not logged, on its way to whoever is connected now: no seq, at most once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolatileEvent {
+pub struct VolatileEmit {
     /// When the server took it.
     pub time: Timestamp,
     /// The event.
@@ -258,3 +247,5 @@ pub struct Record {
     /// The payload. A slice of the batch that it came in, which it keeps alive: copy it to keep it for long.
     pub payload: Bytes,
 }
+
+readable_payload!(Record);

@@ -1,6 +1,7 @@
 //! What is asked of a log's history and what it answers, in terms of seqs and events alone: where to start, batches,
 //! gaps, cursors, what became of an emit. Shared by the session machines, the wire and the log.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,6 +161,36 @@ pub enum GapCause {
     LogDamaged,
     /// The log is not the one that the reader's position belongs to: it was wiped, restored or has gone back.
     EpochChanged,
+}
+
+impl GapCause {
+    /// The cause as an identifier, for programs: `retention_age`, `epoch_changed`, …
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.texts().0
+    }
+
+    /// The cause as a sentence without a capital and a full stop, for people.
+    #[must_use]
+    pub fn description(self) -> &'static str {
+        self.texts().1
+    }
+
+    fn texts(self) -> (&'static str, &'static str) {
+        match self {
+            GapCause::RetentionAge => ("retention_age", "they were older than the server keeps events"),
+            GapCause::RetentionSize => ("retention_size", "the server keeps only so many bytes or events"),
+            GapCause::Purged => ("purged", "an operator removed them"),
+            GapCause::LogDamaged => ("log_damaged", "the server's log is damaged there"),
+            GapCause::EpochChanged => ("epoch_changed", "the server's log was wiped, restored or has gone back"),
+        }
+    }
+}
+
+impl fmt::Display for GapCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.description())
+    }
 }
 
 /// A run of one topic's events, in order, without holes, all written in one epoch.

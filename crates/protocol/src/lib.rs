@@ -62,16 +62,20 @@
 //!
 //! # Where to look
 //!
-//! From the bottom up; no file imports one above it: [`limits`], [`features`], [`seq`] numbers and positions, [`time`],
-//! [`error`] codes · [`name`], [`redelivery`] the redelivery mark, [`config`] · [`event`], [`history`] what is asked of a log and answered · [`frame`] the
-//! messages · [`codec`] their bytes · [`request`] · [`backoff`], [`timer`] · [`server`] · [`client`]. The stories in
+//! From the bottom up; no file imports one above it: [`cause`], [`limits`], [`features`], [`seq`] numbers and positions,
+//! [`time`], [`error`] codes · [`name`], [`redelivery`] the redelivery mark, [`config`], [`payload`] · [`event`],
+//! [`history`] what is asked of a log and answered · [`frame`] the messages · [`codec`] their bytes · [`request`],
+//! [`emit`], [`delivery`] what apps are handed · [`backoff`], [`timer`] · [`server`] · [`client`]. The stories in
 //! `tests/` show the machines at work.
 
 pub mod backoff;
 mod bytes_serde;
+pub mod cause;
 pub mod client;
 pub mod codec;
 pub mod config;
+pub mod delivery;
+pub mod emit;
 pub mod error;
 pub mod event;
 pub mod features;
@@ -79,6 +83,7 @@ pub mod frame;
 pub mod history;
 pub mod limits;
 pub mod name;
+pub mod payload;
 pub mod redelivery;
 pub mod request;
 pub mod seq;

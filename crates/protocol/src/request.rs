@@ -13,6 +13,7 @@ use crate::event::PayloadKind;
 use crate::frame::{ReplyFrame, ReplyOutcome, RequestFrame};
 use crate::limits::{EVENT_BYTES_MAX, REQUEST_BYTES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX};
 use crate::name::EventName;
+use crate::payload::{Payload, readable_payload};
 use crate::seq::RequestId;
 use crate::time::Instant;
 
@@ -40,6 +41,15 @@ pub struct Response {
     pub kind: PayloadKind,
     /// The payload.
     pub payload: Bytes,
+}
+
+readable_payload!(Request);
+readable_payload!(Response);
+
+impl From<Payload> for Response {
+    fn from(payload: Payload) -> Response {
+        Response { kind: payload.kind, payload: payload.bytes }
+    }
 }
 
 /// Why a request has no answer although it arrived.

@@ -46,7 +46,7 @@ use bytes::Bytes;
 
 pub use self::session::ServerSession;
 use crate::error::{Close, RefusalCode};
-use crate::event::{NewEvent, VolatileEvent};
+use crate::event::{NewEvent, VolatileEmit};
 use crate::frame::{Hello, Ownership, ServerFrame};
 use crate::history::{Cursor, EmitRun, Opened, PublisherState, ReadOutcome, Start};
 use crate::name::{SubscriberName, TopicName};
@@ -101,7 +101,7 @@ pub enum Input {
         /// The subscriptions that follow one of its topics.
         ids: Vec<SubscriptionId>,
         /// The event.
-        event: Arc<VolatileEvent>,
+        event: Arc<VolatileEmit>,
     },
     /// The answer to [`Output::Read`].
     Read {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-use redeliver_protocol::event::VolatileEvent;
+use redeliver_protocol::event::VolatileEmit;
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
@@ -143,7 +143,7 @@ impl Hub {
     }
 
     /// Gives an event that is not logged to everybody who follows one of its topics now.
-    pub(crate) fn volatile(&self, event: &Arc<VolatileEvent>) {
+    pub(crate) fn volatile(&self, event: &Arc<VolatileEmit>) {
         self.watching.volatile(event);
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
-use redeliver_protocol::event::VolatileEvent;
+use redeliver_protocol::event::VolatileEmit;
 use redeliver_protocol::seq::SubscriptionId;
 use redeliver_protocol::server::Input;
 
@@ -28,7 +28,7 @@ struct State {
     /// In order. Bounded by what the session has under way.
     inputs: Vec<Input>,
     /// Events that are not logged, oldest first, with the subscriptions that follow them.
-    volatile: VecDeque<(Arc<VolatileEvent>, Vec<SubscriptionId>)>,
+    volatile: VecDeque<(Arc<VolatileEmit>, Vec<SubscriptionId>)>,
 }
 
 /// Subscriptions whose topic grew: a set, so that a reader who is slow to look costs nothing. Most readers have one
@@ -45,7 +45,7 @@ struct Wakes {
 pub(crate) struct Drained {
     inputs: Vec<Input>,
     wakes: Wakes,
-    volatile: VecDeque<(Arc<VolatileEvent>, Vec<SubscriptionId>)>,
+    volatile: VecDeque<(Arc<VolatileEmit>, Vec<SubscriptionId>)>,
 }
 
 impl Inbox {
@@ -61,7 +61,7 @@ impl Inbox {
 
     /// Adds an event that is not logged for one of the connection's subscriptions. Those for its other ones must come
     /// right behind. If the reader is slow, the oldest is lost.
-    pub(crate) fn push_volatile(&self, id: SubscriptionId, event: &Arc<VolatileEvent>) {
+    pub(crate) fn push_volatile(&self, id: SubscriptionId, event: &Arc<VolatileEmit>) {
         self.put(|state| match state.volatile.back_mut() {
             Some((last, ids)) if Arc::ptr_eq(last, event) => ids.push(id),
             Some(_) | None => {

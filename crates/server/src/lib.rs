@@ -72,7 +72,7 @@ pub use redeliver_log::{Log, LogConfig, LogError, Retention, STATE_BYTES_MAX, ST
 pub use redeliver_protocol::client::{StreamItem as Delivery, SubscriptionEnd};
 pub use redeliver_protocol::config::ServerConfig;
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, VolatileEvent};
+pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, VolatileEmit};
 pub use redeliver_protocol::frame::{Ownership, Window};
 pub use redeliver_protocol::history::{Gap, GapCause, Place, Start};
 pub use redeliver_protocol::limits::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits, NAME_BYTES_MAX};

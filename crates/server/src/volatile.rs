@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redeliver_protocol::error::RefusalCode;
-use redeliver_protocol::event::{NewEvent, VolatileEvent};
+use redeliver_protocol::event::{NewEvent, VolatileEmit};
 
 use crate::clock::wall_clock;
 use crate::emit::EmitError;
@@ -21,5 +21,5 @@ pub(crate) fn emit(shared: &Shared, event: NewEvent) -> Result<(), EmitError> {
 
 /// Gives an event that was checked to its readers.
 pub(crate) fn give(shared: &Shared, event: NewEvent) {
-    shared.hub.volatile(&Arc::new(VolatileEvent { time: wall_clock(), event }));
+    shared.hub.volatile(&Arc::new(VolatileEmit { time: wall_clock(), event }));
 }

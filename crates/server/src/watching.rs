@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redeliver_protocol::error::Close;
-use redeliver_protocol::event::VolatileEvent;
+use redeliver_protocol::event::VolatileEmit;
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::SubscriptionId;
 use redeliver_protocol::server::watchers::Watchers;
@@ -80,7 +80,7 @@ impl Watching {
     }
 
     /// Puts an event that is not logged into the inbox of everybody who watches one of its topics.
-    pub(crate) fn volatile(&self, event: &Arc<VolatileEvent>) {
+    pub(crate) fn volatile(&self, event: &Arc<VolatileEmit>) {
         let members = self.members.lock();
         // Each inbox sees all its subscriptions of one event in a row, since nobody comes between them.
         for topic in &event.event.topics {

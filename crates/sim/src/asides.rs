@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::client::Input as ClientInput;
-use redeliver_protocol::event::{NewEvent, PayloadKind, VolatileEvent};
+use redeliver_protocol::event::{NewEvent, PayloadKind, VolatileEmit};
 use redeliver_protocol::name::EventName;
 use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::SubscriptionId;
@@ -55,7 +55,7 @@ impl World {
 
     /// The server gives an event that is not logged to whoever follows one of its topics now.
     pub(crate) fn hand_out(&mut self, event: NewEvent) {
-        let event = Arc::new(VolatileEvent { time: self.wall(), event });
+        let event = Arc::new(VolatileEmit { time: self.wall(), event });
         let mut reached: BTreeMap<ConnectionId, Vec<SubscriptionId>> = BTreeMap::new();
         let Some(server) = &self.server else { return };
         for topic in &event.event.topics {

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use redeliver_protocol::client::{EmitOutcome, EmitTicket};
+use redeliver_protocol::emit::{EmitError, Receipt};
 use tokio::sync::oneshot;
 
-use crate::emit::{Receipt, Room, receipt_of};
-use crate::error::EmitError;
+use crate::emit::receipt_of;
+use crate::outbox_room::Room;
 
 /// Invariant: its size is bounded by the outbox, since each entry holds its room.
 #[derive(Debug, Default)]

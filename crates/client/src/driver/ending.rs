@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use redeliver_protocol::client::Input;
+use redeliver_protocol::emit::EmitError;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::request::RequestError;
 use tokio::sync::oneshot;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::command::Command;
-use crate::error::{EmitError, ShutdownError};
+use crate::error::ShutdownError;
 use crate::transport::Connector;
 
 /// A shutdown that is under way.

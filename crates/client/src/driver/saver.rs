@@ -12,9 +12,9 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::client::Notice;
 use crate::cursor_store::{CursorKey, CursorStore, KeyClaim};
 use crate::error::CursorStoreError;
+use crate::notice::Notice;
 
 pub(super) struct Saver {
     store: Option<Arc<dyn CursorStore>>,

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use redeliver_protocol::client::{StreamItem, SubscriptionEnd};
+use redeliver_protocol::delivery::AckPoint;
 use redeliver_protocol::seq::{Seq, SubscriptionId};
 use tokio::sync::oneshot;
 
-use crate::acks::Ack;
 use crate::command::{Opened, Outlet};
 use crate::cursor_store::KeyClaim;
 use crate::error::NotConfirmed;
-use crate::event::volatile_bytes;
+use crate::volatile::volatile_bytes;
 
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -89,7 +89,7 @@ impl Subscriptions {
     }
 
     /// Notes an ack on its way to the session. False if the session has no use for it.
-    pub(super) fn pass(&mut self, id: SubscriptionId, ack: &Ack) -> bool {
+    pub(super) fn pass(&mut self, id: SubscriptionId, ack: &AckPoint) -> bool {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.acked < ack.order) else { return false };
         entry.acked = ack.order;
         if entry.unconfirmed.len() >= UNCONFIRMED_MAX {

@@ -5,7 +5,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::toy::Toy;
-use redeliver_client::{Client, EmitError, NewEvent, Outcome, Payload, PayloadKind, PublisherId, RefusalCode, Seq};
+use redeliver_client::{
+    Client, EmitError, NewEvent, Outcome, Payload, PayloadError, PayloadKind, PublisherId, RefusalCode, Seq,
+};
 use redeliver_protocol::frame::ClientFrame;
 
 async fn client(toy: &Toy) -> Client {
@@ -176,7 +178,7 @@ async fn a_final_refusal_says_why_and_that_nothing_was_stored() {
     let client = client(&toy).await;
     toy.faults(|faults| faults.refuse_emits = Some(RefusalCode::Forbidden));
     let error = client.emit("orders", "created", "one").await.unwrap_err();
-    assert_eq!(error, EmitError::Refused { code: RefusalCode::Forbidden });
+    assert_eq!(error, EmitError::refused(RefusalCode::Forbidden));
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, false));
     assert!(toy.payloads().is_empty());
 }
@@ -205,5 +207,5 @@ async fn payloads_carry_what_they_are() {
     let json = Payload::json(&serde_json::json!({"id": 7})).unwrap();
     assert_eq!((json.kind, &json.bytes[..]), (PayloadKind::Json, &br#"{"id":7}"#[..]));
     let not_json: std::collections::BTreeMap<(u8, u8), u8> = [((1, 2), 3)].into();
-    assert!(matches!(Payload::json(&not_json), Err(EmitError::Encode { .. })));
+    assert!(matches!(Payload::json(&not_json), Err(PayloadError::NoJsonForm { .. })));
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use redeliver_protocol::codec;
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-use redeliver_protocol::event::{NewEvent, VolatileEvent};
+use redeliver_protocol::event::{NewEvent, VolatileEmit};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, PublisherState};
 use redeliver_protocol::request::Response;
@@ -262,7 +262,7 @@ impl Hub {
                 self.inputs.push_back((id, Input::Read { id: subscription, outcome }));
             }
             Output::Append { first, events } => self.append_emits(id, first, events, now),
-            Output::EmitVolatile(event) => self.give_volatile(VolatileEvent { time: timestamp(now), event }),
+            Output::EmitVolatile(event) => self.give_volatile(VolatileEmit { time: timestamp(now), event }),
             Output::SaveCursor { id: subscription, subscriber, topic, cursor, .. } => {
                 // The fence: whoever lost the topic saves nothing.
                 if self.owners.is_owner(id, subscription) {
@@ -280,7 +280,7 @@ impl Hub {
     }
 
     /// Gives an event that is not logged to whoever follows one of its topics.
-    pub(crate) fn give_volatile(&mut self, event: VolatileEvent) {
+    pub(crate) fn give_volatile(&mut self, event: VolatileEmit) {
         let event = Arc::new(event);
         let mut reached: BTreeMap<ConnectionId, Vec<SubscriptionId>> = BTreeMap::new();
         for topic in &event.event.topics {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redeliver_log::{LogError, MergedEvent, MergedItem, MergedReader, MergedRow};
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
-use redeliver_protocol::event::{PayloadKind, VolatileEvent};
+use redeliver_protocol::event::{PayloadKind, VolatileEmit};
 use redeliver_protocol::history::Gap;
 use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_protocol::seq::{Position, Seq, SubscriptionId};
@@ -35,7 +35,7 @@ pub struct Feed {
     last_watch: u32,
     may_have_more: bool,
     reading: Option<Reading>,
-    volatile: VecDeque<Arc<VolatileEvent>>,
+    volatile: VecDeque<Arc<VolatileEmit>>,
     ended: Option<Close>,
     shared: Arc<Shared>,
     /// Last, when nothing of the server is held any more.
@@ -60,7 +60,7 @@ pub enum FeedItem {
     },
     /// An event that is not logged: it has no place in the row, and comes behind what was in the log before it was taken.
     /// It is for the feed's holder to judge who is not to get it. A feed that does not keep up loses the oldest first.
-    Volatile(Arc<VolatileEvent>),
+    Volatile(Arc<VolatileEmit>),
 }
 
 /// An event in a row.

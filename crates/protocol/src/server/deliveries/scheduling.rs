@@ -12,7 +12,7 @@ use super::{Deliveries, Reading};
 use crate::codec;
 use crate::config::ServerConfig;
 use crate::error::Close;
-use crate::event::{NewEvent, RecordKind, VolatileEvent};
+use crate::event::{NewEvent, RecordKind, VolatileEmit};
 use crate::features::Features;
 use crate::frame::{ServerFrame, Volatile};
 use crate::history::{Batch, Gap, ReadOutcome};
@@ -38,7 +38,7 @@ impl Deliveries {
     pub(in crate::server) fn volatile(
         &mut self,
         ids: &[SubscriptionId],
-        event: &VolatileEvent,
+        event: &VolatileEmit,
         config: &ServerConfig,
         out: &mut Outputs,
     ) {

@@ -1,0 +1,106 @@
+//! What becomes of an emit: its receipt, or why there is none. The same for a client and within the server's process.
+
+use crate::error::RefusalCode;
+use crate::event::EventError;
+use crate::name::NameError;
+use crate::payload::PayloadError;
+use crate::seq::{Position, Seq};
+
+/// The server's answer to an emit: the event is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The event's position. `None` for a duplicate that was stored so long ago that the server no longer knows where.
+    pub position: Option<Position>,
+    /// Whether an earlier try under the same publisher and number had stored it, and this one stored nothing.
+    pub duplicate: bool,
+}
+
+impl Receipt {
+    /// A receipt for what this emit stored.
+    #[must_use]
+    pub fn stored(position: Position) -> Receipt {
+        Receipt { position: Some(position), duplicate: false }
+    }
+
+    /// A receipt for what an earlier try stored, at this position if it is still known.
+    #[must_use]
+    pub fn duplicate(position: Option<Position>) -> Receipt {
+        Receipt { position, duplicate: true }
+    }
+
+    /// The event's number in the log, if the server still knows it.
+    #[must_use]
+    pub fn seq(&self) -> Option<Seq> {
+        self.position.map(|position| position.seq)
+    }
+}
+
+/// Why an emit has no receipt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmitError {
+    /// The name of a topic or of the event is not valid.
+    #[error(transparent)]
+    InvalidName(#[from] NameError),
+    /// No server with these limits takes the event.
+    #[error(transparent)]
+    Invalid(#[from] EventError),
+    /// The payload could not be written as JSON.
+    #[error(transparent)]
+    Encode(#[from] PayloadError),
+    /// The server refused the event.
+    #[error("the event was refused: {code}")]
+    #[non_exhaustive]
+    Refused {
+        /// Why.
+        code: RefusalCode,
+    },
+    /// The client ended before the event was sent.
+    #[error("the client ended before the event was sent")]
+    ClientEnded,
+    /// Nobody can tell any more whether the event was stored.
+    #[error("it is not known whether the event was stored")]
+    Unknown,
+}
+
+/// Whether an emit that failed may have been stored all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was not stored, and will not be.
+    NotApplied,
+    /// It may have been stored.
+    Unknown,
+}
+
+impl EmitError {
+    /// A refusal with this code.
+    #[must_use]
+    pub fn refused(code: RefusalCode) -> EmitError {
+        EmitError::Refused { code }
+    }
+
+    /// Whether the event may have been stored all the same.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            EmitError::Unknown => Outcome::Unknown,
+            EmitError::InvalidName(_)
+            | EmitError::Invalid(_)
+            | EmitError::Encode(_)
+            | EmitError::Refused { .. }
+            | EmitError::ClientEnded => Outcome::NotApplied,
+        }
+    }
+
+    /// Whether emitting the same event again may succeed. After an unknown outcome it may also store it twice.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            EmitError::Refused { code } => !code.is_final(),
+            EmitError::Unknown | EmitError::ClientEnded => true,
+            EmitError::InvalidName(_) | EmitError::Invalid(_) | EmitError::Encode(_) => false,
+        }
+    }
+}
