@@ -256,7 +256,7 @@ async fn read(shared: &Shared, mut goal: watch::Receiver<Option<u64>>) -> Result
                     event.ack();
                 }
             }
-            Some(Delivery::Gap(gap)) => shared.violation(&format!("gets a gap: {:?}", *gap)),
+            Some(Delivery::Gap(gap)) => shared.violation(&format!("gets a gap: {:?}", gap)),
             Some(Delivery::Resumed { .. }) => shared.ledger.count(|figures| figures.resumes += 1),
             Some(Delivery::CaughtUp { .. } | _) => {}
             None => bail!("the subscription ended: {:?}", subscription.end()),

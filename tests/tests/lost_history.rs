@@ -79,7 +79,7 @@ impl Told {
     fn of(delivery: &Delivery) -> Option<Told> {
         match delivery {
             Delivery::Event(event) => Some(Told::Event(event.text().unwrap().to_owned(), event.nth.0)),
-            Delivery::Gap(gap) => Some(Told::Gap((**gap).clone())),
+            Delivery::Gap(gap) => Some(Told::Gap(gap.into())),
             _ => None,
         }
     }

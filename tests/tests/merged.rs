@@ -42,7 +42,7 @@ async fn next(row: &mut Subscription) -> Event {
     loop {
         match row.next().await.unwrap() {
             Delivery::Event(event) => return event,
-            Delivery::Gap(gap) => panic!("nothing is gone, but {:?}", *gap),
+            Delivery::Gap(gap) => panic!("nothing is gone, but {gap:?}"),
             Delivery::CaughtUp { .. } | Delivery::Resumed { .. } | _ => {}
         }
     }

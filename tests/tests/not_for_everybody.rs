@@ -45,7 +45,7 @@ async fn next(subscription: &mut Subscription) -> (u64, String) {
                 event.ack();
                 return (event.nth.0, event.text().unwrap().to_owned());
             }
-            Delivery::Gap(gap) => panic!("nothing is gone, but {:?}", *gap),
+            Delivery::Gap(gap) => panic!("nothing is gone, but {gap:?}"),
             Delivery::CaughtUp { .. } | Delivery::Resumed { .. } | _ => {}
         }
     }

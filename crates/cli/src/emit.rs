@@ -243,7 +243,7 @@ fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, 
             let problem = remote::why_ended(close);
             if tally.is_empty() { problem } else { problem.and(&tally.in_full()) }
         }
-        Ended::Failed { number, error: EmitError::Refused { code } } => {
+        Ended::Failed { number, error: EmitError::Refused { code, .. } } => {
             let problem = Problem::new(format!("{}: the server refused it: {code}", what(number, args)));
             match code {
                 RefusalCode::NumberReused => {

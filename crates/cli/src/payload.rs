@@ -64,7 +64,7 @@ impl Serialize for PayloadJson<'_> {
         // The kind is the emitter's claim, which no server checks: what is not what it claims is shown as less.
         let text = match self.kind {
             PayloadKind::Json | PayloadKind::Text => std::str::from_utf8(self.bytes).ok(),
-            PayloadKind::Bytes => None,
+            PayloadKind::Bytes | _ => None,
         };
         let Some(text) = text else {
             use base64::Engine;

@@ -21,7 +21,7 @@ impl Fate {
             Ok(receipt) => Fate::Acknowledged { seq: receipt.seq().map(|seq| seq.0), duplicate: receipt.duplicate },
             Err(error) => match error.outcome() {
                 Outcome::NotApplied => Fate::NotStored,
-                Outcome::Unknown => Fate::Unknown,
+                Outcome::Unknown | _ => Fate::Unknown,
             },
         }
     }

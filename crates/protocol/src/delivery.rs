@@ -244,6 +244,19 @@ impl Gap {
     }
 }
 
+impl From<&Gap> for history::Gap {
+    fn from(gap: &Gap) -> history::Gap {
+        history::Gap {
+            after: gap.after,
+            through: gap.through,
+            nth_through: gap.nth_through,
+            count: gap.count,
+            count_is_exact: gap.count_is_exact,
+            cause: gap.cause,
+        }
+    }
+}
+
 impl fmt::Debug for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gap")

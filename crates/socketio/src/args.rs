@@ -156,7 +156,7 @@ impl Args {
                 let text = std::str::from_utf8(payload).ok();
                 text.and_then(|text| Args::new().with(&text).ok())
             }
-            PayloadKind::Bytes => Args::from_container(payload),
+            PayloadKind::Bytes | _ => Args::from_container(payload),
         };
         // Emitters may call anything JSON: what is not, and what is no container, is bytes.
         args.unwrap_or_else(|| Args::new().with_binary(payload.clone()))

@@ -120,12 +120,14 @@ impl TopicDump {
                 // The floor rises while it is read.
                 Some(Delivery::Gap(gap)) => {
                     if gap.count != gap.nth_through.0 - nth || !gap.count_is_exact {
-                        ledger.violation(format!("dump of topic {topic}: a gap after {nth} is wrong: {:?}", *gap));
+                        ledger.violation(format!("dump of topic {topic}: a gap after {nth} is wrong: {:?}", gap));
                     }
                     (begin, nth) = (gap.through.seq.0, gap.nth_through.0);
                     seqs.clear();
                 }
-                Some(Delivery::CaughtUp { seq }) => return Ok(TopicDump { topic, after: begin, through: seq.0, seqs }),
+                Some(Delivery::CaughtUp { seq, .. }) => {
+                    return Ok(TopicDump { topic, after: begin, through: seq.0, seqs });
+                }
                 Some(_) => {}
                 None => bail!("the dump of topic {topic} ended: {:?}", subscription.end()),
             }
