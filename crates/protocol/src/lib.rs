@@ -83,6 +83,7 @@ pub mod frame;
 pub mod history;
 pub mod limits;
 pub mod name;
+pub mod open_stream;
 pub mod payload;
 pub mod redelivery;
 pub mod request;

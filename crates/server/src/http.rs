@@ -13,9 +13,11 @@ use hyper::upgrade::{Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use redeliver_protocol::frame::SUBPROTOCOL;
 use redeliver_websocket::handshake::{Handshake, HandshakeError, lists, own_headers, own_uri};
+use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tracing::{Instrument, Span, debug, info_span};
 
+use crate::access::AnyAccess;
 use crate::connection::Serving;
 use crate::session_driver::{Origin, SessionDriver};
 use crate::shared::{Phase, Presence, Shared};
@@ -31,7 +33,7 @@ pub(crate) fn respond<B>(
 ) -> (Response<Full<Bytes>>, Option<Upgrading>) {
     let is_upgrade = request.method() == Method::GET && request.headers().contains_key(header::UPGRADE);
     if is_upgrade && request.uri().path() == "/" {
-        return begin_upgrade(shared, request, peer);
+        return begin_upgrade(shared, Arc::clone(&shared.access), request, peer);
     }
     (answer(shared, &request), None)
 }
@@ -58,15 +60,17 @@ fn answer<B>(shared: &Shared, request: &Request<B>) -> Response<Full<Bytes>> {
 
 /// The answer to a WebSocket handshake, which it also carries on with in a task of its own.
 pub(crate) fn upgrade<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
-    let (response, upgrading) = begin_upgrade(shared, request, peer);
+    let (response, upgrading) = begin_upgrade(shared, Arc::clone(&shared.access), request, peer);
     if let Some(upgrading) = upgrading {
         tokio::spawn(upgrading);
     }
     response
 }
 
-fn begin_upgrade<B>(
+/// The answer to a WebSocket handshake whose client `access` judges, and what is to be awaited behind it.
+pub(crate) fn begin_upgrade<B>(
     shared: &Arc<Shared>,
+    access: Arc<dyn AnyAccess>,
     request: Request<B>,
     peer: Option<SocketAddr>,
 ) -> (Response<Full<Bytes>>, Option<Upgrading>) {
@@ -79,7 +83,7 @@ fn begin_upgrade<B>(
     (parts.uri, parts.headers) = (Uri::default(), HeaderMap::new());
     let upgrade = hyper::upgrade::on(Request::from_parts(parts, ()));
     // Made before the answer goes out, so that the connection counts from here on.
-    let driver = SessionDriver::new(shared, Arc::clone(&shared.access), origin);
+    let driver = SessionDriver::new(shared, access, origin);
     let span = info_span!("connection", id = %driver.connection(), peer = peer.map(tracing::field::display), identity = tracing::field::Empty);
     let shared = Arc::clone(shared);
     let connection_span = span.clone();
@@ -93,10 +97,17 @@ fn begin_upgrade<B>(
     (handshake.response(subprotocol), Some(Box::pin(upgrading.instrument(span))))
 }
 
-/// Serves a connection whose handshake is done, in a task that has no more to carry than the connection.
+/// Serves a connection whose handshake is done, in a task that has no more to carry than the connection: without what
+/// hyper wraps around its stream.
 fn carry_on(shared: &Shared, driver: SessionDriver, io: Upgraded, presence: Presence, span: Span) {
-    match io.downcast::<TokioIo<TcpStream>>() {
-        // Without what hyper wraps around it.
+    let io = match io.downcast::<TokioIo<TcpStream>>() {
+        Ok(Parts { io, read_buf, .. }) => {
+            tokio::spawn(Serving::new(driver, io.into_inner(), &read_buf, shared, presence).instrument(span));
+            return;
+        }
+        Err(io) => io,
+    };
+    match io.downcast::<TokioIo<DuplexStream>>() {
         Ok(Parts { io, read_buf, .. }) => {
             tokio::spawn(Serving::new(driver, io.into_inner(), &read_buf, shared, presence).instrument(span));
         }

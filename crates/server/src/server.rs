@@ -31,7 +31,7 @@ use crate::{http as http_answers, listener, volatile, writer};
 /// writer ends after what it has in hand. [`Server::shutdown`] does that and waits for it.
 #[derive(Clone, Debug)]
 pub struct Server {
-    handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
 }
 
 impl Server {

@@ -91,3 +91,19 @@ async fn a_forbidden_topic_cannot_be_followed() {
     assert_eq!(code, RefusalCode::Forbidden);
     ali.subscribe(subscribe("public/a", Start::Earliest)).await;
 }
+
+#[tokio::test]
+async fn the_process_itself_is_let_in_and_may_do_everything() {
+    let (server, _) = serve_names().await;
+    let mut here = Peer::in_process(&server).await;
+    here.hello(hello_publisher()).await;
+    assert_eq!(server.connections()[0].identity.name(), "in-process");
+    let runs = here.emit(1, vec![event("bob/a", "1")]).await;
+    assert!(runs[0].fate.is_stored(), "{runs:?}");
+    here.subscribe(subscribe("bob/a", Start::Earliest)).await;
+    assert_eq!(payloads(&here.events(1).await), ["1"]);
+    let shutdown = tokio::spawn(async move { server.shutdown(std::time::Duration::from_secs(60)).await });
+    assert_eq!(here.closed().await.code, CloseCode::Draining);
+    drop(here);
+    shutdown.await.expect("no panic");
+}

@@ -17,7 +17,7 @@ use redeliver_protocol::frame::{
 use redeliver_protocol::history::{EmitRun, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, InstanceId, Nth, PublisherId, Seq, SubscriptionId};
-use redeliver_server::Server;
+use redeliver_server::{OpenStream, Server};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
@@ -61,6 +61,13 @@ impl Peer<TcpStream> {
 }
 
 impl Peer<DuplexStream> {
+    /// Connects from within the process.
+    pub(crate) async fn in_process(server: &Server) -> Peer<DuplexStream> {
+        let (socket, _) =
+            tokio_tungstenite::client_async("ws://in-process/", server.open_stream()).await.expect("upgrades");
+        Peer { socket }
+    }
+
     /// Connects over a pipe that holds so many bytes.
     pub(crate) async fn over_pipe(server: &Server, bytes: usize) -> Peer<DuplexStream> {
         let (near, far) = tokio::io::duplex(bytes);
