@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use anyhow::Result;
 use bytes::Bytes;
-use redeliver_client::{EmitOptions, EventName, NewEvent, PayloadKind, TopicName};
+use redeliver_client::{EventName, NewEvent, TopicName};
 use uuid::Uuid;
 
 use crate::chance::Chance;
@@ -103,14 +103,7 @@ impl Load {
     pub fn event(&self, origin: Origin) -> Result<NewEvent> {
         let topics = self.topics_of(origin).into_iter().map(Load::topic).collect::<Result<Vec<_>>>()?;
         let (name, payload) = (EventName::new(EVENT_NAME)?, self.payload_of(origin));
-        Ok(NewEvent {
-            topics,
-            name,
-            kind: PayloadKind::Bytes,
-            payload,
-            options: EmitOptions::default(),
-            except: Vec::new(),
-        })
+        Ok(NewEvent::to_all(topics, name, payload))
     }
 
     /// The name of a topic.

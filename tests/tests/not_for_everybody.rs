@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use redeliver_client::{
-    Client, ClientBuilder, Delivery, EmitOptions, EventName, NewEvent, PayloadKind, Start, Subscription, TopicName,
+    Client, ClientBuilder, Delivery, EventName, NewEvent, PayloadKind, Start, Subscription, TopicName,
 };
 use redeliver_server::Server;
 use tokio::net::TcpListener;
@@ -100,7 +100,7 @@ async fn a_reader_sees_that_the_emitter_asks_for_an_answer() {
     let (_server, address) = serve().await;
     let client = client(address).connect().await.unwrap();
     let mut room = client.subscribe("room").start(Start::Earliest).await.unwrap();
-    let asking = NewEvent { options: EmitOptions::ASKS, ..event(&["room"], &[], "well?") };
+    let asking = event(&["room"], &[], "well?").asks();
     client.emit_event(asking).await.unwrap();
     client.emit_event(event(&["room"], &[], "well")).await.unwrap();
     let mut asks = Vec::new();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use redeliver_client::{
-    Client, Close, EVENT_BYTES_MAX, EmitError, EmitOptions, NewEvent, Notice, Notices, PendingReceipt, RefusalCode,
+    Client, Close, EVENT_BYTES_MAX, EmitError, NewEvent, Notice, Notices, PendingReceipt, RefusalCode,
 };
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -169,14 +169,7 @@ async fn feed(
 fn event(line: Line, args: &EmitArgs) -> Result<NewEvent, Ended> {
     let kind = payload::kind_of(&line.bytes, args.payload_type)
         .map_err(|why| Ended::BadInput(Problem::new(format!("{}: {why}", what(line.number, args)))))?;
-    Ok(NewEvent {
-        topics: vec![args.topic.clone()],
-        name: args.name.clone(),
-        kind,
-        payload: line.bytes.into(),
-        options: EmitOptions::default(),
-        except: args.except.clone(),
-    })
+    Ok(NewEvent::new(args.topic.clone(), args.name.clone(), kind, line.bytes).with_except(args.except.clone()))
 }
 
 /// What an event is called when something is wrong with it.

@@ -10,16 +10,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::RefusalCode;
 use crate::limits::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits};
-use crate::name::{EventName, TopicName};
+use crate::name::{EventName, NameError, TopicName};
 pub use crate::payload::PayloadKind;
-use crate::payload::readable_payload;
+use crate::payload::{Payload, PayloadError, readable_payload};
 use crate::seq::{Nth, Seq};
 use crate::time::Timestamp;
 
 /// An event as it is emitted: it has no number yet.
+///
+/// ```
+/// # use redeliver_protocol::event::NewEvent;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let order = std::collections::BTreeMap::from([("crates", 3)]);
+/// let event = NewEvent::to("orders", "created")?.json(&order)?.also_to("audit")?;
+/// # assert_eq!((event.topics.len(), &event.payload[..]), (2, &b"{\"crates\":3}"[..]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct NewEvent {
-    /// The topics that the event belongs to: at least one, no duplicates, at most [`crate::limits::EVENT_TOPICS_MAX`].
+    /// The topics that the event belongs to: at least one, no duplicates, at most
+    /// [`EVENT_TOPICS_MAX`](crate::limits::EVENT_TOPICS_MAX).
     pub topics: Vec<TopicName>,
     /// What the event is called.
     pub name: EventName,
@@ -31,23 +43,97 @@ pub struct NewEvent {
     /// How the event is to be treated.
     pub options: EmitOptions,
     /// Whoever follows one of these topics does not get the event: no duplicates, at most
-    /// [`crate::limits::EVENT_EXCEPT_MAX`]. Only [`crate::frame::ClientFrame::EmitExcept`] and `Volatile` carry it.
+    /// [`EVENT_EXCEPT_MAX`](crate::limits::EVENT_EXCEPT_MAX). Only [`crate::frame::ClientFrame::EmitExcept`] and
+    /// `Volatile` carry it.
     #[serde(skip)]
     pub except: Vec<TopicName>,
 }
 
 impl NewEvent {
-    /// An event for one topic, with default options.
+    /// An event for one topic, without a payload yet.
+    ///
+    /// # Errors
+    ///
+    /// [`NameError`] if a name is empty or longer than 255 bytes.
+    pub fn to(topic: impl AsRef<str>, name: impl AsRef<str>) -> Result<NewEvent, NameError> {
+        Ok(NewEvent::to_all(vec![TopicName::new(topic)?], EventName::new(name)?, Payload::default()))
+    }
+
+    /// An event for one topic, of names that are checked already.
     #[must_use]
     pub fn new(topic: TopicName, name: EventName, kind: PayloadKind, payload: impl Into<Bytes>) -> NewEvent {
-        NewEvent {
-            topics: vec![topic],
-            name,
-            kind,
-            payload: payload.into(),
-            options: EmitOptions::default(),
-            except: Vec::new(),
-        }
+        NewEvent::to_all(vec![topic], name, Payload::new(kind, payload))
+    }
+
+    /// An event for several topics, of names that are checked already.
+    #[must_use]
+    pub fn to_all(topics: Vec<TopicName>, name: EventName, payload: impl Into<Payload>) -> NewEvent {
+        let Payload { kind, bytes: payload } = payload.into();
+        NewEvent { topics, name, kind, payload, options: EmitOptions::default(), except: Vec::new() }
+    }
+
+    /// Sets the payload: text, bytes or a JSON value.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Payload>) -> NewEvent {
+        let Payload { kind, bytes } = payload.into();
+        (self.kind, self.payload) = (kind, bytes);
+        self
+    }
+
+    /// Sets the payload: a value as a JSON document.
+    ///
+    /// # Errors
+    ///
+    /// [`PayloadError`] if the value has no JSON form.
+    pub fn json<T: Serialize + ?Sized>(self, value: &T) -> Result<NewEvent, PayloadError> {
+        Ok(self.payload(Payload::json(value)?))
+    }
+
+    /// Adds a topic that the event belongs to.
+    ///
+    /// # Errors
+    ///
+    /// [`NameError`] if the name is empty or longer than 255 bytes.
+    pub fn also_to(mut self, topic: impl AsRef<str>) -> Result<NewEvent, NameError> {
+        self.topics.push(TopicName::new(topic)?);
+        Ok(self)
+    }
+
+    /// Keeps the event from whoever follows this topic.
+    ///
+    /// # Errors
+    ///
+    /// [`NameError`] if the name is empty or longer than 255 bytes.
+    pub fn except(mut self, topic: impl AsRef<str>) -> Result<NewEvent, NameError> {
+        self.except.push(TopicName::new(topic)?);
+        Ok(self)
+    }
+
+    /// Asks the event's readers for an answer.
+    #[must_use]
+    pub fn asks(self) -> NewEvent {
+        self.with_options(EmitOptions::ASKS)
+    }
+
+    /// Sets the topics that the event belongs to, instead of those that it has.
+    #[must_use]
+    pub fn with_topics(mut self, topics: Vec<TopicName>) -> NewEvent {
+        self.topics = topics;
+        self
+    }
+
+    /// Sets the topics whose readers do not get the event, instead of those that it has.
+    #[must_use]
+    pub fn with_except(mut self, except: Vec<TopicName>) -> NewEvent {
+        self.except = except;
+        self
+    }
+
+    /// Sets how the event is to be treated.
+    #[must_use]
+    pub fn with_options(mut self, options: EmitOptions) -> NewEvent {
+        self.options = options;
+        self
     }
 
     /// Judges the event by a server's limits and the protocol's own bounds. Nothing else judges events: servers call this

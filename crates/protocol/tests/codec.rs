@@ -20,6 +20,7 @@ use redeliver_protocol::frame::{
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, Limits};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::payload::Payload;
 use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{
     EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,
@@ -314,19 +315,14 @@ fn window() -> impl Strategy<Value = Window> {
 
 fn new_event() -> impl Strategy<Value = NewEvent> {
     (vec(topic(), 0..4), event_name(), kind(), payload(), any::<u32>()).prop_map(
-        |(topics, name, kind, payload, options)| NewEvent {
-            topics,
-            name,
-            kind,
-            payload,
-            options: EmitOptions(options),
-            except: Vec::new(),
+        |(topics, name, kind, payload, options)| {
+            NewEvent::to_all(topics, name, Payload::new(kind, payload)).with_options(EmitOptions(options))
         },
     )
 }
 
 fn event_to_some() -> impl Strategy<Value = NewEvent> {
-    (new_event(), vec(topic(), 0..4)).prop_map(|(event, except)| NewEvent { except, ..event })
+    (new_event(), vec(topic(), 0..4)).prop_map(|(event, except)| event.with_except(except))
 }
 
 fn request() -> impl Strategy<Value = RequestFrame> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use redeliver_protocol::codec::{self, FromClient, FromServer};
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, RecordKind};
+use redeliver_protocol::event::{NewEvent, PayloadKind, RecordKind};
 use redeliver_protocol::features::{FEATURES, Features};
 use redeliver_protocol::frame::{
     ClientFrame, Events, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Subscribe,
@@ -18,6 +18,7 @@ use redeliver_protocol::frame::{
 use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
+use redeliver_protocol::payload::Payload;
 use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{
     EmitNumber, Epoch, InstanceId, Nth, Position, PublisherId, RequestId, Seq, SubscriptionId,
@@ -150,13 +151,9 @@ fn client_frames() -> Vec<(&'static str, ClientFrame)> {
 }
 
 fn new_events() -> Vec<NewEvent> {
-    let event = |topics: &[&str], name, kind, payload| NewEvent {
-        topics: topics.iter().map(|name| topic(name)).collect(),
-        name: EventName::new(name).unwrap(),
-        kind,
-        payload: Bytes::from_static(payload),
-        options: EmitOptions::default(),
-        except: Vec::new(),
+    let event = |topics: &[&str], name, kind, payload| {
+        let topics = topics.iter().map(|name| topic(name)).collect();
+        NewEvent::to_all(topics, EventName::new(name).unwrap(), Payload::new(kind, Bytes::from_static(payload)))
     };
     vec![
         event(&["orders", "audit"], "made", PayloadKind::Json, b"{}"),
@@ -169,7 +166,7 @@ fn plain_event() -> NewEvent {
 }
 
 fn event_to_some() -> NewEvent {
-    NewEvent { options: EmitOptions::ASKS, except: vec![topic("audit"), topic("x")], ..plain_event() }
+    plain_event().asks().with_except(vec![topic("audit"), topic("x")])
 }
 
 fn subscribe_merged() -> ClientFrame {

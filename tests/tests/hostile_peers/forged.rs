@@ -5,7 +5,7 @@ use std::time::Duration;
 use redeliver_protocol::codec::{encode_client, encode_hello};
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{CloseCode, RefusalCode};
-use redeliver_protocol::event::{EmitOptions, NewEvent};
+use redeliver_protocol::event::EmitOptions;
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, Subscribed};
 use redeliver_protocol::history::{EmitFate, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::limits::{EARLIER_EPOCHS_MAX, EMITS_PER_FRAME_MAX};
@@ -188,7 +188,7 @@ async fn numbers_that_an_emit_cannot_have_are_refused_and_a_hole_is_asked_for() 
 async fn an_event_that_no_log_takes_is_refused_in_its_place_between_good_ones() {
     let topics = |count: usize| (0..count).map(|n| TopicName::new(format!("t/{n}")).unwrap()).collect::<Vec<_>>();
     let good = || event("t", "x");
-    let with = |topics| NewEvent { topics, ..good() };
+    let with = |topics| good().with_topics(topics);
     let mut config = ServerConfig::default();
     config.limits.event_topics_max = 64;
     let event_bytes_max = usize::try_from(config.limits.event_bytes_max).unwrap();
@@ -196,8 +196,8 @@ async fn an_event_that_no_log_takes_is_refused_in_its_place_between_good_ones() 
         ("no topic", with(vec![]), RefusalCode::Invalid),
         ("65 topics", with(topics(65)), RefusalCode::Invalid),
         ("a topic twice", with([topics(2), topics(1)].concat()), RefusalCode::Invalid),
-        ("an option to come", NewEvent { options: EmitOptions(1 << 31), ..good() }, RefusalCode::Invalid),
-        ("every option", NewEvent { options: EmitOptions(u32::MAX), ..good() }, RefusalCode::Invalid),
+        ("an option to come", good().with_options(EmitOptions(1 << 31)), RefusalCode::Invalid),
+        ("every option", good().with_options(EmitOptions(u32::MAX)), RefusalCode::Invalid),
         ("too many bytes", event("t", vec![0; event_bytes_max + 1]), RefusalCode::TooLarge),
     ];
     attack(config, async |site| {

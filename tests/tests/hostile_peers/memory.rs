@@ -2,12 +2,10 @@
 
 use std::fs;
 
-use redeliver_client::{Client, NewEvent, PayloadKind};
+use redeliver_client::{Client, NewEvent};
 use redeliver_protocol::codec::{encode_client, encode_hello};
-use redeliver_protocol::event::EmitOptions;
 use redeliver_protocol::frame::{ClientFrame, ServerFrame, Subscribe, Window};
 use redeliver_protocol::history::Start;
-use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_tests::process::ServerProcess;
 use tokio::net::TcpSocket;
 use tokio_tungstenite::tungstenite::Message;
@@ -53,14 +51,7 @@ async fn fill_history(url: &str) {
     let client = Client::builder(url).connect_within(PATIENCE).connect().await.unwrap();
     let mut receipts = Vec::new();
     for _ in 0..2048 {
-        let event = NewEvent {
-            topics: vec![TopicName::new("history").unwrap()],
-            name: EventName::new("happened").unwrap(),
-            kind: PayloadKind::Bytes,
-            payload: vec![7; 8 * 1024].into(),
-            options: EmitOptions::default(),
-            except: Vec::new(),
-        };
+        let event = NewEvent::to("history", "happened").unwrap().payload(vec![7; 8 * 1024]);
         receipts.push(client.queue(event).await.unwrap());
     }
     for receipt in receipts {

@@ -189,7 +189,7 @@ async fn what_no_server_would_take_is_refused_at_once() {
     let client = client(&toy).await;
     let too_large = client.emit("orders", "created", vec![0; 1024 * 1024]).await.unwrap_err();
     let no_name = client.emit("orders", "", "x").await.unwrap_err();
-    let twice = NewEvent { topics: vec!["a".try_into().unwrap(), "a".try_into().unwrap()], ..event("x") };
+    let twice = NewEvent::to("a", "x").unwrap().also_to("a").unwrap();
     let twice = client.emit_event(twice).await.unwrap_err();
     assert!(matches!(too_large, EmitError::Invalid { .. }), "{too_large}");
     assert!(matches!(no_name, EmitError::InvalidName(_)), "{no_name}");

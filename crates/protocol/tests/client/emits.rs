@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use redeliver_protocol::client::{EmitOutcome, EmitTicket, Input};
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::RefusalCode;
@@ -15,7 +14,7 @@ use redeliver_protocol::seq::{EmitNumber, Seq};
 use crate::script::*;
 
 fn of_bytes(bytes: usize) -> NewEvent {
-    NewEvent { payload: Bytes::from(vec![7; bytes]), ..event_for("orders", "") }
+    event_for("orders", "").payload(vec![7; bytes])
 }
 
 fn fate(script: &Script, ticket: u64) -> EmitOutcome {
@@ -365,7 +364,7 @@ fn an_emit_that_was_sent_once_goes_on_whatever_the_app_wishes() {
 fn what_no_server_would_take_is_refused_at_once() {
     let mut script = Script::new();
     script.emit_event(1, of_bytes(768 * 1024));
-    script.emit_event(2, NewEvent { topics: vec![], ..event_for("orders", "") });
+    script.emit_event(2, event_for("orders", "").with_topics(vec![]));
     assert_eq!(fate(&script, 1), EmitOutcome::Refused(RefusalCode::TooLarge));
     assert_eq!(fate(&script, 2), EmitOutcome::Refused(RefusalCode::Invalid));
 }

@@ -188,7 +188,7 @@ fn a_shutdown_whose_last_emit_is_refused_ends_too() {
     script.emit(1);
     script.give(Input::Connected);
     script.cut();
-    let huge = redeliver_protocol::event::NewEvent { payload: vec![0; 256 * 1024].into(), ..event_for("orders", "") };
+    let huge = event_for("orders", "").payload(vec![0; 256 * 1024]);
     script.emit_event(2, huge);
     script.give(Input::Shutdown);
     script.connect();

@@ -10,7 +10,7 @@ use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::features::{FEATURES, Features};
 use redeliver_protocol::frame::{ClientFrame, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Volatile};
 use redeliver_protocol::history::PublisherState;
-use redeliver_protocol::name::{EventName, TopicName};
+use redeliver_protocol::name::EventName;
 use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{RequestId, SubscriptionId};
 use redeliver_protocol::time::Timestamp;
@@ -50,7 +50,7 @@ fn too_old(script: &mut Script, has: Features) {
 }
 
 fn excluding(script_event: NewEvent) -> NewEvent {
-    NewEvent { except: vec![TopicName::new("not-them").unwrap()], ..script_event }
+    script_event.except("not-them").unwrap()
 }
 
 #[test]

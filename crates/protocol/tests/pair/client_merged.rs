@@ -7,7 +7,6 @@ use std::time::Duration;
 use redeliver_protocol::client::{CursorKeeper, Input as ToClient, StreamItem, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::RefusalCode;
-use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::features::Features;
 use redeliver_protocol::frame::{ClientFrame, Ownership, Window};
 use redeliver_protocol::history::Start;
@@ -52,7 +51,7 @@ fn topics_of(number: u64) -> Vec<&'static str> {
 fn emit(pair: &mut Pair, numbers: impl IntoIterator<Item = u64>) {
     for number in numbers {
         let topics = topics_of(number).into_iter().map(topic_name).collect();
-        pair.hub.append(NewEvent { topics, ..event("?", &number.to_string()) }, pair.now);
+        pair.hub.append(event("?", &number.to_string()).with_topics(topics), pair.now);
     }
     pair.settle();
 }
@@ -286,7 +285,7 @@ fn an_ack_is_confirmed_when_all_topics_that_it_concerns_have_it() {
     pair.hub.hold(Held::Saves);
     for (number, topics) in [(1, vec!["a"]), (2, vec!["a", "b"]), (3, vec!["c"])] {
         let topics = topics.into_iter().map(topic_name).collect();
-        pair.hub.append(NewEvent { topics, ..event("?", &number.to_string()) }, pair.now);
+        pair.hub.append(event("?", &number.to_string()).with_topics(topics), pair.now);
     }
     pair.settle();
     handle(&mut pair, client, 2);

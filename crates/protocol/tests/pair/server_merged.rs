@@ -2,7 +2,6 @@
 
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::CloseCode;
-use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::features::Features;
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, SubscribeMerged, Window};
 use redeliver_protocol::history::{Gap, GapCause, Start};
@@ -38,7 +37,7 @@ fn follow(pair: &mut Pair, peer: Peer, topics: &[&str], window: Window) {
 
 fn emit_to(pair: &mut Pair, topics: &[&str], payload: &str) {
     let topics = topics.iter().map(|topic| topic_name(topic)).collect();
-    pair.hub.append(NewEvent { topics, ..event("?", payload) }, pair.now);
+    pair.hub.append(event("?", payload).with_topics(topics), pair.now);
     pair.settle();
 }
 
@@ -212,7 +211,7 @@ fn an_event_that_is_withheld_is_skipped_in_all_topics_of_a_group() {
     follow(&mut pair, peer, &["a", "b"], Window::default());
     pair.emit("a", "1");
     let topics = vec![topic_name("a"), topic_name("b")];
-    let withheld = NewEvent { topics, except: vec![topic_name("b")], ..event("?", "2") };
+    let withheld = event("?", "2").with_topics(topics).with_except(vec![topic_name("b")]);
     pair.hub.append(withheld, pair.now);
     pair.emit("b", "3");
     let dot = |id, seq| (id, ".".to_owned(), seq);
@@ -230,7 +229,7 @@ fn an_event_that_is_not_logged_reaches_a_group_once() {
     pair.send(peer, ClientFrame::Subscribe(subscribe(3, "b")));
     pair.frames(peer);
     let topics = vec![topic_name("b"), topic_name("a")];
-    pair.send(emitter, ClientFrame::Volatile { event: NewEvent { topics, ..event("?", "now") } });
+    pair.send(emitter, ClientFrame::Volatile { event: event("?", "now").with_topics(topics) });
     let ids: Vec<_> = pair
         .frames(peer)
         .iter()

@@ -2,7 +2,7 @@
 
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::CloseCode;
-use redeliver_protocol::event::{EmitOptions, NewEvent};
+use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::features::Features;
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, Window};
 use redeliver_protocol::limits::Limits;
@@ -18,7 +18,7 @@ fn guest_with(pair: &mut Pair, number: u8, features: Features) -> Peer {
 }
 
 fn except(topic: &str, payload: &str, except: &[&str]) -> NewEvent {
-    NewEvent { except: except.iter().map(|topic| topic_name(topic)).collect(), ..event(topic, payload) }
+    event(topic, payload).with_except(except.iter().map(|topic| topic_name(topic)).collect())
 }
 
 fn emit_except(first: u64, events: Vec<NewEvent>) -> ClientFrame {
@@ -110,7 +110,7 @@ fn records_come_with_their_marks_only_to_who_knows_them() {
     for peer in [old, new] {
         pair.send(peer, ClientFrame::Subscribe(subscribe(1, "chat")));
     }
-    let asking = NewEvent { options: EmitOptions::ASKS, ..event("chat", "2") };
+    let asking = event("chat", "2").asks();
     pair.send(
         emitter,
         emit_except(1, vec![event("chat", "1"), asking, except("chat", "3", &["x"]), event("chat", "4")]),

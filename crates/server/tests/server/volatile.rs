@@ -3,7 +3,7 @@
 use redeliver_protocol::features::Features;
 use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame};
 use redeliver_protocol::history::Start;
-use redeliver_server::{EmitError, EmitOptions, Feed, FeedItem, NewEvent, Seq, Server, TopicName};
+use redeliver_server::{EmitError, Feed, FeedItem, NewEvent, Seq, Server, TopicName};
 
 use crate::peer::*;
 
@@ -12,7 +12,7 @@ fn topic(name: &str) -> TopicName {
 }
 
 fn to(topics: &[&str], payload: &str) -> NewEvent {
-    NewEvent { topics: topics.iter().map(|name| topic(name)).collect(), ..event("x", payload.to_owned()) }
+    event("x", payload.to_owned()).with_topics(topics.iter().map(|name| topic(name)).collect())
 }
 
 fn follow(server: &Server, topics: &[&str]) -> Feed {
@@ -66,9 +66,9 @@ async fn a_feed_that_does_not_keep_up_loses_the_oldest_and_costs_no_more_than_a_
 async fn a_feed_is_told_who_is_not_to_get_an_event_and_whether_it_asks_for_an_answer() {
     let (server, _) = serve().await;
     let mut feed = follow(&server, &["a"]);
-    let withheld = NewEvent { except: vec![topic("b"), topic("c")], ..to(&["a"], "1") };
+    let withheld = to(&["a"], "1").with_except(vec![topic("b"), topic("c")]);
     server.emit(withheld).await.expect("stored");
-    server.emit(NewEvent { options: EmitOptions::ASKS, ..to(&["a"], "2") }).await.expect("stored");
+    server.emit(to(&["a"], "2").asks()).await.expect("stored");
     server.emit(to(&["a"], "3")).await.expect("stored");
     let row = feed.next(100, 100_000).await.expect("goes on");
     let events = row.iter().map(|item| match item {
@@ -108,7 +108,7 @@ async fn remote_peers_give_and_get_what_is_not_logged_if_they_may() {
 #[tokio::test]
 async fn a_remote_reader_skips_what_is_not_for_it_also_out_of_the_past() {
     let (server, address) = serve().await;
-    let withheld = NewEvent { except: vec![topic("me")], ..to(&["chat"], "not for me") };
+    let withheld = to(&["chat"], "not for me").with_except(vec![topic("me")]);
     for event in [to(&["chat"], "1"), withheld, to(&["chat"], "3")] {
         server.emit(event).await.expect("stored");
     }
@@ -134,7 +134,7 @@ async fn a_remote_reader_skips_what_is_not_for_it_also_out_of_the_past() {
 #[tokio::test]
 async fn what_cannot_be_given_is_refused() {
     let (server, _) = serve().await;
-    let refused = server.emit_volatile(NewEvent { topics: Vec::new(), ..to(&["a"], "x") });
+    let refused = server.emit_volatile(to(&[], "x"));
     assert!(matches!(refused, Err(EmitError::Invalid(_))), "{refused:?}");
     assert!(server.shutdown(std::time::Duration::from_secs(60)).await);
     assert!(server.emit_volatile(to(&["a"], "x")).expect_err("it is over").is_retryable());
