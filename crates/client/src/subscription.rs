@@ -208,14 +208,14 @@ impl Subscription {
                 self.inlet.volatile_bytes.fetch_sub(volatile_bytes(&name, &payload), Ordering::Relaxed);
                 Delivery::Volatile(VolatileEvent::new(self.topic_of(id), time, name, kind, payload))
             }
-            StreamItem::Gap(gap) => {
+            StreamItem::Gap { gap, before } => {
                 let handle = self.handle(id, gap.through, gap.nth_through);
-                Delivery::Gap(Gap::new(self.topic_of(id), &gap, handle))
+                Delivery::Gap(Gap::new(self.topic_of(id), &gap, before, handle))
             }
-            StreamItem::Event { epoch, record, redelivered } => {
+            StreamItem::Event { epoch, record, redelivered, before } => {
                 let position = Position::new(epoch, record.seq);
                 let handle = self.handle(id, position, record.nth);
-                Delivery::Event(Event::new(self.topic_of(id), epoch, record, redelivered, handle))
+                Delivery::Event(Event::new(self.topic_of(id), epoch, record, redelivered, before, handle))
             }
         }
     }

@@ -24,7 +24,7 @@ pub use self::session::{ClientSession, Identity};
 use crate::error::{Close, RefusalCode};
 use crate::event::{NewEvent, PayloadKind, Record};
 use crate::frame::{ClientFrame, Hello, Ownership, Window};
-use crate::history::{Cursor, Gap, Start};
+use crate::history::{Cursor, Gap, Place, PlaceStep, Start};
 use crate::name::{EventName, TopicName};
 use crate::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use crate::seq::{EmitNumber, Epoch, Nth, Position, RequestId, Seq, SubscriptionId};
@@ -261,9 +261,16 @@ pub enum StreamItem {
         record: Record,
         /// Whether it may have been handed over before.
         redelivered: bool,
+        /// The place that was shown before it: see [`StreamItem::place`].
+        before: Place,
     },
     /// Events that are gone. Acknowledged by `through`, like an event.
-    Gap(Gap),
+    Gap {
+        /// Which.
+        gap: Gap,
+        /// The place that was shown before it: see [`StreamItem::place`].
+        before: Place,
+    },
     /// An event that is not logged: no place among the others, nothing to acknowledge, perhaps lost. Handed over at once,
     /// whatever the window; the shell may drop it if the app is slow.
     Volatile {
@@ -281,6 +288,19 @@ pub enum StreamItem {
         /// The head that was reached.
         seq: Seq,
     },
+}
+
+impl StreamItem {
+    /// Where an event or a gap stands in what its subscription has shown. `None` for everything else.
+    #[must_use]
+    pub fn place(&self) -> Option<PlaceStep> {
+        let (before, position, nth) = match self {
+            StreamItem::Event { epoch, record, before, .. } => (before, Position::new(*epoch, record.seq), record.nth),
+            StreamItem::Gap { gap, before } => (before, gap.through, gap.nth_through),
+            StreamItem::Subscribed { .. } | StreamItem::Volatile { .. } | StreamItem::CaughtUp { .. } => return None,
+        };
+        Some(PlaceStep { before: before.clone(), after: before.advanced(position, nth) })
+    }
 }
 
 /// Why a subscription has ended.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::event::Record;
-use crate::history::{self, GapCause};
+use crate::history::{self, GapCause, Place, PlaceStep};
 use crate::name::{EventName, TopicName};
 use crate::payload::{PayloadKind, readable_payload};
 use crate::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
@@ -100,13 +100,21 @@ pub struct Event {
     pub asks: bool,
     /// Whether it may have been handed over before, to this app or to another under the same subscriber or cursor.
     pub redelivered: bool,
+    before: Before,
     handle: AckHandle,
 }
 
 impl Event {
     /// An event as a shell hands it over: a record of a topic, written in an epoch, with its way back for the ack.
     #[must_use]
-    pub fn new(topic: TopicName, epoch: Epoch, record: Record, redelivered: bool, handle: AckHandle) -> Event {
+    pub fn new(
+        topic: TopicName,
+        epoch: Epoch,
+        record: Record,
+        redelivered: bool,
+        before: Place,
+        handle: AckHandle,
+    ) -> Event {
         Event {
             position: Position::new(epoch, record.seq),
             nth: record.nth,
@@ -117,6 +125,7 @@ impl Event {
             payload: record.payload,
             asks: record.asks,
             redelivered,
+            before: Before(before),
             handle,
         }
     }
@@ -136,8 +145,14 @@ impl Event {
 
     /// Returns the place behind this event, from which a subscription goes on with `Start::After`.
     #[must_use]
-    pub fn known(&self) -> history::Place {
-        history::Place::new(self.position, self.nth)
+    pub fn known(&self) -> Place {
+        self.before.0.advanced(self.position, self.nth)
+    }
+
+    /// Returns where this event stands in what its subscription has shown: the place before it and its own.
+    #[must_use]
+    pub fn place(&self) -> PlaceStep {
+        PlaceStep { before: self.before.0.clone(), after: self.known() }
     }
 }
 
@@ -219,13 +234,14 @@ pub struct Gap {
     pub count_is_exact: bool,
     /// Why the events are gone.
     pub cause: GapCause,
+    before: Before,
     handle: AckHandle,
 }
 
 impl Gap {
     /// A gap as a shell hands it over, with its way back for the ack.
     #[must_use]
-    pub fn new(topic: TopicName, gap: &history::Gap, handle: AckHandle) -> Gap {
+    pub fn new(topic: TopicName, gap: &history::Gap, before: Place, handle: AckHandle) -> Gap {
         Gap {
             topic,
             after: gap.after,
@@ -234,8 +250,16 @@ impl Gap {
             count: gap.count,
             count_is_exact: gap.count_is_exact,
             cause: gap.cause,
+            before: Before(before),
             handle,
         }
+    }
+
+    /// Returns where this gap stands in what its subscription has shown: the place before it, and the one at its end.
+    #[must_use]
+    pub fn place(&self) -> PlaceStep {
+        let after = self.before.0.advanced(self.through, self.nth_through);
+        PlaceStep { before: self.before.0.clone(), after }
     }
 
     /// Says that the gap is dealt with, and everything before it. Until then it is told again after a restart.
@@ -279,6 +303,18 @@ impl fmt::Display for Gap {
         write!(f, "{}: {at_most}{} {events} of {} will not come", self.cause, self.count, self.topic)
     }
 }
+
+/// The place that was shown before. All are equal: it belongs to the subscription that shows, not to what is shown.
+#[derive(Clone)]
+struct Before(Place);
+
+impl PartialEq for Before {
+    fn eq(&self, _: &Before) -> bool {
+        true
+    }
+}
+
+impl Eq for Before {}
 
 /// Where the acks of a subscription go. A shell implements it.
 pub trait Acknowledge: Send + Sync {
@@ -376,7 +412,14 @@ mod tests {
         let position = Position::new(Epoch([1; 16]), Seq(7));
         let point = AckPoint { order: 1, topic: SubscriptionId(3), position, nth: Nth(2) };
         let topic = TopicName::new("orders").unwrap();
-        Event::new(topic, position.epoch, record, false, AckHandle::new(Arc::clone(board) as _, point))
+        Event::new(
+            topic,
+            position.epoch,
+            record,
+            false,
+            Place::default(),
+            AckHandle::new(Arc::clone(board) as _, point),
+        )
     }
 
     #[test]

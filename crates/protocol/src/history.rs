@@ -50,7 +50,8 @@ pub struct Place {
     pub nth: Nth,
     /// The reader's last position in each of the few epochs before that one, newest first, at most
     /// [`crate::limits::EARLIER_EPOCHS_MAX`]. If the log has gone back, the newest that is valid is the last common one.
-    pub earlier: Vec<Position>,
+    /// Shared: every event that is handed over names them.
+    pub earlier: Arc<[Position]>,
 }
 
 impl Start {
@@ -74,7 +75,7 @@ impl Place {
     /// A place of which nothing earlier is known.
     #[must_use]
     pub fn new(position: Position, nth: Nth) -> Place {
-        Place { position, nth, earlier: Vec::new() }
+        Place { position, nth, earlier: [].into() }
     }
 
     /// Moves on to a later position. If it is of another epoch, the last position of the one that is left is kept.
@@ -84,13 +85,32 @@ impl Place {
         if left.epoch == position.epoch {
             return;
         }
-        self.earlier.retain(|earlier| earlier.epoch != position.epoch && earlier.epoch != left.epoch);
+        let others = self.earlier.iter().filter(|other| other.epoch != position.epoch && other.epoch != left.epoch);
         // The default position is no place in any history: it stands for "before everything".
-        if left != Position::default() {
-            self.earlier.insert(0, left);
-        }
-        self.earlier.truncate(EARLIER_EPOCHS_MAX);
+        let left = (left != Position::default()).then_some(left);
+        self.earlier = left.iter().chain(others).copied().take(EARLIER_EPOCHS_MAX).collect();
     }
+
+    /// This place moved on to a later position.
+    #[must_use]
+    pub fn advanced(&self, position: Position, nth: Nth) -> Place {
+        let mut place = self.clone();
+        place.advance(position, nth);
+        place
+    }
+}
+
+/// Where an event or a gap stands in what one subscription has shown: an app that stores `after` in the transaction of
+/// the event's effect, on condition that `before` is what is stored, does each effect once, also where two processes
+/// overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceStep {
+    /// The place of the event or gap that was shown before this one; of the first, where the subscription began. That is
+    /// the place that was asked for (`Start::After`, `at_least`), equal in every part, unless the subscription turned out
+    /// to begin elsewhere.
+    pub before: Place,
+    /// This one's own place.
+    pub after: Place,
 }
 
 /// A durable cursor: how far a subscription has handled its topic. Kept by the server for a durable subscriber, or by a
@@ -331,7 +351,7 @@ mod tests {
             known.advance(at(epoch, seq), Nth(seq));
         }
         assert_eq!((known.position, known.nth), (at(3, 20), Nth(20)));
-        assert_eq!(known.earlier, [at(2, 14), at(1, 9)]);
+        assert_eq!(*known.earlier, [at(2, 14), at(1, 9)]);
         for epoch in 4..20 {
             known.advance(at(epoch, 20 + u64::from(epoch)), Nth(1));
         }

@@ -13,7 +13,9 @@
 //!   since only this process writes it. What the server says later may be: another reader of the same name may have
 //!   come and gone while this one was away.
 //! - **A mark belongs to one history.** When the history breaks (another epoch, a log that went back), nths start anew:
-//!   old marks mean nothing, and only the server's, made in the new history, counts.
+//!   old marks mean nothing. The server's counts, which was made in the new history. If the reader's place may lack an
+//!   epoch, the log may hold once more what the reader was shown: of the events that are there already, those up to its
+//!   nth are marked.
 
 use serde::{Deserialize, Serialize};
 

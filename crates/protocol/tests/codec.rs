@@ -250,7 +250,7 @@ fn known() -> impl Strategy<Value = Place> {
     (position(), any::<u64>(), vec(position(), 0..9)).prop_map(|(position, nth, earlier)| Place {
         position,
         nth: Nth(nth),
-        earlier,
+        earlier: earlier.into(),
     })
 }
 

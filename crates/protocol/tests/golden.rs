@@ -109,7 +109,7 @@ fn no_vector_is_without_a_message() {
 
 fn client_frames() -> Vec<(&'static str, ClientFrame)> {
     let known = || Place::new(Position::new(E, Seq(41)), Nth(9));
-    let came_back = Place { earlier: vec![Position::new(F, Seq(30))], ..known() };
+    let came_back = Place { earlier: vec![Position::new(F, Seq(30))].into(), ..known() };
     let subscribe = |start| {
         ClientFrame::Subscribe(Subscribe {
             id: SubscriptionId(1),

@@ -142,7 +142,7 @@ impl LocalSubscription {
     pub fn ack(&self, delivery: &Delivery) {
         match delivery {
             Delivery::Event { epoch, record, .. } => self.wishes.ack(Position::new(*epoch, record.seq), record.nth),
-            Delivery::Gap(gap) => self.wishes.ack(gap.through, gap.nth_through),
+            Delivery::Gap { gap, .. } => self.wishes.ack(gap.through, gap.nth_through),
             Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => {}
         }
     }

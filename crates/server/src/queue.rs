@@ -473,7 +473,7 @@ mod tests {
     fn cursor(seq: u64) -> Cursor {
         let position = Position::new(Epoch([1; 16]), Seq(seq));
         Cursor {
-            known: Place { position, nth: Nth(seq), earlier: Vec::new() },
+            known: Place { position, nth: Nth(seq), earlier: [].into() },
             delivered_through: DeliveredThrough(Nth(seq)),
         }
     }

@@ -338,7 +338,7 @@ impl World {
     fn deliver(&mut self, id: Process, subscription: SubscriptionId, delivery: StreamItem) {
         let item = match &delivery {
             StreamItem::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth)),
-            StreamItem::Gap(gap) => Some((gap.through, gap.nth_through)),
+            StreamItem::Gap { gap, .. } => Some((gap.through, gap.nth_through)),
             StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => None,
         };
         let hasty = self.plan.mutant == Some(Mutant::CursorBeforeHandler);

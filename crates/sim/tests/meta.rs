@@ -83,7 +83,7 @@ fn damages() -> Vec<Damage> {
         ("an ack before its handler", &[Rule::AckAfterHandler], early_ack),
         ("a gap that counts one too many", &[Rule::TrueGaps], |entries| change_gap(entries, |gap| gap.count += 1)),
         ("a gap that is not told", &[Rule::Complete], |entries| {
-            remove(entries, |entry| matches!(entry, Entry::Delivered { delivery: StreamItem::Gap(_), .. }))
+            remove(entries, |entry| matches!(entry, Entry::Delivered { delivery: StreamItem::Gap { .. }, .. }))
         }),
         ("a gap over what is there", &[Rule::TrueGaps], |entries| {
             change_gap(entries, |gap| (gap.nth_through, gap.count) = (Nth(gap.nth_through.0 + 1), gap.count + 1))
@@ -130,7 +130,7 @@ fn change_event(entries: &mut Entries, one: fn(&mut redeliver_protocol::event::R
 
 fn change_gap(entries: &mut Entries, one: fn(&mut redeliver_protocol::history::Gap)) -> bool {
     change(entries, |entry| match entry {
-        Entry::Delivered { delivery: StreamItem::Gap(gap), .. }
+        Entry::Delivered { delivery: StreamItem::Gap { gap, .. }, .. }
             if gap.count > 0 && gap.count_is_exact && gap.cause != GapCause::EpochChanged =>
         {
             one(gap);

@@ -230,7 +230,7 @@ async fn find(server: &Server, topic: &TopicName, start: Start) -> Option<(Posit
         }
     };
     match subscription.next().await? {
-        Delivery::Gap(gap) => Some((gap.through, (!is_earliest).then_some(gap.count))),
+        Delivery::Gap { gap, .. } => Some((gap.through, (!is_earliest).then_some(gap.count))),
         Delivery::Subscribed { .. }
         | Delivery::Event { .. }
         | Delivery::CaughtUp { .. }

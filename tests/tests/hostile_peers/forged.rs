@@ -83,7 +83,7 @@ async fn a_position_in_no_history_is_told_a_gap_and_gets_what_is_there() {
         // The head lies behind it now.
         site.bystanders.go_on().await;
         let many = vec![Position::new(stranger, Seq(u64::MAX)); EARLIER_EPOCHS_MAX];
-        let with_many = Place { earlier: many.clone(), ..at(stranger, 7, 7) };
+        let with_many = Place { earlier: many.clone().into(), ..at(stranger, 7, 7) };
         let changed = Some(GapCause::EpochChanged);
         let cases = [
             ("an unknown epoch", Start::After(at(stranger, 3, 3)), changed, 0),
@@ -109,7 +109,7 @@ async fn a_position_in_no_history_is_told_a_gap_and_gets_what_is_there() {
         }
         let too_many = [&many[..], &many[..1]].concat();
         let mut peer = Peer::welcomed(&site.address, &hello()).await;
-        let start = Start::After(Place { earlier: too_many, ..at(stranger, 7, 7) });
+        let start = Start::After(Place { earlier: too_many.into(), ..at(stranger, 7, 7) });
         peer.send(&ClientFrame::Subscribe(subscribe("t", start))).await;
         assert_eq!(peer.closed().await.code, CloseCode::LimitBroken);
     })

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     fn cursor(seq: u64) -> Cursor {
-        let earlier = vec![Position::new(Epoch([7; 16]), Seq(3))];
+        let earlier = [Position::new(Epoch([7; 16]), Seq(3))].into();
         let known = Place { position: Position::new(Epoch([8; 16]), Seq(seq)), nth: Nth(seq / 2), earlier };
         Cursor { known, delivered_through: DeliveredThrough(Nth(seq)) }
     }

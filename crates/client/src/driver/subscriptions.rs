@@ -71,7 +71,7 @@ impl Subscriptions {
         }
         let is_aside = match delivery {
             StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } => true,
-            StreamItem::Event { .. } | StreamItem::Gap(_) | StreamItem::Volatile { .. } => false,
+            StreamItem::Event { .. } | StreamItem::Gap { .. } | StreamItem::Volatile { .. } => false,
         };
         if is_aside && entry.outlet.asides.fetch_add(1, Ordering::Relaxed) >= ASIDES_MAX {
             entry.outlet.asides.fetch_sub(1, Ordering::Relaxed);

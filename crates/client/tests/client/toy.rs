@@ -384,7 +384,7 @@ fn subscriber(hello: &Hello) -> String {
 
 /// What a client that has handled everything up to this nth of a topic with no other events would have stored.
 pub(crate) fn cursor_at(nth: u64) -> Cursor {
-    let known = Place { position: Position::new(EPOCH, Seq(nth)), nth: Nth(nth), earlier: Vec::new() };
+    let known = Place { position: Position::new(EPOCH, Seq(nth)), nth: Nth(nth), earlier: [].into() };
     Cursor { known, delivered_through: DeliveredThrough(Nth(nth)) }
 }
 

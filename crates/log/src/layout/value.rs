@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_cursor_comes_back_with_its_earlier_epochs() {
-        let earlier = vec![Position::new(Epoch([2; 16]), Seq(5)), Position::new(Epoch([1; 16]), Seq(3))];
+        let earlier = [Position::new(Epoch([2; 16]), Seq(5)), Position::new(Epoch([1; 16]), Seq(3))].into();
         let known = Place { position: Position::new(Epoch([3; 16]), Seq(9)), nth: Nth(4), earlier };
         let cursor = Cursor { known, delivered_through: DeliveredThrough(Nth(6)) };
         let bytes = CursorEntry::encode(&cursor, Timestamp(77));

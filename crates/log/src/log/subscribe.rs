@@ -227,7 +227,7 @@ impl OpeningView<'_> {
     }
 
     fn last_common(&self, known: &Place) -> Option<Position> {
-        let been = std::iter::once(&known.position).chain(&known.earlier);
+        let been = std::iter::once(&known.position).chain(known.earlier.iter());
         been.filter_map(|position| self.lineage.common(*position, self.head.seq)).max_by_key(|common| common.seq)
     }
 

@@ -110,8 +110,8 @@ fn a_log_that_went_back_tells_each_reader_from_the_last_common_position() {
     }
     // The backup ends in epoch 2 at seq 10, the first reader has seen that epoch up to seq 16. The second one has been in
     // an epoch that the backup does not know; before, it was at seq 9.
-    let in_known = Place { position: at(2, 16), nth: Nth(11), earlier: vec![at(1, 9)] };
-    let in_unknown = Place { position: at(3, 17), nth: Nth(12), earlier: vec![at(1, 9)] };
+    let in_known = Place { position: at(2, 16), nth: Nth(11), earlier: vec![at(1, 9)].into() };
+    let in_unknown = Place { position: at(3, 17), nth: Nth(12), earlier: vec![at(1, 9)].into() };
     let restored = bench.restored(&backup, 7);
     for grown in [0, 3, 30] {
         for _ in 0..grown {

@@ -44,7 +44,7 @@ fn a_cursor_that_the_disk_has_no_room_for_says_so_and_leaves_the_one_before() {
     bench.save("me", "t", &cursor(1, 1));
     bench.kv.set_faults(Faults { capacity_bytes: Some(1), ..Faults::default() });
     let mut longer = cursor(2, 2);
-    longer.known.earlier.push(at(9, 9));
+    longer.known.earlier = [at(9, 9)].into();
     assert_eq!(bench.save("me", "t", &longer), WriteOutcome::CursorNotSaved);
     assert_eq!(bench.cursor("me", "t"), Some(cursor(1, 1)));
 }
@@ -109,7 +109,7 @@ fn the_largest_event_and_the_longest_cursors_fit() {
             .map(|number| {
                 let name = format!("{number}-{long}");
                 let mut cursor = cursor(1, 1);
-                cursor.known.earlier = vec![at(9, 9); 8];
+                cursor.known.earlier = vec![at(9, 9); 8].into();
                 WriteRequest::SaveCursor {
                     subscriber: SubscriberName::new(&name[..255]).unwrap(),
                     topic: topic(&long),

@@ -231,7 +231,7 @@ impl Standing {
                 self.head = self.head.max(seq);
                 (self.caught_up >= members).then_some(StreamItem::CaughtUp { seq: self.head })
             }
-            StreamItem::Event { .. } | StreamItem::Gap(_) | StreamItem::Volatile { .. } => Some(item),
+            StreamItem::Event { .. } | StreamItem::Gap { .. } | StreamItem::Volatile { .. } => Some(item),
         }
     }
 }

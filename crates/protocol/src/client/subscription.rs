@@ -10,6 +10,7 @@ use super::outputs::Outputs;
 use super::{CursorKeeper, StreamItem, SubscribeRequest, SubscriptionEnd};
 use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Volatile, Window};
 use crate::history::{Gap, GapCause, Place, Start};
+use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::name::TopicName;
 use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
@@ -22,6 +23,8 @@ pub(super) struct Subscription {
     merged: Option<usize>,
     topic: TopicName,
     start: Start,
+    /// The start is a place that the app has kept by itself.
+    is_place_brought: bool,
     ownership: Ownership,
     requested: Window,
     window: Window,
@@ -33,6 +36,8 @@ pub(super) struct Subscription {
     handed_history: u32,
     /// The place up to which everything is handed over.
     handed: Option<Place>,
+    /// The place of the last event or gap that the app was shown; before that, where the stream began.
+    shown: Option<Place>,
     /// What of the present history an earlier process may have been given.
     delivered_through: DeliveredThrough,
     /// What an earlier process left in the client's store.
@@ -97,6 +102,7 @@ impl Subscription {
         Subscription {
             id,
             merged,
+            is_place_brought: stored.is_none() && request.start.known().is_some(),
             start: stored.map_or(request.start, |cursor| Start::After(cursor.known.clone())),
             stored_delivered_through: stored.map_or(DeliveredThrough::NOTHING, |cursor| cursor.delivered_through),
             acks: Acks::new(id, &request.keeper),
@@ -110,6 +116,7 @@ impl Subscription {
             history: 0,
             handed_history: 0,
             handed: None,
+            shown: None,
             delivered_through: DeliveredThrough::NOTHING,
             inbox: Inbox::default(),
             in_hand: InHand::default(),
@@ -240,8 +247,12 @@ impl Subscription {
             None => self.stand_at(answer.after, answer.nth, ahead, out),
             Some(gap) => {
                 no_ack_through = answer.nth.0.checked_sub(1).map(Nth);
+                let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
+                if self.shown.is_none() {
+                    let place = self.start.known().filter(|place| place.position == gap.after);
+                    self.shown = Some(place.cloned().unwrap_or_else(|| Place::new(gap.after, nth)));
+                }
                 if !self.acks.has_begun() {
-                    let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
                     self.acks.begin(Place::new(gap.after, nth), if breaks { self.history - 1 } else { self.history });
                 }
                 self.inbox.opening_gap(gap);
@@ -421,6 +432,13 @@ impl Subscription {
         }
         let stored = std::mem::take(&mut self.stored_delivered_through);
         self.delivered_through = answer.delivered_through;
+        if breaks && let Some(shown) = self.shown.as_ref().or(self.start.known()).filter(|_| self.may_lack_lineage()) {
+            // The last common position was not found, perhaps, because we could not name it: then the log may hold once
+            // more what the app was shown, under the nth of that time. What did not exist when we subscribed it was not
+            // shown.
+            let existing = answer.nth.saturating_add(answer.pending);
+            self.delivered_through.raise(DeliveredThrough(shown.nth.min(existing)));
+        }
         if stored == DeliveredThrough::ANYTHING {
             // What did not exist when we subscribed was handed to nobody before.
             self.delivered_through.raise(DeliveredThrough(answer.nth.saturating_add(answer.pending)));
@@ -429,18 +447,21 @@ impl Subscription {
         }
     }
 
+    /// Whether the app may have been shown events of epochs that its place does not name. A place that this library kept
+    /// names them all; one that the app brought along may have been cut short.
+    fn may_lack_lineage(&self) -> bool {
+        let is_full = |place: &Place| place.earlier.len() >= EARLIER_EPOCHS_MAX;
+        self.is_place_brought || self.handed.as_ref().is_some_and(is_full)
+    }
+
     /// A stream without a gap begins here.
     fn stand_at(&mut self, after: Position, nth: Nth, ahead: bool, out: &mut Outputs) {
-        let mut known = self.handed.take().unwrap_or_else(|| match &self.start {
-            Start::After(known) | Start::Resume { at_least: Some(known) } => known.clone(),
-            Start::Resume { at_least: None }
-            | Start::Latest
-            | Start::Earliest
-            | Start::AfterSeq(_)
-            | Start::Since(_)
-            | Start::Within(_)
-            | Start::Last(_) => Place::default(),
-        });
+        let mut known = self.handed.take().or_else(|| self.start.known().cloned()).unwrap_or_default();
+        if ahead || self.shown.is_none() {
+            // Who begins where it asked to begin is shown the place that it named: it may hold it against its own.
+            let is_there = known.nth == nth && known.position.seq == after.seq;
+            self.shown = Some(if is_there { known.clone() } else { known.advanced(after, nth) });
+        }
         known.advance(after, nth);
         self.handed_history = self.history;
         if ahead {
@@ -506,16 +527,27 @@ impl Subscription {
             Item::Gap { gap } => {
                 self.in_hand.hold_gap(&gap, self.history, order);
                 self.move_to(gap.through, gap.nth_through);
-                Handed::InHand(StreamItem::Gap(gap))
+                let before = self.show(gap.through, gap.nth_through);
+                Handed::InHand(StreamItem::Gap { gap, before })
             }
             Item::Event { epoch, record } => {
                 let position = Position::new(epoch, record.seq);
                 self.in_hand.hold_event(position, &record, self.history, order);
                 self.move_to(position, record.nth);
                 let redelivered = self.delivered_through.covers(record.nth);
-                Handed::InHand(StreamItem::Event { epoch, record, redelivered })
+                let before = self.show(position, record.nth);
+                Handed::InHand(StreamItem::Event { epoch, record, redelivered, before })
             }
         }
+    }
+
+    /// Moves on what the app was shown last, and returns what that was before. What is passed over in silence does not
+    /// count: an app that compares places knows only those that it was given.
+    fn show(&mut self, position: Position, nth: Nth) -> Place {
+        let shown = self.shown.get_or_insert_default();
+        let before = shown.clone();
+        shown.advance(position, nth);
+        before
     }
 
     fn move_to(&mut self, position: Position, nth: Nth) {

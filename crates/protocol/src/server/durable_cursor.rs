@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use super::in_flight::InFlight;
 use crate::frame::Subscribe;
 use crate::history::{Cursor, GapCause, Opened, Place};
-use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, Seq};
 
@@ -116,11 +115,7 @@ impl DurableCursor {
             return;
         }
         self.is_foreign = false;
-        if position.epoch != self.known.position.epoch {
-            self.known.earlier.insert(0, self.known.position);
-            self.known.earlier.truncate(EARLIER_EPOCHS_MAX);
-        }
-        (self.known.position, self.known.nth) = (position, nth);
+        self.known.advance(position, nth);
     }
 
     /// The reader has handled what an earlier connection handed over.
@@ -211,13 +206,13 @@ impl DurableCursor {
 /// there: a later resume then is told the same gap.
 fn initial(request: &Subscribe, opened: &Opened) -> Place {
     let Some(gap) = &opened.gap else {
-        return Place { position: opened.after, nth: opened.nth, earlier: Vec::new() };
+        return Place { position: opened.after, nth: opened.nth, earlier: [].into() };
     };
     match request.start.known() {
         Some(known) if known.position == gap.after => known.clone(),
         Some(_) | None => {
             let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
-            Place { position: gap.after, nth, earlier: Vec::new() }
+            Place { position: gap.after, nth, earlier: [].into() }
         }
     }
 }

@@ -76,7 +76,7 @@ fn play(script: &mut Script, step: Step, tickets: &mut u64) {
             let reached = script.handed.iter().rev().find_map(|(_, delivery)| match delivery {
                 StreamItem::Event { record, .. } => Some((record.seq.0, record.nth.0)),
                 StreamItem::Subscribed { after, nth, .. } => Some((after.seq.0, nth.0)),
-                StreamItem::Gap(gap) => Some((gap.through.seq.0, gap.nth_through.0)),
+                StreamItem::Gap { gap, .. } => Some((gap.through.seq.0, gap.nth_through.0)),
                 StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => None,
             });
             let (seq, nth) = reached.unwrap_or_default();
@@ -98,7 +98,7 @@ fn play(script: &mut Script, step: Step, tickets: &mut u64) {
         Step::Ack(back) => {
             let mut held = script.handed.iter().rev().filter_map(|(_, delivery)| match delivery {
                 StreamItem::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth.0)),
-                StreamItem::Gap(gap) => Some((gap.through, gap.nth_through.0)),
+                StreamItem::Gap { gap, .. } => Some((gap.through, gap.nth_through.0)),
                 StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => None,
             });
             if let Some((position, nth)) = held.nth(back) {
@@ -121,12 +121,12 @@ fn follows(script: &Script) {
         match delivery {
             StreamItem::Subscribed { nth, .. } => {
                 let told_next = script.handed.get(at + 1).map(|(_, next)| next);
-                if !matches!(told_next, Some(StreamItem::Gap(_)) | None) {
+                if !matches!(told_next, Some(StreamItem::Gap { .. }) | None) {
                     assert!(*nth >= reached, "stands at nth {nth} again behind {reached}");
                     reached = *nth;
                 }
             }
-            StreamItem::Gap(gap) => {
+            StreamItem::Gap { gap, .. } => {
                 assert!(gap.nth_through >= reached || gap.cause == GapCause::EpochChanged);
                 reached = gap.nth_through;
             }

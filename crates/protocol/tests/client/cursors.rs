@@ -351,7 +351,7 @@ fn once_a_break_is_acknowledged_the_cursor_lies_in_the_new_history() {
     script.wait(script.config.ack_delay);
     let saved = &script.saves.last().unwrap().1;
     assert_eq!((saved.known.position, saved.known.nth), (start, Nth(2)));
-    assert_eq!(saved.known.earlier, [at(10)]);
+    assert_eq!(*saved.known.earlier, [at(10)]);
     assert_eq!(saved.delivered_through.0, Nth(2 + u64::from(Window::default().events)));
 }
 

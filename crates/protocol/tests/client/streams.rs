@@ -3,7 +3,7 @@
 use redeliver_protocol::client::{ConnectionState, CursorKeeper, StreamItem, SubscriptionEnd};
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::frame::{ClientFrame, Ownership, ServerFrame, Subscribed, Window};
-use redeliver_protocol::history::{GapCause, Place, Start};
+use redeliver_protocol::history::{GapCause, Place, PlaceStep, Start};
 use redeliver_protocol::seq::{Nth, Position, Seq, SubscriptionId};
 
 use crate::script::*;
@@ -215,7 +215,8 @@ fn a_gap_is_told_in_its_place_and_acknowledged_by_its_end() {
     let missing = gap(at(11), at(40), 20, 15, GapCause::RetentionAge);
     script.server(ServerFrame::Gap { id: WIRE, gap: missing.clone() });
     script.server(batch(A, WIRE, &[(41, 21)], 1, b""));
-    assert_eq!(script.handed[2].1, StreamItem::Gap(missing));
+    let before = known(at(11), 5);
+    assert_eq!(script.handed[2].1, StreamItem::Gap { gap: missing, before });
     assert_eq!(script.take_events(), fresh(5..=5).into_iter().chain(fresh(21..=21)).collect::<Vec<_>>());
     script.take_sent();
     script.ack(at(40), 20);
@@ -234,7 +235,13 @@ fn a_gap_before_the_start_is_told_behind_subscribed_and_not_twice() {
     let answer = Subscribed { gap: Some(missing.clone()), ..subscribed_frame(WIRE, at(40), 20) };
     script.server(ServerFrame::Subscribed(answer));
     let told: Vec<_> = script.handed.iter().map(|(_, delivery)| delivery.clone()).collect();
-    assert_eq!(told, [StreamItem::Subscribed { after: at(40), nth: Nth(20), pending: 0 }, StreamItem::Gap(missing)]);
+    assert_eq!(
+        told,
+        [
+            StreamItem::Subscribed { after: at(40), nth: Nth(20), pending: 0 },
+            StreamItem::Gap { gap: missing, before: known(at(10), 4) }
+        ]
+    );
     script.reconnect();
     assert_eq!(script.take_subscribe().start, Start::After(known(at(40), 20)), "it was told");
 }
@@ -260,7 +267,7 @@ fn a_reader_remembers_where_it_left_earlier_epochs() {
     script.take_sent();
     script.reconnect();
     let last = Position::new(B, Seq(seq_of(9)));
-    let expected = Place { position: last, nth: Nth(9), earlier: vec![at(seq_of(6))] };
+    let expected = Place { position: last, nth: Nth(9), earlier: vec![at(seq_of(6))].into() };
     assert_eq!(script.take_subscribe().start, Start::After(expected));
 }
 
@@ -274,13 +281,13 @@ fn a_log_that_has_gone_back_is_told_as_a_gap_and_the_reader_follows_it() {
     let answer = Subscribed { gap: Some(back.clone()), ..subscribed_frame(WIRE, at(seq_of(6)), 6) };
     script.server(ServerFrame::Subscribed(answer));
     script.server(events_in(B, WIRE, 7..=8));
-    assert_eq!(script.handed[1].1, StreamItem::Gap(back));
+    assert_eq!(script.handed[1].1, StreamItem::Gap { gap: back, before: known(at(seq_of(9)), 9) });
     assert_eq!(script.take_events(), fresh(7..=8));
     script.take_sent();
     script.reconnect();
     let Start::After(known) = script.take_subscribe().start else { panic!("resumes") };
     assert_eq!((known.position, known.nth), (Position::new(B, Seq(seq_of(8))), Nth(8)));
-    assert_eq!(known.earlier, [at(seq_of(6))]);
+    assert_eq!(*known.earlier, [at(seq_of(6))]);
 }
 
 #[test]
@@ -359,4 +366,52 @@ fn a_retryable_refusal_is_tried_again_with_growing_pauses_on_the_same_connection
     script.server(events(SubscriptionId(9), 5..=5));
     assert_eq!(script.take_events(), fresh(5..=5));
     assert!(script.disconnects.is_empty());
+}
+
+/// The places of what was handed over since the last call.
+fn take_places(script: &mut Script) -> Vec<PlaceStep> {
+    std::mem::take(&mut script.handed).into_iter().filter_map(|(_, item)| item.place()).collect()
+}
+
+#[test]
+fn each_place_follows_on_the_one_before_over_skips_epochs_and_reconnects() {
+    let mine = Place { earlier: vec![Position::new(B, Seq(3))].into(), ..known(at(10), 4) };
+    let mut script = Script::welcomed();
+    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::After(mine.clone()), Window::default());
+    script.server(subscribed(WIRE, at(10), 4));
+    script.server(events(WIRE, 5..=6));
+    script.server(ServerFrame::Skip { id: WIRE, through: at(seq_of(8)), nth_through: Nth(8) });
+    script.reconnect();
+    script.server(subscribed(WIRE, at(seq_of(8)), 8));
+    script.server(events_in(B, WIRE, 9..=9));
+    let places = take_places(&mut script);
+    assert_eq!(places[0].before, mine, "the app's own place, with its lineage");
+    assert!(places.windows(2).all(|pair| pair[0].after == pair[1].before), "{places:?}");
+    let last = &places.last().unwrap().after;
+    assert_eq!((last.position, &last.earlier[..]), (Position::new(B, Seq(seq_of(9))), &[at(seq_of(6))][..]));
+}
+
+#[test]
+fn a_reader_whose_server_moved_on_without_it_is_not_shown_its_own_place_as_the_one_before() {
+    let mine = known(at(10), 4);
+    let mut script = Script::welcomed();
+    let start = Start::Resume { at_least: Some(mine.clone()) };
+    script.subscribe_with(SUB, CursorKeeper::Server, start, Window::default());
+    script.server(subscribed(WIRE, at(seq_of(7)), 7));
+    script.server(events(WIRE, 8..=8));
+    assert_eq!(take_places(&mut script)[0].before, mine.advanced(at(seq_of(7)), Nth(7)));
+}
+
+#[test]
+fn events_that_come_again_from_a_restored_log_are_marked_although_the_place_lacked_its_lineage() {
+    let mut script = Script::welcomed();
+    let start = Start::After(known(at(seq_of(100)), 100));
+    script.subscribe_with(SUB, CursorKeeper::Nobody, start, Window::default());
+    let begin = Position::new(B, Seq::ZERO);
+    let restored = gap(at(seq_of(100)), begin, 0, 0, GapCause::EpochChanged);
+    let answer = Subscribed { gap: Some(restored), pending: 3, ..subscribed_frame(WIRE, begin, 0) };
+    script.server(ServerFrame::Subscribed(answer));
+    script.server(events_in(B, WIRE, 1..=4));
+    let expected: Vec<_> = marked(1..=3).into_iter().chain(fresh(4..=4)).collect();
+    assert_eq!(script.take_events(), expected, "the fourth did not exist when the reader came");
 }

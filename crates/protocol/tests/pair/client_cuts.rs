@@ -65,7 +65,7 @@ fn holds(mut pair: Pair, client: Client, is_durable: bool, context: &str) {
     // meanwhile: then up to three windows are marked for nothing. Nobody else marks anything.
     let excused = if is_durable { 3 * WINDOW.events as usize * (real.hellos.len() - 1) } else { 0 };
     assert!(marked <= excused, "{context}: {marked} marked without a reason");
-    assert!(real.delivered.iter().all(|(_, delivery)| !matches!(delivery, StreamItem::Gap(_))), "{context}");
+    assert!(real.delivered.iter().all(|(_, delivery)| !matches!(delivery, StreamItem::Gap { .. })), "{context}");
     assert_eq!(real.receipts.len() as u64, EVENTS * 3 / 4, "{context}");
     assert!(real.receipts.values().all(|outcome| matches!(outcome, EmitOutcome::Stored { .. })), "{context}");
     assert_eq!(pair.hub.log.head().seq.0, EVENTS, "{context}: an emit was stored twice");

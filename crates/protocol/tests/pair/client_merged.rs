@@ -62,7 +62,7 @@ fn handed(
     client: Client,
 ) -> Vec<(String, bool, SubscriptionId, Position, redeliver_protocol::seq::Nth)> {
     let events = pair.real(client).delivered.iter().filter_map(|(id, delivery)| match delivery {
-        StreamItem::Event { epoch, record, redelivered } => {
+        StreamItem::Event { epoch, record, redelivered, .. } => {
             Some((text(record), *redelivered, *id, Position::new(*epoch, record.seq), record.nth))
         }
         _ => None,
@@ -137,7 +137,7 @@ fn a_row_hands_over_everything_once_whichever_message_is_the_last() {
                 assert_eq!(texts(&mut pair, client), numbers(1..=EVENTS), "{context}");
                 let real = pair.real(client);
                 assert!(
-                    real.delivered.iter().all(|(_, delivery)| !matches!(delivery, StreamItem::Gap(_))),
+                    real.delivered.iter().all(|(_, delivery)| !matches!(delivery, StreamItem::Gap { .. })),
                     "{context}"
                 );
                 assert_eq!(real.confirmed.get(&ROW), Some(&Seq(EVENTS)), "{context}");
@@ -404,7 +404,7 @@ fn a_history_that_is_gone_is_told_for_each_topic_and_the_row_goes_on() {
     pair.pass(A_WHILE);
     assert_eq!(texts(&mut pair, client), [numbers(1..=9), numbers(10..=12)].concat());
     let gaps =
-        pair.real(client).delivered.iter().filter(|(_, delivery)| matches!(delivery, StreamItem::Gap(_))).count();
+        pair.real(client).delivered.iter().filter(|(_, delivery)| matches!(delivery, StreamItem::Gap { .. })).count();
     assert_eq!(gaps, 3);
     assert_eq!(pair.real(client).confirmed.get(&ROW), Some(&Seq(3)));
 }
@@ -426,7 +426,7 @@ fn what_one_topic_lacks_is_told_in_its_place_after_a_long_absence() {
     let lost: u64 = real
         .delivered
         .iter()
-        .map(|(_, delivery)| if let StreamItem::Gap(gap) = delivery { gap.count } else { 0 })
+        .map(|(_, delivery)| if let StreamItem::Gap { gap, .. } = delivery { gap.count } else { 0 })
         .sum();
     let expected: usize = (7..=12).map(|number| topics_of(number).len()).sum();
     assert_eq!(lost, expected as u64, "each topic counts its own");

@@ -37,7 +37,7 @@ fn with_marks(range: std::ops::RangeInclusive<u64>, mark: bool) -> Vec<(String, 
 fn gaps(pair: &mut Pair, client: Client) -> Vec<Gap> {
     let delivered = pair.real(client).delivered.iter();
     let gaps = delivered.filter_map(|(_, delivery)| match delivery {
-        StreamItem::Gap(gap) => Some(gap.clone()),
+        StreamItem::Gap { gap, .. } => Some(gap.clone()),
         StreamItem::Subscribed { .. }
         | StreamItem::Event { .. }
         | StreamItem::CaughtUp { .. }
@@ -52,7 +52,7 @@ fn handle(pair: &mut Pair, client: Client, nth: u64) {
         StreamItem::Event { epoch, record, .. } if record.nth.0 == nth => Some(Position::new(*epoch, record.seq)),
         StreamItem::Event { .. }
         | StreamItem::Subscribed { .. }
-        | StreamItem::Gap(_)
+        | StreamItem::Gap { .. }
         | StreamItem::CaughtUp { .. }
         | StreamItem::Volatile { .. } => None,
     });

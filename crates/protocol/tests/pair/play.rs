@@ -269,7 +269,7 @@ impl Real {
                     StreamItem::Event { epoch, record, .. } => {
                         Some((redeliver_protocol::seq::Position::new(*epoch, record.seq), record.nth))
                     }
-                    StreamItem::Gap(gap) => Some((gap.through, gap.nth_through)),
+                    StreamItem::Gap { gap, .. } => Some((gap.through, gap.nth_through)),
                     StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => None,
                 };
                 self.delivered.push((id, delivery));

@@ -25,7 +25,7 @@ fn at(epoch: u8, seq: u64) -> Position {
 }
 
 fn known(epoch: u8, seq: u64, nth: u64) -> Place {
-    Place { position: at(epoch, seq), nth: Nth(nth), earlier: Vec::new() }
+    Place { position: at(epoch, seq), nth: Nth(nth), earlier: [].into() }
 }
 
 fn acked(seq: u64) -> ServerFrame {
@@ -363,7 +363,7 @@ fn a_late_ack_across_a_restart_is_saved_with_the_epoch_in_which_its_event_was_wr
         pair.cut(peer);
     }
     // The place in the earlier epoch is kept, in case the log goes back.
-    assert_eq!(cursor(&pair).known.earlier, [at(1, 4)]);
+    assert_eq!(*cursor(&pair).known.earlier, [at(1, 4)]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn windowed(id: u32, topic: &str, events: u32, bytes: u32) -> ClientFrame {
 }
 
 fn known(epoch: u8, seq: u64, nth: u64) -> Place {
-    Place { position: Position::new(Epoch([epoch; 16]), Seq(seq)), nth: Nth(nth), earlier: Vec::new() }
+    Place { position: Position::new(Epoch([epoch; 16]), Seq(seq)), nth: Nth(nth), earlier: [].into() }
 }
 
 #[test]

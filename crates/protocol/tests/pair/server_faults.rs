@@ -94,7 +94,7 @@ fn a_message_beyond_the_largest_is_too_large() {
 fn more_earlier_epochs_than_agreed_are_a_broken_limit() {
     let mut pair = Pair::new();
     let peer = pair.guest(1, None);
-    let known = Place { earlier: vec![Position::default(); 9], ..Place::default() };
+    let known = Place { earlier: vec![Position::default(); 9].into(), ..Place::default() };
     let request = Subscribe { start: Start::After(known), ..subscribe(1, "orders") };
     pair.send(peer, ClientFrame::Subscribe(request));
     assert_eq!(pair.closed(peer).code, CloseCode::LimitBroken);
@@ -112,7 +112,7 @@ fn forged_positions_of_every_kind_never_hurt() {
                 let known = Place {
                     position: Position::new(Epoch([epoch; 16]), Seq(seq)),
                     nth: Nth(nth),
-                    earlier: vec![Position::new(Epoch([1; 16]), Seq(nth))],
+                    earlier: vec![Position::new(Epoch([1; 16]), Seq(nth))].into(),
                 };
                 let resumed = Start::Resume { at_least: Some(known.clone()) };
                 pair.subscribed(peer, Subscribe { start: resumed, ..resume(1, "orders") });
@@ -215,7 +215,7 @@ fn any_subscribe() -> impl Strategy<Value = Subscribe> {
         (0..9_u64, 0..9_u64, 0..3_u8).prop_map(|(seq, nth, epoch)| Start::After(Place {
             position: Position::new(Epoch([epoch; 16]), Seq(seq)),
             nth: Nth(nth),
-            earlier: vec![],
+            earlier: [].into(),
         })),
     ];
     (0..4_u32, starts, 0..4_u32, any::<bool>(), any::<bool>()).prop_map(|(id, start, events, durable, waits)| {

@@ -389,7 +389,7 @@ impl Pair {
         let records = delivered.filter_map(|(_, delivery)| match delivery {
             StreamItem::Event { record, redelivered, .. } => Some((record.clone(), *redelivered)),
             StreamItem::Subscribed { .. }
-            | StreamItem::Gap(_)
+            | StreamItem::Gap { .. }
             | StreamItem::CaughtUp { .. }
             | StreamItem::Volatile { .. } => None,
         });

@@ -60,7 +60,7 @@ async fn a_reader_that_missed_events_gets_them_in_order_and_then_the_live_ones()
     let mut reader = Peer::welcomed(&address, hello()).await;
     let last = &seen[6];
     let position = Position::new(server.head().epoch, last.seq);
-    let known = Place { position, nth: last.nth, earlier: Vec::new() };
+    let known = Place { position, nth: last.nth, earlier: [].into() };
     let subscribed = reader.subscribe(subscribe("t", Start::After(known))).await;
     assert_eq!((subscribed.after, subscribed.nth, subscribed.pending), (position, Nth(7), 33));
     assert_eq!(payloads(&reader.events(33).await), numbers(7..40));

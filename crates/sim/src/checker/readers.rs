@@ -142,7 +142,7 @@ impl Readers {
                 let granted = reader.durable.as_ref().and_then(|key| ctx.durable.granted(key, connection));
                 reader.begun = granted.unwrap_or(ctx.case.entry);
             }
-            StreamItem::Event { epoch, record, redelivered } => {
+            StreamItem::Event { epoch, record, redelivered, .. } => {
                 reader.settle_subscribed(&mut ctx, None);
                 figures.delivered += 1;
                 figures.redelivered += u64::from(*redelivered);
@@ -150,7 +150,7 @@ impl Readers {
                 let position = Position::new(*epoch, record.seq);
                 check_content(case, truth, emits, &reader.topic, position, record);
             }
-            StreamItem::Gap(gap) => {
+            StreamItem::Gap { gap, .. } => {
                 figures.gaps += 1;
                 figures.epoch_gaps += u64::from(gap.cause == GapCause::EpochChanged);
                 if !reader.settle_subscribed(&mut ctx, Some(gap)) {
