@@ -20,8 +20,9 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Clock;
-use crate::session_driver::{Peer, SessionDriver};
+use crate::session_driver::{Peer, SessionDriver, Worked};
 use crate::shared::{Presence, Shared};
+use crate::turn::Turn;
 
 /// Serves one peer until it or the session ends. A future of its own making, and lean: there is one for each idle reader.
 pub(crate) struct Serving<S> {
@@ -78,14 +79,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Future for Serving<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Does what can be done now, until the end: the session's last word, or nothing if the peer is gone.
+    /// Does what can be done in one turn, until the end: the session's last word, or nothing if the peer is gone. When
+    /// the turn is over and more is to be done, the task is woken again at once, behind the others that wait.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Close>> {
         // Once in a turn: for what comes meanwhile, the task is woken again.
         self.driver.drain_inbox(cx);
+        let mut turn = Turn::begin();
         loop {
-            if let Some(close) = self.driver.work(&mut self.socket) {
+            if let Worked::Closed(close) = self.driver.work(&mut turn, &mut self.socket) {
                 return Poll::Ready(Some(close));
             }
+            // Also when the turn is over: what was sent leaves now, and a peer that has gone is seen.
             if let Poll::Ready(event) = self.socket.poll(cx, self.driver.wants_message()) {
                 match event {
                     SocketEvent::Drained => self.driver.handle_in_turn(Input::Drained),
@@ -97,25 +101,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         None => return Poll::Ready(None),
                     },
                 }
+                if turn.step() {
+                    continue;
+                }
+            } else if self.driver.poll_answers(cx).is_ready() && turn.step() {
+                // Last, for the work may have begun to ask something.
                 continue;
             }
-            // Last, for the work may have begun to ask something.
-            if self.driver.poll_answers(cx).is_ready() {
-                continue;
-            }
-            let stuck_at = self.socket.waiting_since().map(|since| since + self.write_timeout);
-            let tick_at = self.driver.poll_timeout().map(|due| self.clock.at(due));
-            let due = stuck_at.into_iter().chain(tick_at).min();
-            if self.alarm.poll(cx, due, self.clock.at(self.driver.now())).is_pending() {
+            let is_over = turn.is_over();
+            if !self.poll_due(cx, is_over) {
                 return Poll::Pending;
             }
-            let now = Instant::now();
-            if stuck_at.is_some_and(|at| at <= now) {
-                self.driver.handle(Input::Stuck);
-            } else if tick_at.is_some_and(|at| at <= now) {
-                self.driver.handle(Input::Tick);
+            if is_over {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
+    }
+
+    /// Tells the session of a deadline that has passed. Returns whether to look at the session again: always if the turn
+    /// is over, else if a deadline had passed. Otherwise the task is woken at the next one.
+    fn poll_due(&mut self, cx: &mut Context<'_>, is_over: bool) -> bool {
+        let stuck_at = self.socket.waiting_since().map(|since| since + self.write_timeout);
+        let tick_at = self.driver.poll_timeout().map(|due| self.clock.at(due));
+        if !is_over {
+            let due = stuck_at.into_iter().chain(tick_at).min();
+            if self.alarm.poll(cx, due, self.clock.at(self.driver.now())).is_pending() {
+                return false;
+            }
+        }
+        let now = Instant::now();
+        if stuck_at.is_some_and(|at| at <= now) {
+            self.driver.handle(Input::Stuck);
+        } else if tick_at.is_some_and(|at| at <= now) {
+            self.driver.handle(Input::Tick);
+        }
+        true
     }
 }
 
@@ -208,7 +229,20 @@ const LINGER: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use bytes::{BufMut, BytesMut};
+    use redeliver_protocol::codec::{encode_client, encode_hello};
+    use redeliver_protocol::features::Features;
+    use redeliver_protocol::frame::{ClientFrame, Hello};
+    use redeliver_protocol::seq::{EmitNumber, InstanceId};
+    use tokio::io::ReadBuf;
+
     use super::*;
+    use crate::in_process::InProcess;
+    use crate::server::Server;
+    use crate::session_driver::Origin;
 
     #[tokio::test(start_paused = true)]
     async fn an_alarm_follows_its_deadline_in_both_directions() {
@@ -227,5 +261,91 @@ mod tests {
         assert_eq!(Some(Instant::now()), at(20), "neither at its first deadline nor never");
         std::future::poll_fn(|cx| alarm.poll(cx, at(50), Instant::now())).await;
         assert_eq!(Some(Instant::now()), at(50));
+    }
+
+    /// A peer that never stops to talk, and takes all that it is told: there is always more to do for it.
+    struct Endless {
+        said: BytesMut,
+        again: Bytes,
+    }
+
+    impl Endless {
+        fn new() -> Endless {
+            let hello = Hello {
+                instance: InstanceId::default(),
+                publisher: None,
+                settled: EmitNumber::ZERO,
+                subscriber: None,
+                auth: None,
+                client_name: "endless".to_owned(),
+                features: Features::NONE,
+            };
+            let ping = encode_client(&ClientFrame::Ping { token: 7 });
+            let mut again = BytesMut::new();
+            (0..50).for_each(|_| Endless::put_masked(&mut again, &ping));
+            let mut said = BytesMut::new();
+            Endless::put_masked(&mut said, &encode_hello(&hello));
+            Endless { said, again: again.freeze() }
+        }
+
+        /// A client's frame, with a mask of zeros.
+        fn put_masked(out: &mut BytesMut, message: &[u8]) {
+            out.put_u8(0x82);
+            out.put_u8(0x80 | u8::try_from(message.len()).expect("short"));
+            out.put_u32(0);
+            out.put_slice(message);
+        }
+    }
+
+    impl AsyncRead for Endless {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if self.said.is_empty() {
+                let again = self.again.clone();
+                self.said.extend_from_slice(&again);
+            }
+            let bytes = self.said.len().min(buf.remaining());
+            buf.put_slice(&self.said.split_to(bytes));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Endless {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Serves endless peers on one thread, and ends the server while they talk.
+    async fn serve_endless_peers() -> bool {
+        let server = Server::builder().in_memory().open().await.expect("opens");
+        let shared = &server.handle.shared;
+        for _ in 0..3 {
+            let driver = SessionDriver::new(shared, Arc::new(InProcess), Origin::default());
+            tokio::spawn(Serving::new(driver, Endless::new(), &[], shared, shared.enter()));
+        }
+        while server.connections().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        server.emit_json("t", "n", &1).await.expect("stored all the same");
+        server.shutdown(Duration::from_secs(20)).await
+    }
+
+    #[test]
+    fn peers_that_never_stop_leave_room_for_others_and_a_shutdown_ends_them() {
+        let (ended, has_ended) = std::sync::mpsc::channel();
+        // A thread of its own: without its turns, a runtime's own deadlines would not come either.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let _ = ended.send(runtime.block_on(serve_endless_peers()));
+        });
+        assert_eq!(has_ended.recv_timeout(Duration::from_secs(30)), Ok(true), "one peer holds the thread");
     }
 }

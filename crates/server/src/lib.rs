@@ -64,6 +64,7 @@ mod server;
 mod session_driver;
 mod shared;
 mod stats;
+mod turn;
 mod volatile;
 mod wake_task;
 mod watching;

@@ -25,9 +25,10 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{Instrument, debug_span};
 use uuid::Uuid;
 
-use crate::access::OpenAccess;
-use crate::session_driver::{Origin, Peer, SessionDriver};
+use crate::in_process::InProcess;
+use crate::session_driver::{Origin, Peer, SessionDriver, Worked};
 use crate::shared::Shared;
+use crate::turn::Turn;
 
 /// What an in-process reader wants.
 #[derive(Clone, Debug)]
@@ -226,6 +227,16 @@ struct LocalDriver {
     wishes: Arc<Wishes>,
 }
 
+/// How an exchange between the two sessions ended.
+enum Exchanged {
+    /// Neither has anything to say.
+    Quiet,
+    /// The turn is over. There may be more to say.
+    Interrupted,
+    /// The subscription has ended.
+    Ended(SubscriptionEnd),
+}
+
 /// The subscription's number in its client, which has no other.
 const ID: SubscriptionId = SubscriptionId(1);
 
@@ -234,10 +245,17 @@ impl LocalDriver {
         self.tell(Input::Subscribe { id: ID, request });
         let mut closing = false;
         loop {
-            if let Some(end) = self.exchange() {
-                self.wishes.state.lock().end = Some(end);
-                return;
-            }
+            let is_quiet = match self.exchange() {
+                Exchanged::Quiet => true,
+                Exchanged::Interrupted => {
+                    tokio::task::yield_now().await;
+                    false
+                }
+                Exchanged::Ended(end) => {
+                    self.wishes.state.lock().end = Some(end);
+                    return;
+                }
+            };
             let clock = self.shared.clock;
             let client_due = self.client.poll_timeout();
             let server_due = self.driver.as_ref().and_then(SessionDriver::poll_timeout);
@@ -249,8 +267,9 @@ impl LocalDriver {
                 }
             };
             tokio::select! {
+                // In this order: what is due is done also while the sessions are never quiet.
+                biased;
                 () = self.wishes.notify.notified() => {}
-                () = listen(&mut self.driver) => {}
                 () = timer => {
                     let now = clock.now();
                     if client_due.is_some_and(|due| due <= now) {
@@ -260,6 +279,8 @@ impl LocalDriver {
                         driver.handle(ServerInput::Tick);
                     }
                 }
+                () = listen(&mut self.driver) => {}
+                () = std::future::ready(()), if !is_quiet => {}
             }
             let (ack, close) = {
                 let mut wishes = self.wishes.state.lock();
@@ -275,19 +296,20 @@ impl LocalDriver {
         }
     }
 
-    /// Lets the two sessions talk until neither has anything to say. Returns how the subscription ended, if it did.
-    fn exchange(&mut self) -> Option<SubscriptionEnd> {
-        loop {
+    /// Lets the two sessions talk until neither has anything to say, or the turn is over.
+    fn exchange(&mut self) -> Exchanged {
+        let mut turn = Turn::begin();
+        while turn.step() {
             let mut is_quiet = true;
             while let Some(output) = self.client.poll_output() {
                 is_quiet = false;
                 if let Some(end) = self.perform(output) {
-                    return Some(end);
+                    return Exchanged::Ended(end);
                 }
             }
             let Some(driver) = &mut self.driver else {
                 if is_quiet {
-                    return None;
+                    return Exchanged::Quiet;
                 }
                 continue;
             };
@@ -298,7 +320,7 @@ impl LocalDriver {
                 driver.handle(ServerInput::Message(message));
             }
             let mut said = Said::default();
-            let close = driver.work(&mut said);
+            let worked = driver.work(&mut turn, &mut said);
             if !said.0.is_empty() {
                 is_quiet = false;
                 driver.handle(ServerInput::Drained);
@@ -306,7 +328,7 @@ impl LocalDriver {
             for message in said.0 {
                 self.tell(Input::Message(message));
             }
-            if let Some(close) = close {
+            if let Worked::Closed(close) = worked {
                 is_quiet = false;
                 self.driver = None;
                 self.to_server.clear();
@@ -314,13 +336,14 @@ impl LocalDriver {
                 self.tell(Input::Disconnected(close.reason));
                 // A server that has ended does not come back within this process: there is nothing to wait for.
                 if !self.shared.is_ready() {
-                    return Some(SubscriptionEnd::ClientEnded);
+                    return Exchanged::Ended(SubscriptionEnd::ClientEnded);
                 }
             }
-            if is_quiet {
-                return None;
+            if is_quiet && !turn.is_over() {
+                return Exchanged::Quiet;
             }
         }
+        Exchanged::Interrupted
     }
 
     fn perform(&mut self, output: Output) -> Option<SubscriptionEnd> {
@@ -329,7 +352,7 @@ impl LocalDriver {
                 if !self.shared.is_ready() {
                     return Some(SubscriptionEnd::ClientEnded);
                 }
-                self.driver = Some(SessionDriver::new(&self.shared, Arc::new(OpenAccess), Origin::default()));
+                self.driver = Some(SessionDriver::new(&self.shared, Arc::new(InProcess), Origin::default()));
                 self.tell(Input::Connected);
             }
             Output::SendHello(hello) => self.to_server.push_back(encode_hello(&hello)),

@@ -29,6 +29,7 @@ use crate::registry::Entry;
 use crate::requests::{ClientRequest, Handling, no_handler};
 use crate::shared::Shared;
 use crate::stats::{add, subtract};
+use crate::turn::Turn;
 use crate::volatile;
 
 /// Where a session's frames go.
@@ -37,6 +38,18 @@ pub(crate) trait Peer {
     fn send(&mut self, frame: &ServerFrame);
     /// Takes a batch of events.
     fn send_events(&mut self, id: SubscriptionId, epoch: Epoch, count: u32, records: Bytes);
+}
+
+/// How [`SessionDriver::work`] ended.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Worked {
+    /// Nothing is left to do.
+    Done,
+    /// The turn is over. There may be more to do.
+    Interrupted,
+    /// The session has ended with this.
+    Closed(Close),
 }
 
 /// Where a connection came from.
@@ -119,14 +132,16 @@ impl SessionDriver {
         self.session.poll_timeout()
     }
 
-    /// Does all that the session wants done. Returns its last word, if this was it.
-    pub(crate) fn work(&mut self, peer: &mut impl Peer) -> Option<Close> {
-        while let Some(output) = self.session.poll_output() {
+    /// Carries out what the session wants done, until nothing is left or the turn is over.
+    pub(crate) fn work(&mut self, turn: &mut Turn, peer: &mut impl Peer) -> Worked {
+        while !turn.is_over() {
+            let Some(output) = self.session.poll_output() else { return Worked::Done };
             if let Some(close) = self.perform(output, peer) {
-                return Some(close);
+                return Worked::Closed(close);
             }
+            turn.step();
         }
-        None
+        Worked::Interrupted
     }
 
     /// Tells the session what others have left for it, and whether there was anything. The task is woken for what comes

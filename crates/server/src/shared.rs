@@ -170,20 +170,20 @@ impl Shared {
     /// The log can no longer be used: nothing more is taken or answered, and everybody is told.
     pub(crate) fn fail(&self, reason: &str) {
         self.queue.fail();
-        self.phase.send_if_modified(|phase| {
+        let is_first = self.phase.send_if_modified(|phase| {
             let first = !matches!(phase, Phase::Failed(_));
             if first {
                 *phase = Phase::Failed(reason.into());
             }
             first
         });
+        if !is_first {
+            // Everybody has been told: each of a thousand reads that fail would else tell each of a thousand peers.
+            return;
+        }
         // The reason may name paths: it is for the operator, not for peers.
-        let code = CloseCode::LogFailed;
-        self.hub.end_all(|| Close {
-            code,
-            reason: code.description().to_owned(),
-            retry: RetryAdvice::After(FAILED_RETRY),
-        });
+        let (code, retry) = (CloseCode::LogFailed, RetryAdvice::After(FAILED_RETRY));
+        self.hub.end_all(|| Close { code, reason: code.description().to_owned(), retry });
     }
 }
 

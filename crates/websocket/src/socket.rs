@@ -136,7 +136,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             // What still comes is read and dropped: closing a socket with unread bytes would reset the connection, and
             // the peer might never see why it was closed.
             let mut dropped = [0; 512];
-            while self.io.read(&mut dropped).await? > 0 {}
+            while self.io.read(&mut dropped).await? > 0 {
+                // Of a stream that always has more to read, too: the time limit must have its turn.
+                tokio::task::coop::consume_budget().await;
+            }
             io::Result::Ok(())
         };
         // However it ends, the connection is over.

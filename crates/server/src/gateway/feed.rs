@@ -198,6 +198,8 @@ impl Feed {
                 self.inbox.waiting().await;
                 continue;
             }
+            // Rows without an item may follow each other for long: others get their turn meanwhile.
+            tokio::task::coop::consume_budget().await;
             let row = match self.read_recent(events_max, bytes_max)? {
                 Some(row) => row,
                 None => self.read(events_max, bytes_max).await?,
