@@ -69,7 +69,7 @@ fn request(events: u64) -> WriteRequest {
 
 /// One commit, and what it makes due: folding is part of the price.
 fn commit(log: &Log, request: WriteRequest) {
-    let staged = log.stage(vec![request], NOW).unwrap();
+    let staged = log.stage(vec![request], NOW, Instant::ORIGIN).unwrap();
     log.publish(staged).unwrap();
     while log.maintain(NOW, Instant::ORIGIN).unwrap() == Maintenance::More {}
 }

@@ -62,7 +62,7 @@ fn log(topics: u64) -> Log {
         let topic = |i: u64| format!("topic {}", (commit * 64 + i) % topics);
         let events = (0..64).map(|i| Ok(event(&topic(i), 128).unwrap())).collect();
         let request = WriteRequest::Emit { publisher: None, first: EmitNumber(1), events };
-        let staged = log.stage(vec![request], NOW).unwrap();
+        let staged = log.stage(vec![request], NOW, Instant::ORIGIN).unwrap();
         log.publish(staged).unwrap();
     }
     log

@@ -61,7 +61,8 @@ impl Committer {
             let requests = self.requests(events)?;
             let asked = requests.len();
             let before = Instant::now();
-            let staged = self.log.stage(requests, wall_clock()).context("a commit cannot be staged")?;
+            let staged =
+                self.log.stage(requests, wall_clock(), self.monotonic()).context("a commit cannot be staged")?;
             let committed = self.log.publish(staged).context("a commit cannot be made durable")?;
             took.push(before.elapsed());
             while self.log.maintain(wall_clock(), self.monotonic()).context("the log cannot be tended")?

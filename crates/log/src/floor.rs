@@ -1,14 +1,14 @@
 //! Retention: how far the floor rises by age, bytes and count. Hides at once; removing what is hidden is `trim`'s work.
 
+use std::sync::Arc;
+
 use redeliver_protocol::history::GapCause;
 use redeliver_protocol::seq::Seq;
-use redeliver_protocol::time::{Instant, Timestamp};
-
-use std::time::Duration;
+use redeliver_protocol::time::Timestamp;
 
 use crate::config::Retention;
 use crate::layout::value::Floor;
-use crate::state::{FloorStep, Published};
+use crate::state::{FloorStep, Published, Run};
 
 impl Published {
     /// Raises the floor until what is above it is within the bounds of count and bytes. At least one event, and one
@@ -32,10 +32,47 @@ impl Published {
         }
     }
 
-    /// Where the floor would be if nothing older than this were kept.
+    /// Sees to it that nothing counts as stored after a moment of the paced clock: what is in the store may bear a later one
+    /// from when it was not sure how much time had passed, or from earlier versions, which had the wall clock's time there.
+    pub(crate) fn stored_by(&mut self, now: Timestamp) {
+        for commit in self.tail.iter_mut().rev().take_while(|commit| commit.stored > now) {
+            commit.stored = now;
+        }
+        let is_late = |run: &Run| run.spans.last().is_some_and(|span| span.stored > now);
+        let first = self.runs.iter().rposition(|run| !is_late(run)).map_or(0, |run| run + 1);
+        if first == self.runs.len() {
+            return;
+        }
+        for run in &mut Arc::make_mut(&mut self.runs)[first..] {
+            for span in &mut run.spans {
+                span.stored = span.stored.min(now);
+            }
+        }
+    }
+
+    /// Where the floor would be if nothing were kept that was stored before this, by the paced clock.
     pub(crate) fn floor_at(&self, oldest: Timestamp) -> Option<Floor> {
-        let gone = self.spans_above(self.floor.seq).take_while(|span| span.time < oldest).last()?;
+        let gone = self.spans_above(self.floor.seq).take_while(|span| span.stored < oldest).last()?;
         Some(Floor { seq: gone.last, cause: GapCause::RetentionAge })
+    }
+
+    /// The last retained seq that was certainly stored before a moment of the paced clock, and the last one that may have
+    /// been.
+    pub(crate) fn stored_before(&self, moment: Timestamp) -> (Seq, Seq) {
+        let run = self.runs.partition_point(|run| run.spans.last().is_none_or(|span| span.stored < moment));
+        let certain = run.checked_sub(1).map_or(Seq::ZERO, |run| self.runs[run].last);
+        let (mut certain, mut possible) = (certain, certain);
+        if let Some(run) = self.runs.get(run) {
+            let span = run.spans.partition_point(|span| span.stored < moment);
+            certain = span.checked_sub(1).map_or(certain, |span| run.spans[span].last);
+            // Its first events may be older than its last one.
+            possible = run.spans.get(span).map_or(certain, |span| span.last);
+        } else {
+            let commit = self.tail.partition_point(|commit| commit.stored < moment);
+            certain = commit.checked_sub(1).map_or(certain, |commit| self.tail[commit].last);
+            possible = possible.max(certain);
+        }
+        (certain.max(self.floor.seq), possible.max(self.floor.seq))
     }
 
     /// Raises the floor. It never sinks.
@@ -64,78 +101,9 @@ impl Published {
         let commit = self.tail.partition_point(|commit| commit.last <= seq);
         let unfolded = self.tail.range(commit..).map(|commit| FloorStep {
             last: commit.last,
-            time: commit.time,
+            stored: commit.stored,
             event_bytes: commit.event_bytes,
         });
         folded.skip_while(move |span| span.last <= seq).chain(unfolded)
-    }
-}
-
-/// Wall-clock time for retention, which never runs much faster than the monotonic clock: a wall clock that jumps ahead
-/// must not trim everything. It never goes back.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PacedClock {
-    now: Timestamp,
-    ticked: Instant,
-}
-
-impl PacedClock {
-    /// A clock that goes on from where it stood when it was last saved.
-    pub(crate) fn resume(saved: Timestamp, wall: Timestamp, monotonic: Instant) -> PacedClock {
-        PacedClock { now: saved.max(wall.min(saved.after(STEP))), ticked: monotonic }
-    }
-
-    pub(crate) fn now(self) -> Timestamp {
-        self.now
-    }
-
-    /// Goes on to the wall clock's time, as far as the monotonic clock allows: its own pace, and an eighth more to catch
-    /// up with the time in which nobody was running.
-    pub(crate) fn tick(&mut self, wall: Timestamp, monotonic: Instant) {
-        let elapsed = monotonic.since(self.ticked);
-        let allowed = self.now.after(elapsed + elapsed / 8);
-        if allowed == self.now {
-            return;
-        }
-        self.ticked = monotonic;
-        self.now = self.now.max(wall.min(allowed));
-    }
-}
-
-/// How far the clock may jump when a log is opened.
-const STEP: Duration = Duration::from_secs(60);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DAY: u64 = 24 * 3600 * 1000;
-
-    fn mono(ms: u64) -> Instant {
-        Instant::from_origin(Duration::from_millis(ms))
-    }
-
-    #[test]
-    fn a_jump_of_the_wall_clock_moves_retention_no_faster_than_time() {
-        let mut clock = PacedClock::resume(Timestamp(1_000), Timestamp(1_000), mono(0));
-        clock.tick(Timestamp(3650 * DAY), mono(8_000));
-        assert_eq!(clock.now(), Timestamp(10_000));
-        clock.tick(Timestamp(500), mono(16_000));
-        assert_eq!(clock.now(), Timestamp(10_000), "it never goes back");
-        let mut clock = PacedClock::resume(Timestamp(0), Timestamp(3650 * DAY), mono(0));
-        assert_eq!(clock.now(), Timestamp(60_000), "an open is a normal step at most");
-        for tick in 1..1_000 {
-            clock.tick(Timestamp(3650 * DAY), mono(tick));
-        }
-        assert!(clock.now() <= Timestamp(60_000 + 1_125));
-    }
-
-    #[test]
-    fn a_clock_that_fell_behind_catches_up() {
-        let mut clock = PacedClock::resume(Timestamp(0), Timestamp(DAY), mono(0));
-        for day in 1..=10 {
-            clock.tick(Timestamp(DAY + day * DAY), mono(day * DAY));
-        }
-        assert_eq!(clock.now(), Timestamp(11 * DAY));
     }
 }

@@ -74,7 +74,7 @@ impl RunContent {
     /// Takes note of the next commit, whether or not its value can be read.
     pub(crate) fn pass(&mut self, commit: &TailCommit) {
         self.last_time = self.last_time.max(commit.time);
-        self.spans.push(FloorStep { last: commit.last, time: commit.time, event_bytes: commit.event_bytes });
+        self.spans.push(FloorStep { last: commit.last, stored: commit.stored, event_bytes: commit.event_bytes });
     }
 
     /// Takes a commit's content.
@@ -224,7 +224,7 @@ impl RunContent {
             passed += span.event_bytes;
             match merged.last_mut() {
                 Some(last) if !begins => {
-                    (last.last, last.time) = (span.last, span.time);
+                    (last.last, last.stored) = (span.last, span.stored);
                     last.event_bytes += span.event_bytes;
                 }
                 Some(_) | None => merged.push(*span),

@@ -74,6 +74,7 @@ pub mod data_dir;
 pub mod error;
 pub mod kv;
 
+mod clock;
 mod commit;
 mod content;
 mod excepts;

@@ -30,9 +30,9 @@ use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 
+use crate::clock::PacedClock;
 use crate::config::LogConfig;
 use crate::error::LogError;
-use crate::floor::PacedClock;
 use crate::kv::Kv;
 use crate::layout::value::CursorEntry;
 use crate::layout::{key, piece};
@@ -57,6 +57,9 @@ pub struct Log {
     reading: [Mutex<()>; read::READING_PLACES],
     publishers: Mutex<Publishers>,
     work: Mutex<WriterState>,
+    /// The paced clock when it was last looked at, in milliseconds: for judging, and for what is stored.
+    paced_now_ms: AtomicU64,
+    paced_stamp_ms: AtomicU64,
     damaged_reads: AtomicU64,
     /// Damaged keys that were told, so that each is told once.
     damaged_keys: Mutex<BTreeSet<Vec<u8>>>,
@@ -66,6 +69,8 @@ pub struct Log {
 #[derive(Debug)]
 struct WriterState {
     clock: PacedClock,
+    /// Whether something has happened to the clock that is worth to be stored.
+    has_clock_news: bool,
     /// Whether a commit is staged and not yet published.
     is_staged: bool,
     fold: Option<folding::Fold>,
@@ -193,10 +198,11 @@ impl Log {
         monotonic: Instant,
     ) -> Result<Log, LogError> {
         let store = Store::new(kv);
-        let recovered = open::recover(&store, &config, epoch, now)?;
-        let clock = PacedClock::resume(recovered.clock.unwrap_or(now), now, monotonic);
+        let mut recovered = open::recover(&store, &config, epoch, now)?;
+        let clock = PacedClock::resume(recovered.clock, now, monotonic);
         let work = WriterState {
             clock,
+            has_clock_news: false,
             is_staged: false,
             fold: None,
             folded_through: Seq::ZERO,
@@ -210,6 +216,7 @@ impl Log {
             expiry_began: clock.now(),
         };
         let fold_point = recovered.shared.fold_point;
+        recovered.shared.stored_by(clock.stamp());
         let read_cache = Mutex::new(ReadCache::new(config.read_cache_bytes_max, monotonic));
         let log = Log {
             config,
@@ -219,6 +226,8 @@ impl Log {
             reading: [const { Mutex::new(()) }; read::READING_PLACES],
             publishers: Mutex::new(recovered.publishers),
             work: Mutex::new(work),
+            paced_now_ms: AtomicU64::new(clock.now().0),
+            paced_stamp_ms: AtomicU64::new(clock.stamp().0),
             damaged_reads: AtomicU64::new(0),
             damaged_keys: Mutex::default(),
         };
@@ -241,8 +250,24 @@ impl Log {
         clippy::needless_pass_by_value,
         reason = "requests are the caller's to give up: their payloads may be kept"
     )]
-    pub fn stage(&self, requests: Vec<WriteRequest>, now: Timestamp) -> Result<Staged, LogError> {
-        self.stage_requests(&requests, now)
+    pub fn stage(&self, requests: Vec<WriteRequest>, now: Timestamp, monotonic: Instant) -> Result<Staged, LogError> {
+        self.stage_requests(&requests, now, monotonic)
+    }
+
+    /// Returns the paced time, by which the age of events, cursors and publishers is judged: it moves with the monotonic clock
+    /// and counts the time between openings, and a wall clock that is set wrong does not move it. It is close to the wall
+    /// clock's time only where that has always been right, and at most as old as the last call of [`Log::stage`] or
+    /// [`Log::maintain`]. For whoever keeps times of its own beside the log: stored are those of [`Log::paced_stamp`].
+    #[must_use]
+    pub fn paced_now(&self) -> Timestamp {
+        Timestamp(self.paced_now_ms.load(Ordering::Relaxed))
+    }
+
+    /// Returns the paced time that what is stored now is to bear, to be judged later by [`Log::paced_now`]. It is ahead of
+    /// that for the first minutes after an opening, while it is not sure yet how long the log was closed.
+    #[must_use]
+    pub fn paced_stamp(&self) -> Timestamp {
+        Timestamp(self.paced_stamp_ms.load(Ordering::Relaxed))
     }
 
     /// Syncs a staged commit and makes it visible.

@@ -78,7 +78,7 @@ impl<'a> TopicScan<'a> {
     /// Looks through all places where the topic's records may be.
     pub(crate) fn run(&mut self, kv: &dyn Kv, places: &Whereabouts) -> Result<(), LogError> {
         let is_before = |run: &Run| run.last <= self.after || run.last < places.nothing_below;
-        let at = places.runs.partition_point(|run| is_before(run) || run.last_time < self.not_before);
+        let at = places.runs.partition_point(|run| is_before(run));
         for run in &places.runs[at..] {
             if self.is_done {
                 return Ok(());
@@ -222,7 +222,8 @@ impl<'a> TopicScan<'a> {
                 self.damaged.push(key.to_vec());
                 break;
             };
-            if self.is_empty() && (seq <= self.after || time < self.not_before) {
+            let is_early = seq <= self.after || (time < self.not_before && seq <= self.limits.seq_max);
+            if self.is_empty() && is_early {
                 at += bytes;
                 start = at;
                 continue;

@@ -18,7 +18,7 @@ use crate::tail::{Recent, Slice};
 pub(crate) struct Published {
     /// The newest durable seq.
     pub(crate) head: Seq,
-    /// The time of the newest event. Later ones are never earlier.
+    /// The time of the newest event.
     pub(crate) last_time: Timestamp,
     pub(crate) lineage: Arc<Lineage>,
     pub(crate) topics: Topics,
@@ -44,7 +44,10 @@ pub(crate) struct Published {
 pub(crate) struct TailCommit {
     pub(crate) first: Seq,
     pub(crate) last: Seq,
+    /// Its events' time.
     pub(crate) time: Timestamp,
+    /// The paced clock when they were stored: age counts from there.
+    pub(crate) stored: Timestamp,
     /// Size of its events as limits count them.
     pub(crate) event_bytes: u64,
     /// Size of its value.
@@ -58,6 +61,7 @@ pub(crate) struct TailCommit {
 pub(crate) struct Run {
     pub(crate) first: Seq,
     pub(crate) last: Seq,
+    /// The latest time of its events.
     pub(crate) last_time: Timestamp,
     /// The steps in which the floor passes it.
     pub(crate) spans: Box<[FloorStep]>,
@@ -68,8 +72,8 @@ pub(crate) struct Run {
 pub(crate) struct FloorStep {
     /// The last one's seq.
     pub(crate) last: Seq,
-    /// The last one's time.
-    pub(crate) time: Timestamp,
+    /// The paced clock when the last one was stored.
+    pub(crate) stored: Timestamp,
     /// Their size as limits count it.
     pub(crate) event_bytes: u64,
 }

@@ -27,5 +27,7 @@ mod sharing;
 mod states;
 #[path = "conformance/subscriptions.rs"]
 mod subscriptions;
+#[path = "conformance/time.rs"]
+mod time;
 #[path = "conformance/writing.rs"]
 mod writing;

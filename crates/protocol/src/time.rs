@@ -39,7 +39,8 @@ impl std::ops::Add<Duration> for Instant {
     }
 }
 
-/// Wall-clock time of an event: milliseconds since 1970-01-01T00:00:00Z. Within one log it never goes backwards.
+/// Wall-clock time of an event: milliseconds since 1970-01-01T00:00:00Z, by the server's clock when it stored the event. Goes
+/// back only where that clock was set back by more than a few seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 
@@ -48,6 +49,12 @@ impl Timestamp {
     #[must_use]
     pub fn before(self, age: Duration) -> Timestamp {
         Timestamp(self.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    #[must_use]
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
     /// The time `later` after this one.

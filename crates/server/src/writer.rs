@@ -155,7 +155,8 @@ impl Writer {
 
     /// Stages and publishes a commit, and wakes who follows a topic that grew. Nothing is written if the disk is full.
     fn write(&mut self, requests: Vec<WriteRequest>) -> Result<Option<Vec<WriteOutcome>>, LogError> {
-        let staged = match self.log().stage(requests, wall_clock()) {
+        let monotonic = Instant::from_origin(self.opened.elapsed());
+        let staged = match self.log().stage(requests, wall_clock(), monotonic) {
             Ok(staged) => staged,
             Err(error) if error.is_retryable() => {
                 warn!(%error, "a commit is put off");

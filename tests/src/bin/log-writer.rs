@@ -140,7 +140,7 @@ impl Writer {
                 cursor: Cursor { known, delivered_through: DeliveredThrough::NOTHING },
             },
         ];
-        let staged = self.log.stage(requests, wall_clock()?)?;
+        let staged = self.log.stage(requests, wall_clock()?, Instant::from_origin(self.began.elapsed()))?;
         let committed = self.log.publish(staged)?;
         let Some(WriteOutcome::Emitted(runs)) = committed.outcomes.first() else { bail!("no outcome of an emit") };
         for run in runs {

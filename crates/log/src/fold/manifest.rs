@@ -1,7 +1,7 @@
 //! The manifest of a run: what it spans, and every key that it wrote, so that trimming a run is deleting exactly these.
 //!
 //! ```text
-//! first:u64 | last:u64 | last_time:u64 | spans:u16 × { last:u64 | time:u64 | event_bytes:u64 }
+//! first:u64 | last:u64 | last_time:u64 | spans:u16 × { last:u64 | stored:u64 | event_bytes:u64 }
 //! keys:u32 × { length:u8 | prefix | pieces:u16 }       (pieces 0: a key as it is)
 //! ```
 
@@ -32,7 +32,7 @@ pub(crate) fn encode(run: &Run, keys: &[RunKey]) -> Vec<u8> {
     out.put_u16_le(u16::try_from(run.spans.len()).unwrap_or(u16::MAX));
     for span in &run.spans {
         out.put_u64_le(span.last.0);
-        out.put_u64_le(span.time.0);
+        out.put_u64_le(span.stored.0);
         out.put_u64_le(span.event_bytes);
     }
     out.put_u32_le(u32::try_from(keys.len()).unwrap_or(u32::MAX));
@@ -67,7 +67,11 @@ fn read_head(reader: &mut ByteReader<'_>) -> Result<Run, Damaged> {
     let count = reader.u16()?;
     let mut spans = Vec::with_capacity(usize::from(count).min(SPANS_MAX));
     for _ in 0..count {
-        spans.push(FloorStep { last: Seq(reader.u64()?), time: Timestamp(reader.u64()?), event_bytes: reader.u64()? });
+        spans.push(FloorStep {
+            last: Seq(reader.u64()?),
+            stored: Timestamp(reader.u64()?),
+            event_bytes: reader.u64()?,
+        });
     }
     Ok(Run { first, last, last_time, spans: spans.into_boxed_slice() })
 }
@@ -77,18 +81,20 @@ pub(crate) fn unknown_run(first: Seq) -> Run {
     Run { first, last: Seq::ZERO, last_time: Timestamp::default(), spans: Box::default() }
 }
 
-/// Gives runs that could not be read the end and time that their neighbours leave them: rather too late a time, so that
+/// Gives runs that could not be read the end and times that their neighbours leave them: rather too late a time, so that
 /// nobody who looks for a time passes over them.
 pub(crate) fn close_unknown_runs(runs: &mut [Run], fold_point: Seq) {
-    let mut next: Option<(Seq, Timestamp)> = None;
+    let mut next: Option<(Seq, Timestamp, Timestamp)> = None;
     let newest = runs.iter().map(|run| run.last_time).max().unwrap_or_default();
     for run in runs.iter_mut().rev() {
-        let (next_first, next_time) = next.unwrap_or((fold_point.saturating_add(1), newest));
+        let (next_first, next_time, next_stored) =
+            next.unwrap_or((fold_point.saturating_add(1), newest, Timestamp(u64::MAX)));
         if run.last == Seq::ZERO {
             run.last = Seq(next_first.0.saturating_sub(1)).max(run.first);
             run.last_time = next_time;
-            run.spans = Box::new([FloorStep { last: run.last, time: next_time, event_bytes: 0 }]);
+            run.spans = Box::new([FloorStep { last: run.last, stored: next_stored, event_bytes: 0 }]);
         }
-        next = Some((run.first, run.last_time));
+        let stored = run.spans.first().map_or(next_stored, |span| span.stored);
+        next = Some((run.first, run.last_time, stored));
     }
 }

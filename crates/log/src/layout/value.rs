@@ -9,6 +9,7 @@ use redeliver_protocol::time::Timestamp;
 
 use super::Damaged;
 use super::reader::ByteReader;
+use crate::clock::SavedClock;
 
 /// `m | format`: which format, and when the log was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +119,18 @@ impl Floor {
         let cause = if reader.u8()? == 1 { GapCause::RetentionAge } else { GapCause::RetentionSize };
         Ok(Floor { seq, cause })
     }
+}
+
+/// The paced clock, and what the wall clock said then. Earlier versions wrote the first alone, which stood for both.
+pub(crate) fn encode_clock(saved: SavedClock) -> Vec<u8> {
+    [saved.now.0.to_le_bytes(), saved.wall.0.to_le_bytes()].concat()
+}
+
+pub(crate) fn decode_clock(bytes: &[u8]) -> Result<SavedClock, Damaged> {
+    let mut reader = ByteReader::new(bytes);
+    let now = reader.u64()?;
+    let wall = if reader.is_empty() { now } else { reader.u64()? };
+    Ok(SavedClock { now: Timestamp(now), wall: Timestamp(wall) })
 }
 
 pub(crate) fn encode_seq(seq: Seq) -> Vec<u8> {

@@ -250,6 +250,7 @@ impl<'a> Drafter<'a> {
             first,
             last: Seq(first.0 + tables.events.len() as u64 - 1),
             time: self.time,
+            stored: self.clock,
             event_bytes: tables.event_bytes,
             value_bytes: value.len(),
             record_bytes: tables.topics.iter().map(|topic| topic.record_bytes).sum(),

@@ -14,6 +14,7 @@ use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Epoch, Nth, Seq};
 use redeliver_protocol::time::Timestamp;
 
+use crate::clock::SavedClock;
 use crate::commit::{COMMIT_EVENTS_MAX, COMMIT_PIECES_MAX, Commit};
 use crate::config::LogConfig;
 use crate::error::LogError;
@@ -37,7 +38,7 @@ pub(super) struct Recovered {
     pub(super) shared: Published,
     pub(super) publishers: Publishers,
     /// The retention clock as it was last saved; nothing for a new log.
-    pub(super) clock: Option<Timestamp>,
+    pub(super) clock: Option<SavedClock>,
     /// A fold that was begun.
     pub(super) plan: Option<FoldPlan>,
     /// The floor as it is in the store.
@@ -56,11 +57,7 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     if lineage.contains(epoch) {
         return Err(LogError::Failed(format!("epoch {epoch} was used before")));
     }
-    recovery.clock = recovery
-        .meta(Meta::Clock)?
-        .map(|bytes| value::decode_seq(&bytes))
-        .and_then(Result::ok)
-        .map(|clock| Timestamp(clock.0));
+    recovery.clock = recovery.meta(Meta::Clock)?.and_then(|bytes| value::decode_clock(&bytes).ok());
     let floor = recovery.floor()?;
     let plan = recovery.meta(Meta::Plan)?.and_then(|bytes| FoldPlan::decode(&bytes).ok());
     let fold_point = recovery.fold_point(plan)?;
@@ -119,7 +116,7 @@ struct Recovery<'a> {
     kv: &'a dyn Kv,
     /// What opening itself writes, with the epoch.
     batch: WriteBatch,
-    clock: Option<Timestamp>,
+    clock: Option<SavedClock>,
     publishers: Publishers,
 }
 
@@ -265,8 +262,9 @@ impl<'a> Recovery<'a> {
             (None, None) => Seq(first.0 + COMMIT_EVENTS_MAX as u64 - 1),
         };
         let mut time = shared.last_time;
+        let mut stored = self.clock.map_or(time, |clock| clock.now);
         if let Some(commit) = beginning {
-            time = time.max(commit.time);
+            (time, stored) = (commit.time, stored.max(commit.clock));
             for entry in &commit.topics {
                 name(&mut shared.topics, entry.id, entry.name);
                 if entry.count > 0 {
@@ -277,7 +275,7 @@ impl<'a> Recovery<'a> {
         }
         shared.head = shared.head.max(last);
         shared.last_time = time;
-        let commit = TailCommit { first, last, time, event_bytes: 0, value_bytes: 0, record_bytes: 0 };
+        let commit = TailCommit { first, last, time, stored, event_bytes: 0, value_bytes: 0, record_bytes: 0 };
         shared.tail.push_back(commit);
     }
 
@@ -317,6 +315,7 @@ impl<'a> Recovery<'a> {
             first: commit.first,
             last: commit.last(),
             time: commit.time,
+            stored: commit.clock,
             event_bytes,
             value_bytes,
             record_bytes: 0,
@@ -339,9 +338,10 @@ impl<'a> Recovery<'a> {
                 self.publishers.replay(publisher.id, emit, commit.clock);
             }
         }
-        self.clock = self.clock.max(Some(commit.clock));
+        let saved = self.clock.unwrap_or(SavedClock { now: commit.clock, wall: commit.time });
+        self.clock = Some(saved.pass(commit.clock));
         shared.head = shared.head.max(commit.last());
-        shared.last_time = shared.last_time.max(commit.time);
+        shared.last_time = commit.time;
         shared.tail_bytes += value_bytes;
         shared.tail.push_back(tail_commit);
         Ok(())

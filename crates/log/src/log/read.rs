@@ -103,16 +103,17 @@ impl Log {
         self.at_hand(&shared, (id, entry), &place(&shared, entry, after, nth), limits)
     }
 
-    /// The first event of a topic after a seq, which is not below the floor, and no earlier than a time. If it must be read
-    /// from the store, `ahead` says whether what follows it will be read next.
+    /// The first event of a topic after a seq, which is not below the floor. With `timed`, only one up to a seq that bears no
+    /// earlier time than this. If it must be read from the store, `ahead` says whether what follows it will be read next.
     pub(super) fn first_after(
         &self,
         topic: &TopicName,
         after: Seq,
-        not_before: Timestamp,
+        timed: Option<(Timestamp, Seq)>,
         ahead: bool,
     ) -> Result<Option<FirstEvent>, LogError> {
-        let is_timed = not_before > Timestamp::default();
+        let is_timed = timed.is_some();
+        let (not_before, through) = timed.unwrap_or((Timestamp::default(), Seq(u64::MAX)));
         if !is_timed && let Some(first) = self.first_in_memory(topic, after) {
             return Ok(first);
         }
@@ -128,19 +129,13 @@ impl Log {
                     return Ok(None);
                 }
                 let place = place(&shared, entry, after, Nth::ZERO);
-                // Commits that are too old need not be looked at.
-                let recent = shared.tail.partition_point(|commit| commit.time < not_before);
                 let mut whereabouts = whereabouts(&shared, id, entry, after);
                 if is_timed {
                     whereabouts.recent_from = None;
                 }
-                if let Some(commit) = recent.checked_sub(1).and_then(|at| shared.tail.get(at)) {
-                    let start = after.max(commit.last);
-                    whereabouts.commits = entry.commits_after(start).iter().take(COMMITS_MAX).copied().collect();
-                }
                 (place.kept(&shared.lineage), whereabouts, shared.generation)
             };
-            let limits = ReadLimits { seq_max: place.last_seq, ..ONE };
+            let limits = ReadLimits { seq_max: place.last_seq.min(through), ..ONE };
             let ahead = if ahead { PLAIN.ahead(place.last_seq) } else { limits };
             let scanned = self.scan(&place, whereabouts, after, not_before, ahead)?;
             let is_clean = scanned.damaged.is_empty();

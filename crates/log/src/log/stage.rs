@@ -4,11 +4,12 @@
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::PublisherId;
-use redeliver_protocol::time::Timestamp;
+use redeliver_protocol::time::{Instant, Timestamp};
 
 use super::decide::Decision;
 use super::draft::{DraftCommit, Drafter};
 use super::{Committed, Log, Staged, WriteOutcome, WriteRequest};
+use crate::clock::event_time;
 use crate::error::LogError;
 use crate::index::TailRef;
 use crate::kv::{BATCH_BYTES_MAX, WriteBatch};
@@ -35,12 +36,18 @@ struct Applied {
 }
 
 impl Log {
-    pub(super) fn stage_requests(&self, requests: &[WriteRequest], now: Timestamp) -> Result<Staged, LogError> {
+    pub(super) fn stage_requests(
+        &self,
+        requests: &[WriteRequest],
+        now: Timestamp,
+        monotonic: Instant,
+    ) -> Result<Staged, LogError> {
         let mut work = self.work.lock();
         if work.is_staged {
             return Err(LogError::Failed("a commit was staged before the last one was published".to_owned()));
         }
-        let clock = work.clock.now();
+        self.tick(&mut work, now, monotonic);
+        let clock = work.clock.stamp();
         let mut decision = self.decide(requests, usize::MAX)?;
         let mut commits = self.draft(&decision, now, clock);
         let riders = self.riders(&decision, clock)?;
@@ -91,8 +98,7 @@ impl Log {
         }
         let publishers = self.publishers.lock();
         let shared = self.shared.read();
-        // Retention's clock never goes back. What was written after the wall clock did must not be born old.
-        let times = (now.max(shared.last_time).max(clock), clock);
+        let times = (event_time(now, shared.last_time), clock);
         Drafter::new(&shared.topics, &publishers, &decision.publishers, times, shared.head).commits(&decision.stored)
     }
 

@@ -2,6 +2,7 @@
 //! the reader has missed for good.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use redeliver_protocol::history::{Cursor, Gap, GapCause, Opened, Place, Start};
 use redeliver_protocol::name::TopicName;
@@ -61,6 +62,9 @@ impl Log {
     }
 }
 
+/// The paced clock is looked at more often than this.
+const LOOKED_AT: Duration = Duration::from_secs(2);
+
 /// So often an opening starts again because the log is being moved, before it is given up.
 const TRIES_MAX: usize = 64;
 
@@ -72,8 +76,8 @@ impl OpeningView<'_> {
             Start::Earliest => self.at(self.floor.seq),
             Start::After(known) => self.after(known),
             Start::AfterSeq(seq) => self.after_seq(*seq),
-            Start::Since(time) => self.since(*time),
-            Start::Within(duration) => self.since(now.before(*duration)),
+            Start::Since(time) => self.since(*time, now),
+            Start::Within(duration) => self.since(now.before(*duration), now),
             Start::Last(count) => self.last(*count),
         }
     }
@@ -193,8 +197,21 @@ impl OpeningView<'_> {
         Ok(self.opened(through, nth, Some(gap)))
     }
 
-    fn since(&self, time: Timestamp) -> Result<Opened, LogError> {
-        match self.log.first_after(self.topic, self.floor.seq, time, false)? {
+    /// From the first event that was stored at this time or later. What was stored when the wall clock was wrong is judged
+    /// by how long ago that was, not by the time that it bears.
+    fn since(&self, time: Timestamp, now: Timestamp) -> Result<Opened, LogError> {
+        let moment = self.log.paced_stamp().before(now.since(time));
+        // The paced clock was looked at a moment ago. What lies so close to the moment is told apart by its time.
+        let (certain, possible) = {
+            let shared = self.log.shared.read();
+            (shared.stored_before(moment).0, shared.stored_before(moment.after(LOOKED_AT)).1)
+        };
+        let close = self.log.first_after(self.topic, certain, Some((time, possible)), false)?;
+        let first = match close {
+            None if time <= now => self.log.first_after(self.topic, possible, None, false)?,
+            close => close,
+        };
+        match first {
             Some(first) if first.seq <= self.head.seq => {
                 let after = Seq(first.seq.0 - 1);
                 Ok(self.opened(self.position(after), Nth(first.nth.0 - 1), None))
@@ -247,7 +264,7 @@ impl OpeningView<'_> {
     /// The nth of the topic's last event at or before a retained seq, and the seq of the first one after it. `ahead` says
     /// whether the subscription begins there, so that this one will be read next.
     fn next_at(&self, seq: Seq, ahead: bool) -> Result<(Nth, Option<Seq>), LogError> {
-        let next = self.log.first_after(self.topic, seq, Timestamp::default(), ahead)?;
+        let next = self.log.first_after(self.topic, seq, None, ahead)?;
         Ok(match next {
             Some(next) if next.seq <= self.head.seq => (Nth(next.nth.0 - 1), Some(next.seq)),
             Some(_) | None => (self.last_nth, None),

@@ -13,7 +13,7 @@ use crate::fold::manifest;
 use crate::kv::{Direction, WriteBatch};
 use crate::layout::key::{self, Meta};
 use crate::layout::piece::{self, StoredValue};
-use crate::layout::value::{CursorEntry, encode_seq};
+use crate::layout::value::{CursorEntry, encode_clock};
 
 /// A run that is being deleted.
 #[derive(Debug)]
@@ -228,6 +228,6 @@ const EXPIRY_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600
 /// So many of them are looked at in one step.
 const EXPIRED_AT_ONCE: usize = 256;
 
-fn put_clock(work: &WriterState, batch: &mut WriteBatch) {
-    piece::put_small(batch, key::meta(Meta::Clock), &encode_seq(Seq(work.clock.now().0)));
+pub(super) fn put_clock(work: &WriterState, batch: &mut WriteBatch) {
+    piece::put_small(batch, key::meta(Meta::Clock), &encode_clock(work.clock.saved()));
 }

@@ -115,7 +115,7 @@ impl Bench {
     }
 
     pub(crate) fn stage(&self, requests: Vec<WriteRequest>) -> Staged {
-        self.log.stage(requests, Timestamp(self.now)).expect("it is staged")
+        self.log.stage(requests, Timestamp(self.now), self.monotonic()).expect("it is staged")
     }
 
     pub(crate) fn write(&self, requests: Vec<WriteRequest>) -> Committed {
@@ -162,9 +162,12 @@ impl Bench {
         self.monotonic += ms;
     }
 
+    pub(crate) fn monotonic(&self) -> Instant {
+        Instant::from_origin(Duration::from_millis(self.monotonic))
+    }
+
     pub(crate) fn maintain(&self) -> Maintenance {
-        let monotonic = Instant::from_origin(Duration::from_millis(self.monotonic));
-        self.log.maintain(Timestamp(self.now), monotonic).expect("upkeep works")
+        self.log.maintain(Timestamp(self.now), self.monotonic()).expect("upkeep works")
     }
 
     pub(crate) fn tend_all(&self) {

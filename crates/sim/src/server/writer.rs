@@ -105,7 +105,7 @@ impl World {
             self.lie(true);
         }
         let Some(server) = &mut self.server else { return };
-        match server.log.stage(requests, wall) {
+        match server.log.stage(requests, wall, self.queue.now()) {
             Ok(staged) => server.writer.staged = Some((staged, asked)),
             Err(error) => return self.fail(format!("staging failed: {error}")),
         }
