@@ -110,6 +110,14 @@ pub enum Input {
         /// What was found.
         outcome: ReadOutcome,
     },
+    /// The answer to [`Output::FindGrown`].
+    Grown {
+        /// The log's newest durable seq when it looked.
+        through: Seq,
+        /// The subscriptions whose topics had an event behind `after`, each with the seq of its topic's last event up to
+        /// `through`.
+        grown: Vec<(SubscriptionId, Seq)>,
+    },
     /// What became of appended emits, in their order: durable, or refused. Answers [`Output::Append`], in as many parts
     /// as the shell likes.
     Appended(Vec<EmitRun>),
@@ -235,6 +243,14 @@ pub enum Output {
         events_max: u32,
         /// At most so many bytes of records; one event always fits.
         bytes_max: usize,
+    },
+    /// Find out which of these topics have an event behind this seq and answer [`Input::Grown`]. This is a look at the
+    /// topics' ends, not a read: it costs little for a topic that has nothing. Counts as the session's one read.
+    FindGrown {
+        /// Topics, each with the subscription that follows it.
+        topics: Arc<[(SubscriptionId, TopicName)]>,
+        /// Events behind this seq count.
+        after: Seq,
     },
     /// Append these events, after asking for permission for each, and answer [`Input::Appended`]. Appends of one
     /// session must be taken in order.

@@ -227,6 +227,10 @@ impl SessionDriver {
                     None => self.log_calls.push(LogCall::Read { id, topic, after, nth, events_max, bytes_max }),
                 }
             }
+            Output::FindGrown { topics, after } => {
+                let (through, grown) = self.shared.log.find_grown(&topics, after);
+                self.handle_in_turn(Input::Grown { through, grown });
+            }
             Output::Append { first, events } => self.append(first, events),
             Output::EmitVolatile(event) => {
                 if let Ok(event) = self.permitted(event) {

@@ -67,6 +67,7 @@ pub(crate) enum Ask {
     Authenticate(Hello),
     Open { id: SubscriptionId, topic: TopicName, start: Start, subscriber: Option<SubscriberName> },
     Read { id: SubscriptionId, topic: TopicName, after: Seq, nth: Nth, events_max: u32, bytes_max: usize },
+    FindGrown { topics: Arc<[(SubscriptionId, TopicName)]>, after: Seq },
 }
 
 impl World {
@@ -301,6 +302,7 @@ impl World {
             Output::Read { id, topic, after, nth, events_max, bytes_max } => {
                 self.ask(connection, Ask::Read { id, topic, after, nth, events_max, bytes_max });
             }
+            Output::FindGrown { topics, after } => self.ask(connection, Ask::FindGrown { topics, after }),
             Output::EmitVolatile(event) => self.hand_out(event),
             Output::Append { first, events } => self.queue_work(Work::Append { connection, first, events }),
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {

@@ -22,6 +22,9 @@ use crate::tail::{Chunk, ReadLimits, Slice};
 /// So many unfolded commits are looked through between two looks at the published state.
 const COMMITS_MAX: usize = 256;
 
+/// So many topics are looked up between two looks at the published state.
+const TOPICS_AT_ONCE: usize = 256;
+
 /// So often a read starts again because what it looks for is moving, before it takes what it found.
 const TRIES_MAX: usize = 64;
 
@@ -101,6 +104,28 @@ impl Log {
         let limits = ReadLimits { seq_max: shared.head, ..limits };
         let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return Some(ReadOutcome::End) };
         self.at_hand(&shared, (id, entry), &place(&shared, entry, after, nth), limits)
+    }
+
+    /// Which of these topics have a published event behind a seq: each with the seq of its last event. And up to which seq
+    /// the others have none. From memory, at the cost of one look-up for each topic; the caller's key tells them apart.
+    #[must_use]
+    pub fn find_grown<K: Copy>(&self, topics: &[(K, TopicName)], after: Seq) -> (Seq, Vec<(K, Seq)>) {
+        let through = self.shared.read().head;
+        let mut grown = Vec::new();
+        if through <= after {
+            return (through, grown);
+        }
+        // The published state is let go of now and then, so that a look at very many topics does not hold up the writer.
+        // What is published meanwhile is told as well, which does no harm.
+        for some in topics.chunks(TOPICS_AT_ONCE) {
+            let shared = self.shared.read();
+            let ends = some.iter().filter_map(|(key, topic)| {
+                let (_, entry) = shared.topics.find(topic.as_str())?;
+                (entry.last_seq > after).then_some((*key, entry.last_seq))
+            });
+            grown.extend(ends);
+        }
+        (through, grown)
     }
 
     /// The first event of a topic after a seq, which is not below the floor. With `timed`, only one up to a seq that bears no

@@ -3,12 +3,16 @@
 //! The reader's place is durable before it is told, and no event is told before the place. How events are read and sent
 //! is `scheduling`'s business.
 
-pub(super) mod merging;
+mod groups;
+mod merging;
+mod registry;
 mod scheduling;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
-use self::merging::Groups;
+use self::groups::Groups;
+use self::registry::Registry;
+use self::scheduling::Scheduler;
 use super::durable_cursor::{Ending, LateAck, Save};
 use super::in_flight::AckKind;
 use super::outputs::Outputs;
@@ -19,55 +23,33 @@ use crate::features::Features;
 use crate::frame::{ServerFrame, Subscribe, Window};
 use crate::history::Opened;
 use crate::limits::{EARLIER_EPOCHS_MAX, Limits};
-use crate::name::{SubscriberName, TopicName};
+use crate::name::SubscriberName;
 use crate::seq::{InstanceId, Nth, Seq, SubscriptionId};
 
 /// All subscriptions of a session.
 #[derive(Clone, Debug)]
 pub(super) struct Deliveries {
     /// Boxed, for a map has room for eleven where most readers have one.
-    pub(super) subscriptions: BTreeMap<SubscriptionId, Box<Subscription>>,
-    /// Who may have more and has room for it, in the order in which they are served.
-    pub(super) queue: VecDeque<SubscriptionId>,
-    pub(super) reading: Option<Reading>,
+    subscriptions: BTreeMap<SubscriptionId, Box<Subscription>>,
+    registry: Registry,
+    scheduler: Scheduler,
+    groups: Groups,
     instance: InstanceId,
     subscriber: Option<SubscriberName>,
-    /// How many subscriptions follow each topic.
-    pub(super) topics: BTreeMap<TopicName, usize>,
     /// What Hello named.
-    pub(super) features: Features,
-    pub(super) groups: Groups,
-    /// The durable topics and which subscription has them (or the next one, if that is ending).
-    durable_topics: BTreeMap<TopicName, SubscriptionId>,
-    /// Ids of ended subscriptions for which the shell's answer may still be under way: they cannot be used again, or the
-    /// answer would be taken for another's.
-    spent: BTreeSet<SubscriptionId>,
-    highest: Option<SubscriptionId>,
-}
-
-/// The read that is under way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
-    pub(super) id: SubscriptionId,
-    pub(super) events_max: u32,
-    /// False if its subscription has ended meanwhile.
-    pub(super) is_wanted: bool,
+    features: Features,
 }
 
 impl Deliveries {
     pub(super) fn new(instance: InstanceId, subscriber: Option<SubscriberName>, features: Features) -> Deliveries {
         Deliveries {
             subscriptions: BTreeMap::new(),
-            queue: VecDeque::new(),
-            reading: None,
+            registry: Registry::default(),
+            scheduler: Scheduler::default(),
+            groups: Groups::default(),
             instance,
             subscriber,
-            topics: BTreeMap::new(),
             features,
-            groups: Groups::default(),
-            durable_topics: BTreeMap::new(),
-            spent: BTreeSet::new(),
-            highest: None,
         }
     }
 
@@ -85,14 +67,14 @@ impl Deliveries {
         out: &mut Outputs,
     ) -> Result<(), Close> {
         let id = request.id;
-        if self.subscriptions.contains_key(&id) || self.spent.contains(&id) {
+        if self.subscriptions.contains_key(&id) || self.registry.is_spent(id) {
             return Err(fault::unexpected(format!("subscription {id} is in use")));
         }
         if request.start.known().is_some_and(|known| known.earlier.len() > EARLIER_EPOCHS_MAX) {
             let words = format!("a position names at most {EARLIER_EPOCHS_MAX} earlier epochs");
             return Err(fault::limit_broken(words));
         }
-        self.highest = self.highest.max(Some(id));
+        self.registry.used(id);
         let stage = match self.admit(&request, limits) {
             Ok(stage) => stage,
             Err((code, words)) => {
@@ -102,12 +84,15 @@ impl Deliveries {
             }
         };
         if request.durable {
-            self.durable_topics.insert(request.topic.clone(), id);
+            self.registry.hold(request.topic.clone(), id);
         }
         let window_max = Window { events: limits.window_events_max, bytes: limits.window_bytes_max };
-        *self.topics.entry(request.topic.clone()).or_default() += 1;
+        self.registry.follow(&request.topic);
+        if let Some(group) = group {
+            self.groups.join(group, id, request.topic.clone());
+        }
         let mut subscription = Subscription::new(request, window_max, stage);
-        subscription.merged = group.map(|group| self.groups.join(group, id));
+        subscription.group = group;
         self.subscriptions.insert(id, Box::new(subscription));
         self.start(id, out);
         Ok(())
@@ -116,7 +101,7 @@ impl Deliveries {
     /// The subscription owns its topic.
     pub(super) fn claimed(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else {
-            self.spent.remove(&id);
+            self.registry.answered(id);
             return;
         };
         if matches!(subscription.stage, Stage::Claiming) {
@@ -133,7 +118,7 @@ impl Deliveries {
         out: &mut Outputs,
     ) {
         let Some(subscription) = self.subscriptions.get_mut(&id) else {
-            self.spent.remove(&id);
+            self.registry.answered(id);
             return;
         };
         if !matches!(subscription.stage, Stage::Opening) {
@@ -223,14 +208,16 @@ impl Deliveries {
             return Err(fault::unexpected(format!("subscription {id} is already ending")));
         }
         subscription.is_ending = true;
-        if let Some(merged) = subscription.merged.take() {
-            self.groups.leave(merged.group(), id);
+        if let Some(group) = subscription.group.take() {
+            let unread = self.groups.leave(group, id);
+            self.enqueue_all(unread);
         }
+        let Some(subscription) = self.subscriptions.get(&id) else { return Ok(()) };
         match &subscription.stage {
             Stage::Behind(_) => self.finish(id, ServerFrame::Unsubscribed { id }, out),
             Stage::Claiming => {
                 // It may be granted just now.
-                self.spent.insert(id);
+                self.registry.spend(id);
                 self.finish(id, ServerFrame::Unsubscribed { id }, out);
             }
             // Its answer is waited for.
@@ -257,7 +244,7 @@ impl Deliveries {
             }
         };
         if is_awaited {
-            self.spent.insert(id);
+            self.registry.spend(id);
         }
         if is_watching {
             out.push(Output::Unwatch { id });
@@ -278,7 +265,7 @@ impl Deliveries {
     /// Whether a request may stand, and with which stage it begins.
     fn admit(&self, request: &Subscribe, limits: &Limits) -> Result<Stage, (RefusalCode, Option<&'static str>)> {
         let limit = usize::try_from(limits.subscriptions_max).unwrap_or(usize::MAX);
-        if self.subscriptions.len() + self.spent.len() >= limit {
+        if self.subscriptions.len() + self.registry.spent() >= limit {
             return Err((RefusalCode::TooManySubscriptions, None));
         }
         if !request.durable {
@@ -287,9 +274,9 @@ impl Deliveries {
         if self.subscriber.is_none() {
             return Err((RefusalCode::NoSubscriber, None));
         }
-        let Some(holder) = self.durable_topics.get(&request.topic) else { return Ok(Stage::Claiming) };
-        match self.subscriptions.get(holder) {
-            Some(subscription) if subscription.is_ending => Ok(Stage::Behind(*holder)),
+        let Some(holder) = self.registry.holder(&request.topic) else { return Ok(Stage::Claiming) };
+        match self.subscriptions.get(&holder) {
+            Some(subscription) if subscription.is_ending => Ok(Stage::Behind(holder)),
             Some(_) => Err((RefusalCode::Invalid, Some("this connection already follows this topic durably"))),
             None => Ok(Stage::Claiming),
         }
@@ -316,8 +303,16 @@ impl Deliveries {
         let Some(subscription) = self.subscriptions.get_mut(&id) else { return };
         let Stage::Open(place) = &mut subscription.stage else { return };
         let Some(announcement) = place.announcement.take() else { return };
+        let (head, has_more) = (announcement.head.seq, announcement.pending > 0);
+        let group = subscription.group;
+        // A group asks for all its members at once what came between the opening and the watch.
+        place.may_have_more = has_more || group.is_none();
         out.send(ServerFrame::Subscribed(*announcement));
         out.push(Output::Watch { id, topic: subscription.request.topic.clone() });
+        if let Some(group) = group {
+            let unread = self.groups.ready(group, id, head, has_more);
+            self.enqueue_all(unread);
+        }
         self.tell_caught_up(id, false, out);
         self.queue_up(id);
     }
@@ -352,24 +347,17 @@ impl Deliveries {
 
     fn remove(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let Some(gone) = self.subscriptions.remove(&id) else { return };
-        if let Some(merged) = &gone.merged {
-            self.groups.leave(merged.group(), id);
+        if let Some(group) = gone.group {
+            let unread = self.groups.leave(group, id);
+            self.enqueue_all(unread);
         }
-        if let Some(count) = self.topics.get_mut(&gone.request.topic) {
-            *count -= 1;
-            if *count == 0 {
-                self.topics.remove(&gone.request.topic);
-            }
-        }
-        if let Some(reading) = self.reading.as_mut().filter(|reading| reading.id == id) {
-            reading.is_wanted = false;
-        }
-        self.queue.retain(|queued| *queued != id);
+        self.registry.unfollow(&gone.request.topic);
+        self.scheduler.forget(id);
         if !gone.request.durable {
             return;
         }
         let topic = &gone.request.topic;
-        match self.durable_topics.get(topic).copied() {
+        match self.registry.holder(topic) {
             Some(holder) if holder != id => {
                 if let Some(next) = self.subscriptions.get_mut(&holder) {
                     next.stage = Stage::Claiming;
@@ -377,8 +365,8 @@ impl Deliveries {
                 self.start(holder, out);
             }
             Some(_) | None => match gone.stage {
-                Stage::Behind(holder) => drop(self.durable_topics.insert(topic.clone(), holder)),
-                Stage::Claiming | Stage::Opening | Stage::Open(_) => drop(self.durable_topics.remove(topic)),
+                Stage::Behind(holder) => self.registry.hold(topic.clone(), holder),
+                Stage::Claiming | Stage::Opening | Stage::Open(_) => self.registry.release(topic),
             },
         }
     }
@@ -398,7 +386,7 @@ impl Deliveries {
 
     /// A frame for a subscription that is not there: late if it was there once, and else a mistake.
     fn unknown(&self, id: SubscriptionId) -> Result<(), Close> {
-        if Some(id) <= self.highest {
+        if self.registry.may_be_known(id) {
             return Ok(());
         }
         Err(fault::unexpected(format!("there is no subscription {id}")))

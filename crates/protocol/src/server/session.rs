@@ -93,6 +93,7 @@ impl ServerSession {
             | Input::Grew { .. }
             | Input::Volatile { .. }
             | Input::Read { .. }
+            | Input::Grown { .. }
             | Input::Appended(_)
             | Input::CursorSaved { .. }
             | Input::Request { .. }
@@ -271,6 +272,7 @@ impl ServerSession {
             Input::Grew { id } => deliveries.grew(id),
             Input::Volatile { ids, event } => deliveries.volatile(&ids, &event, &self.config, out),
             Input::Read { id, outcome } => return deliveries.read(id, outcome, out),
+            Input::Grown { through, grown } => return deliveries.grown(through, grown),
             Input::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
             Input::Request { ticket, request } => requests.ask(ticket, request, *features, now, out),
             Input::CancelRequest { ticket } => requests.cancel(ticket),

@@ -1,6 +1,5 @@
 //! One subscription of a server session: from the request to the last save.
 
-use super::deliveries::merging::Merged;
 use super::durable_cursor::DurableCursor;
 use super::in_flight::InFlight;
 use crate::frame::{Subscribe, Subscribed, Window};
@@ -15,8 +14,8 @@ pub(super) struct Subscription {
     pub(super) stage: Stage,
     /// Unsubscribe has come: nothing is sent any more, what is acknowledged is saved.
     pub(super) is_ending: bool,
-    /// What it has as one of a group.
-    pub(super) merged: Option<Box<Merged>>,
+    /// The group whose topics are read as one, if it belongs to one.
+    pub(super) group: Option<u32>,
 }
 
 /// How far a subscription is.
@@ -60,7 +59,15 @@ impl Subscription {
     pub(super) fn new(mut request: Subscribe, window_max: Window, stage: Stage) -> Subscription {
         request.window.events = request.window.events.clamp(1, window_max.events.max(1));
         request.window.bytes = request.window.bytes.clamp(1, window_max.bytes.max(1));
-        Subscription { request, stage, is_ending: false, merged: None }
+        Subscription { request, stage, is_ending: false, group: None }
+    }
+
+    /// What is open, whether or not its reader knows about it.
+    pub(super) fn place(&self) -> Option<&OpenSubscription> {
+        match &self.stage {
+            Stage::Open(open) => Some(open),
+            Stage::Behind(_) | Stage::Claiming | Stage::Opening => None,
+        }
     }
 
     /// The place of a subscription whose reader knows about it.

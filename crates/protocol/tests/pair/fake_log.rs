@@ -299,6 +299,11 @@ impl FakeLog {
         of_topic.zip(1..).map(|((seq, stored), nth)| (seq, Nth(nth), stored))
     }
 
+    /// The seq of a topic's last event.
+    pub(crate) fn end(&self, topic: &TopicName) -> Option<Seq> {
+        self.topic(topic).last().map(|(seq, ..)| seq)
+    }
+
     /// The nth of the topic's last event at or before a seq.
     pub(crate) fn nth_at(&self, topic: &TopicName, seq: Seq) -> Nth {
         Nth(self.topic(topic).filter(|(at, _, _)| *at <= seq).count() as u64)

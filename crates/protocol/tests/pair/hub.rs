@@ -218,7 +218,7 @@ impl Hub {
         let kind = match &output {
             Output::Authenticate(_) => Some(Held::Authentication),
             Output::Open { .. } => Some(Held::Opens),
-            Output::Read { .. } => Some(Held::Reads),
+            Output::Read { .. } | Output::FindGrown { .. } => Some(Held::Reads),
             Output::Append { .. } => Some(Held::Appends),
             Output::EmitVolatile(_) => None,
             Output::SaveCursor { .. } => Some(Held::Saves),
@@ -260,6 +260,12 @@ impl Hub {
                 assert_eq!(nth, self.log.nth_at(&topic, after), "a session must know the nth at which it reads");
                 let outcome = self.log.read(&topic, after, events_max, bytes_max);
                 self.inputs.push_back((id, Input::Read { id: subscription, outcome }));
+            }
+            Output::FindGrown { topics, after } => {
+                let ends =
+                    topics.iter().filter_map(|(subscription, topic)| Some((*subscription, self.log.end(topic)?)));
+                let grown = ends.filter(|(_, end)| *end > after).collect();
+                self.inputs.push_back((id, Input::Grown { through: self.log.head().seq, grown }));
             }
             Output::Append { first, events } => self.append_emits(id, first, events, now),
             Output::EmitVolatile(event) => self.give_volatile(VolatileEmit { time: timestamp(now), event }),

@@ -7,6 +7,7 @@ use redeliver_protocol::frame::{ClientFrame, Hello, ServerFrame, Subscribe, Subs
 use redeliver_protocol::history::{Gap, GapCause, Start};
 use redeliver_protocol::limits::Limits;
 use redeliver_protocol::seq::{Nth, Position, Seq, SubscriptionId};
+use redeliver_protocol::server::Output;
 
 use crate::hub::Held;
 use crate::world::{Pair, Peer, ack, event, hello, records, resume, subscribe, text, topic_name, unsubscribe};
@@ -161,15 +162,15 @@ fn a_topic_that_is_given_up_leaves_the_others_in_order() {
     let mut pair = Pair::new();
     let peer = reader(&mut pair, None);
     follow(&mut pair, peer, &["a", "b", "c"], Window { events: 2, bytes: 1 << 20 });
-    for (number, topic) in (1..).zip(["a", "a", "b", "a", "b", "c"]) {
+    for (number, topic) in (1..).zip(["a", "a", "b", "a", "b", "a", "b", "c"]) {
         pair.emit(topic, &number.to_string());
     }
-    assert_eq!(texts(&pair.frames(peer)), ["1", "2"]);
-    pair.send(peer, ack(1, 1, 1));
-    assert_eq!(texts(&pair.frames(peer)), ["3", "4"]);
+    assert_eq!(texts(&pair.frames(peer)), ["1", "2", "3"]);
+    pair.send_all(peer, [ack(1, 1, 1), ack(2, 3, 1)]);
+    assert_eq!(texts(&pair.frames(peer)), ["4"]);
     pair.send(peer, unsubscribe(1));
     let frames = pair.frames(peer);
-    assert_eq!(texts(&frames), ["5", "6"]);
+    assert_eq!(texts(&frames), ["5", "7", "8"]);
     assert!(frames.contains(&ServerFrame::Unsubscribed { id: SubscriptionId(1) }));
 }
 
@@ -319,4 +320,85 @@ fn a_group_needs_the_feature() {
         pair.send(peer, frame);
         assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
     }
+}
+
+/// What a session has asked of the log for one peer: reads, and looks at a group.
+fn asked(pair: &Pair) -> (usize, usize) {
+    let count = |is_it: fn(&Output) -> bool| pair.hub.trace.iter().filter(|(_, output)| is_it(output)).count();
+    (count(|output| matches!(output, Output::Read { .. })), count(|output| matches!(output, Output::FindGrown { .. })))
+}
+
+fn follow_many(pair: &mut Pair, peer: Peer, count: u32, start: &Start) {
+    let named = |id: u32| subscribe(id, &format!("topic {id}"));
+    let requests = (1..=count).map(|id| one_of(1, Subscribe { start: start.clone(), ..named(id) }));
+    let frames: Vec<_> = requests.chain([begin(1)]).collect();
+    pair.send_all(peer, frames);
+}
+
+#[test]
+fn topics_that_have_nothing_are_not_read_for_the_events_of_one_that_has_many() {
+    const EVENTS: u64 = 5_000;
+    let mut pair = Pair::new();
+    for number in 1..=EVENTS {
+        pair.hub.append(event("topic 700", &number.to_string()), pair.now);
+    }
+    let peer = reader(&mut pair, None);
+    follow_many(&mut pair, peer, 1_000, &Start::Earliest);
+    let mut got = 0;
+    loop {
+        let records = records(&pair.frames(peer));
+        let Some(last) = records.last() else { break };
+        got += records.len();
+        let (seq, nth) = (last.seq.0, last.nth.0);
+        pair.send(peer, ack(700, seq, nth));
+    }
+    assert_eq!(got as u64, EVENTS);
+    let (reads, looks) = asked(&pair);
+    assert!(reads < 50 && looks < 5, "{reads} reads and {looks} looks for {EVENTS} events");
+}
+
+#[test]
+fn live_events_of_one_topic_are_not_paid_for_with_reads_of_the_others() {
+    let mut pair = Pair::new();
+    let peer = reader(&mut pair, None);
+    follow_many(&mut pair, peer, 300, &Start::Latest);
+    let (reads, looks) = asked(&pair);
+    assert!(reads <= 1 && looks <= 2, "{reads} reads and {looks} looks at nothing");
+    for number in 1..=100u64 {
+        pair.emit("topic 7", &number.to_string());
+    }
+    assert_eq!(texts(&pair.frames(peer)), (1..=100).map(|number: u64| number.to_string()).collect::<Vec<_>>());
+    let (more_reads, more_looks) = asked(&pair);
+    assert!(more_reads - reads <= 200 && more_looks - looks <= 100, "{more_reads} reads and {more_looks} looks");
+}
+
+#[test]
+fn an_event_that_came_between_an_opening_and_its_watch_is_found() {
+    let mut pair = Pair::new();
+    let peer = reader(&mut pair, None);
+    pair.hub.hold(Held::Opens);
+    pair.send_all(peer, [one_of(1, subscribe(1, "a")), one_of(1, subscribe(2, "b")), begin(1)]);
+    pair.hub.hold(Held::Reads);
+    pair.release(Held::Opens);
+    pair.hub.loses_wakes = true;
+    pair.emit("b", "1");
+    pair.emit("a", "2");
+    pair.release(Held::Reads);
+    assert_eq!(texts(&pair.frames(peer)), ["1", "2"]);
+}
+
+#[test]
+fn a_look_of_a_group_that_has_ended_says_nothing_of_a_later_one_of_its_number() {
+    let mut pair = Pair::new();
+    let peer = reader(&mut pair, None);
+    pair.hub.hold(Held::Reads);
+    follow(&mut pair, peer, &["a", "b"], Window::default());
+    pair.send_all(peer, [unsubscribe(1), unsubscribe(2)]);
+    pair.emit("c", "1");
+    let earliest = |id, topic| Subscribe { start: Start::Earliest, ..subscribe(id, topic) };
+    pair.send_all(peer, [one_of(1, earliest(3, "c")), one_of(1, earliest(4, "d")), begin(1)]);
+    pair.emit("d", "2");
+    pair.emit("c", "3");
+    pair.release(Held::Reads);
+    assert_eq!(texts(&pair.frames(peer)), ["1", "2", "3"]);
 }

@@ -23,13 +23,20 @@ use crate::world::{Due, World};
 impl World {
     /// Answers what a session waits for, as the log and the hub are now; the answer arrives a little later.
     pub(crate) fn answer(&mut self, connection: ConnectionId, ask: Ask) {
-        if self.plan.mutant == Some(Mutant::AckBeforeSync) && matches!(ask, Ask::Read { .. }) && self.is_unsynced() {
+        if self.plan.mutant == Some(Mutant::AckBeforeSync)
+            && matches!(ask, Ask::Read { .. } | Ask::FindGrown { .. })
+            && self.is_unsynced()
+        {
             // Only acks are to be early in this broken server.
             return self.queue.after(Duration::from_millis(1), Due::Answer(connection, ask));
         }
         let input = match ask {
             Ask::Authenticate(hello) => self.admit(connection, &hello),
             Ask::Open { id, topic, start, subscriber } => self.open(id, &topic, &start, subscriber.as_ref()),
+            Ask::FindGrown { topics, after } => {
+                let found = self.server.as_ref().map(|server| server.log.find_grown(&topics, after));
+                found.map(|(through, grown)| Input::Grown { through, grown })
+            }
             Ask::Read { id, topic, after, nth, events_max, bytes_max } => {
                 self.read(id, &topic, (after, nth), (events_max, bytes_max))
             }
