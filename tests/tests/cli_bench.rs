@@ -28,7 +28,7 @@ fn every_workload_delivers_all_that_it_emitted_and_says_so() -> Result<()> {
     assert!(rows[0]["p50_us"].as_u64() <= rows[0]["p99_us"].as_u64() && rows[2]["p50_us"].is_null(), "{rows:?}");
     // What it stored is what it says: nothing was warmed up in silence.
     let marker = server.run(&["emit", "t", "marker"])?.succeeded()?;
-    assert_eq!(marker.stdout, "emitted 1 events, seq 1401..1401\n");
+    assert_eq!(marker.stdout, "emitted 1 event, seq 1401..1401\n");
     Ok(())
 }
 

@@ -16,12 +16,12 @@ const ID: &str = "6c1c3d0e-7a6e-4b0e-9d55-0f2f3f0a1b2c";
 fn an_event_is_emitted_with_its_name_and_type_and_listened_to_as_it_is() -> Result<()> {
     let server = ServerProcess::start()?;
     let emitted = server.run(&["emit", "orders", "{\"id\": 7}", "--name", "created"])?.succeeded()?;
-    assert_eq!(emitted.stdout, "emitted 1 events, seq 1..1\n");
+    assert_eq!(emitted.stdout, "emitted 1 event, seq 1..1\n");
     server.run(&["emit", "orders", "tea \u{2615}"])?.succeeded()?;
     server.run(&["emit", "other", "elsewhere"])?.succeeded()?;
     server.run(&["emit", "orders", "", "--type", "bytes"])?.succeeded()?;
     let from_stdin = run_with_input(server.command(&["emit", "orders", "-"])?, b"two\nlines\xff\n")?.succeeded()?;
-    assert_eq!(from_stdin.stdout, "emitted 1 events, seq 5..5\n");
+    assert_eq!(from_stdin.stdout, "emitted 1 event, seq 5..5\n");
 
     let all = ["listen", "orders", "--start", "earliest", "--until-caught-up"];
     let plain = server.run(&all)?.succeeded()?;
@@ -133,7 +133,7 @@ fn input_that_cannot_be_sent_is_named_by_its_line_and_what_came_before_is_stored
 
     let over_the_limit = format!("three\n{}\n", "x".repeat(300_000));
     let emitted = run_with_input(server.command(&["emit", "t", "--lines"])?, over_the_limit.as_bytes())?;
-    assert_eq!((emitted.code(), emitted.stdout.as_str()), (Some(1), "emitted 1 events, seq 3..3\n"));
+    assert_eq!((emitted.code(), emitted.stdout.as_str()), (Some(1), "emitted 1 event, seq 3..3\n"));
     assert!(
         emitted.stderr.contains("error: line 2: ") && emitted.stderr.contains("larger than the server allows"),
         "{}",
@@ -341,7 +341,7 @@ fn an_emitter_waits_for_a_server_that_starts_later() -> Result<()> {
     let mut emitter = server.spawn(&["emit", "t", "patience"])?;
     emitter.wait_for_stderr("cannot be reached")?;
     server.restart()?;
-    assert_eq!(emitter.finish()?.succeeded()?.stdout, "emitted 1 events, seq 1..1\n");
+    assert_eq!(emitter.finish()?.succeeded()?.stdout, "emitted 1 event, seq 1..1\n");
     Ok(())
 }
 

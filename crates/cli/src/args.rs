@@ -1,5 +1,7 @@
 //! The command line: flags, their defaults, and the help that teaches. Decides nothing else.
 
+mod help;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,13 +9,14 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use redeliver_client::{EVENT_BYTES_MAX, EventName, Seq, Start, SubscriberName, TopicName};
 use uuid::Uuid;
 
+use self::help::{EXIT_CODES, FIRST_STEPS};
 use crate::output::Format;
 use crate::payload::PayloadType;
 use crate::units::{ByteCount, Count, Span};
 
-/// Reliable delivery of events: what is missed is delivered again
+/// Reliable delivery of events: what a client missed is delivered when it comes back
 ///
-/// A server keeps every event in a durable log; a listener that was away gets what it missed, in order, once.
+/// A server keeps every event in a durable log. A listener that was away gets what it missed, in order, once.
 #[derive(Debug, Parser)]
 #[command(name = "redeliver", version, after_help = FIRST_STEPS, after_long_help = format!("{FIRST_STEPS}\n\n{EXIT_CODES}"))]
 pub(crate) struct Cli {
@@ -36,16 +39,16 @@ pub(crate) enum Command {
 
 /// Run a server
 ///
-/// Prints `redeliver listening on ws://HOST:PORT` on stdout once it is ready; logs to stderr. SIGTERM or SIGINT end it cleanly.
-/// Every acknowledged event is on the disk: it survives kill -9 and power cuts.
+/// Prints `redeliver listening on ws://HOST:PORT` on stdout once it is ready, and logs on stderr. SIGTERM or SIGINT end it
+/// cleanly. Every acknowledged event is on the disk: it survives kill -9 and power cuts.
 #[derive(Debug, Args)]
-#[command(after_long_help = format!("{SERVE_HELP}\n\n{EXIT_CODES}"))]
+#[command(after_long_help = format!("{}\n\n{EXIT_CODES}", help::SERVE))]
 pub(crate) struct ServeArgs {
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7400]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
 
-    /// Where to keep the log, created if it is not there [default: ./redeliver-data]
+    /// Where to keep the log; created if it does not exist [default: ./redeliver-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
@@ -57,11 +60,11 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) example_config: bool,
 
-    /// Take no Socket.IO clients, and show no page
+    /// Serve no Socket.IO clients, and no page
     #[arg(long)]
     pub(crate) no_socketio: bool,
 
-    /// Listen beyond this machine although anybody may then emit and listen
+    /// Listen beyond this machine without tokens: anybody may then emit and listen
     #[arg(long)]
     pub(crate) insecure: bool,
 }
@@ -73,17 +76,17 @@ pub(crate) struct Remote {
     #[arg(long, env = "REDELIVER_URL", default_value = "ws://127.0.0.1:7400")]
     pub(crate) url: String,
 
-    /// The token to show, if the server asks for one (better in the environment, where `ps` does not show it)
+    /// The token, if the server needs one (`ps` shows it here, but not in the environment)
     #[arg(long, env = "REDELIVER_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
 }
 
 /// Send events, and end when all of them are durable
 ///
-/// Prints `emitted N events, seq FIRST..LAST` as its last line. Ends with status 0 only if the server has acknowledged every event, that is: has it on
-/// its disk. Reconnects and sends again as often as it must, without storing anything twice.
+/// Prints `emitted N events, seq FIRST..LAST` as its last line. Ends with status 0 only if the server has every event on its
+/// disk. Reconnects and sends again as often as it must, without storing anything twice.
 #[derive(Debug, Args)]
-#[command(after_long_help = EMIT_HELP, group = ArgGroup::new("what").required(true).args(["data", "lines"]))]
+#[command(after_long_help = help::EMIT, override_usage = EMIT_USAGE, group = ArgGroup::new("what").required(true).args(["data", "lines"]))]
 pub(crate) struct EmitArgs {
     #[command(flatten)]
     pub(crate) remote: Remote,
@@ -91,7 +94,7 @@ pub(crate) struct EmitArgs {
     /// The topic
     pub(crate) topic: TopicName,
 
-    /// The event's payload; `-` reads all of stdin, an empty one is an empty event (after `--` it may begin with `-`)
+    /// The event's payload, or `-` for all of stdin (a payload that begins with `-` goes after `--`)
     #[arg(allow_negative_numbers = true)]
     pub(crate) data: Option<String>,
 
@@ -99,37 +102,37 @@ pub(crate) struct EmitArgs {
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub(crate) lines: Option<PathBuf>,
 
-    /// What the events are called
+    /// The events' name
     #[arg(long, default_value = "message")]
     pub(crate) name: EventName,
 
-    /// Keep the events from whoever follows this topic too; may be repeated
+    /// Do not give the events to whoever also follows this topic; may be repeated
     #[arg(long, value_name = "TOPIC")]
     pub(crate) except: Vec<TopicName>,
 
-    /// Give the events to whoever listens now, and to nobody later: not stored, each at most once, perhaps to nobody
+    /// Do not store the events: whoever listens now gets each at most once, and nobody later
     #[arg(long, conflicts_with = "publisher")]
     pub(crate) volatile: bool,
 
-    /// The identity to send under: the same input sent again under it stores nothing twice
+    /// Send under this identity: the same input, sent again under it, is not stored twice
     #[arg(long, value_name = "UUID")]
     pub(crate) publisher: Option<Uuid>,
 
-    /// Give up when the server has acknowledged nothing for this long (30s, 5m) [default: wait for ever]
+    /// Give up when the server has acknowledged nothing for this long (30s, 5m) [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// What the payloads are
+    /// What kind of payloads they are
     #[arg(long = "type", value_enum, default_value_t)]
     pub(crate) payload_type: PayloadType,
 }
 
 /// Print a topic's events, from anywhere in its history, and go on as they come
 ///
-/// Each event is a line on stdout, acknowledged after it is written. Reconnects by itself; what happens meanwhile is not missed. What
-/// is no longer there is told as a gap.
+/// Prints each event as a line on stdout, and acknowledges it after that. Reconnects by itself, and misses nothing meanwhile.
+/// Events that no longer exist are told as a gap.
 #[derive(Debug, Args)]
-#[command(after_long_help = LISTEN_HELP)]
+#[command(after_long_help = help::LISTEN)]
 pub(crate) struct ListenArgs {
     #[command(flatten)]
     pub(crate) remote: Remote,
@@ -138,11 +141,11 @@ pub(crate) struct ListenArgs {
     #[arg(required = true, value_name = "TOPIC")]
     pub(crate) topics: Vec<TopicName>,
 
-    /// Read the topics as one: in the order of the log, and an event that belongs to several of them once
+    /// Print the topics as one: in the order of the log, and an event of several topics once
     #[arg(long)]
     pub(crate) merged: bool,
 
-    /// A durable name: the server remembers how far it has come, across restarts of either
+    /// A durable name: the server remembers how far it has read, across restarts
     #[arg(long = "as", value_name = "SUBSCRIBER")]
     pub(crate) subscriber: Option<SubscriberName>,
 
@@ -154,21 +157,26 @@ pub(crate) struct ListenArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
 
-    /// End when everything that was there at the start is printed
+    /// End when everything is printed that existed at the start
     #[arg(long)]
     pub(crate) until_caught_up: bool,
 
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+
+    /// Print control characters as they are, also on a terminal
+    #[arg(long)]
+    pub(crate) raw: bool,
 }
 
 /// Measure a running server, and verify all that it delivers
 ///
-/// Emits to topics of its own, follows them and recovers from them, with the client library that apps use: the figures are what a
-/// client sees, and the client's own work is part of them. Ends with status 0 only if every event arrived, in order, once, byte for byte.
+/// Emits to topics of its own, follows them and recovers from them, with the client library that apps use. So the figures are
+/// what a client sees, and include the client's own work. Ends with status 0 only if every event arrived, in order, once, and
+/// unchanged.
 #[derive(Debug, Args)]
-#[command(after_long_help = BENCH_HELP)]
+#[command(after_long_help = help::BENCH)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) remote: Remote,
@@ -177,7 +185,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) workload: Vec<BenchWorkload>,
 
-    /// Events that emit and recovery store; fan-out delivers about as many to all readers together
+    /// Events that emit and recovery store; fan-out delivers about as many, all readers together
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = bench_events)]
     pub(crate) events: u64,
 
@@ -193,7 +201,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_most::<16_384>)]
     pub(crate) outstanding: usize,
 
-    /// Bytes of a payload, at least 24
+    /// Size of a payload, at least 24 bytes
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = payload_bytes)]
     pub(crate) payload: usize,
 
@@ -201,7 +209,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(crate) time_limit: Duration,
 
-    /// What its topics begin with
+    /// The prefix of its topics
     #[arg(long, value_name = "PREFIX", default_value = "bench")]
     pub(crate) topic: String,
 
@@ -219,6 +227,15 @@ pub(crate) enum BenchWorkload {
     FanOut,
     /// Readers that come back to what they missed
     Recovery,
+}
+
+impl EmitArgs {
+    /// Returns whether the payload and the topic look exchanged: the topic like words or a document, the payload like a name.
+    pub(crate) fn looks_exchanged(&self) -> bool {
+        let like_words = |text: &str| text.starts_with(['{', '[']) || text.contains(char::is_whitespace);
+        let data = self.data.as_deref().unwrap_or_default();
+        like_words(self.topic.as_str()) && !data.is_empty() && data != "-" && !like_words(data)
+    }
 }
 
 impl BenchWorkload {
@@ -280,113 +297,9 @@ fn start(text: &str) -> Result<Start, String> {
     })
 }
 
-const SERVE_HELP: &str = "\
-Examples:
-  redeliver serve
-  redeliver serve --data /var/lib/redeliver --config /etc/redeliver.toml
-  redeliver serve --example-config > redeliver.toml       a file to start from
-
-`kill -TERM PID` ends it cleanly. Its docs/operations.md lists all settings.";
-
-const FIRST_STEPS: &str = "\
-First steps, in three terminals:
-  redeliver serve
-  redeliver listen orders --as alice
-  redeliver emit orders 'order 1: tea'
-
-Stop the listener, emit some more, start it again: it prints what it missed.
-`redeliver help COMMAND` tells more of each.";
-
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    everything was done
-  1    something failed; stderr says what, and what to do
-  2    wrong usage
-  3    listen: another listener took the subscriber over
-  4    emit, bench: the time given with --timeout or --time-limit was over
-  130  emit, bench: ended by SIGINT before all was acknowledged (143: by SIGTERM)";
-
-const EMIT_HELP: &str = "\
-Examples:
-  redeliver emit orders '{\"id\": 7}' --name created
-  redeliver emit orders - < picture.png
-  redeliver emit syslog --lines /var/log/syslog
-  journalctl -f | redeliver emit journal --lines
-
-A line is sent without its line feed, and nothing else is taken away. With --type auto, the default, a payload that is a JSON
-object or array, from its first byte to its last, is JSON, any other UTF-8 is text, and the rest is bytes.
-
-To send a file exactly once, whatever happens, choose a publisher and repeat the command until it ends with status 0:
-  id=$(uuidgen)
-  redeliver emit orders --lines orders.jsonl --publisher $id
-The events are numbered from 1 in the order of the lines, and the server stores each number of a publisher once. Events that it had already
-are counted: `emitted 5 events, seq 8..12, 2 already stored`. FIRST and LAST are the lowest and the highest seq that the server
-still knows. Other content under a number that was used is an error.
-
-With --volatile nothing is stored, nothing is acknowledged and nothing is sent again: `sent 5 volatile events` says that they left this
-machine, and no more. They need a connection: without one, the command waits for it (--timeout bounds that).
-
-Exit codes:
-  0    every event is acknowledged
-  1    something failed; stderr says what, and how many events are acknowledged
-  2    wrong usage
-  4    the time given with --timeout was over
-  130  ended by SIGINT (143: by SIGTERM); stderr says how far it came";
-
-const LISTEN_HELP: &str = "\
-Examples:
-  redeliver listen orders                          what comes from now on
-  redeliver listen orders --as billing             everything since the last time, then what comes
-  redeliver listen orders --start earliest         all that is kept, then what comes
-  redeliver listen orders --start -10              the last 10 events, then what comes
-  redeliver listen orders --start 1h --until-caught-up   the last hour
-  redeliver listen orders --start 100 --count 1    the first event with seq 100 or more
-  redeliver listen a b --format json | jq .        two topics, as JSON
-  redeliver listen --merged a b --as audit         two topics in the order in which the server stored them
-
-Of several topics, each is printed in its own order, and an event that belongs to two of them twice. With --merged they are one row in
-the order of their seqs, each event once, by any of its topics; while one topic waits (for its owner to go, say), all of them do.
-
-With --as, the server keeps the place of the last line that was written. A name that was never seen starts with what comes next, and is known
-from then on. If a listener was killed, lines after its last confirmed place are printed again, marked \"redelivered\" in JSON. One listener has a
-name at a time: a second one takes over, and the first ends with status 3. Any --start but resume sets the name's place anew.
-
---format lines prints payloads byte for byte. --format json prints one object a line:
-  {\"seq\":12,\"nth\":3,\"topic\":\"orders\",\"name\":\"created\",\"time\":\"2026-11-22T19:40:00.123Z\",\"payload\":…,\"redelivered\":false}
-seq numbers all events of the server, nth those of the topic, time is in UTC. Text is a string, JSON is itself, and other bytes are
-{\"base64\":\"…\"}. A gap, events that are gone for good, is a line in its place:
-  {\"gap\":{\"topic\":\"orders\",\"after\":12,\"through\":20,\"count\":5,\"exact\":true,\"cause\":\"retention_age\"}}
-with cause one of retention_age, retention_size, purged, log_damaged, epoch_changed. An event that is not stored (`emit --volatile`) comes
-only while this listens, and has no numbers:
-  {\"volatile\":true,\"topic\":\"orders\",\"name\":\"typing\",\"time\":…,\"payload\":…}
-
-Exit codes:
-  0    ended by --count, --until-caught-up, SIGINT, SIGTERM or a closed stdout; acks are confirmed
-  1    something failed; stderr says what
-  2    wrong usage
-  3    another listener took the subscriber over";
-
-const BENCH_HELP: &str = "\
-Examples:
-  redeliver bench                                     a minute with the server on this machine
-  redeliver bench --workload fan-out --readers 1000
-  redeliver bench --workload emit --emitters 64 --outstanding 32 --events 1M
-  redeliver bench --url ws://10.0.0.5:7400 --json > figures.json
-
-emit       events per second that were acknowledged, and the time from emit to receipt; all are read back afterwards
-fan-out    deliveries per second to all readers, and the time from emit to handler
-recovery   seconds from connect to the last event: one reader that missed all events, then all readers at once that missed 100 each
-
-The topics are PREFIX/RUN/WORKLOAD, with a RUN of its own each time. What is emitted stays stored until the server's retention
-removes it: about (payload + 60) bytes × 2 × events. With tokens, the one in use must allow PREFIX/* to emit and to subscribe.
-A server on the same machine shares its cores with the bench. The first failure ends the run, and what was measured is printed.
-
-Exit codes:
-  0    everything was verified
-  1    something failed; stderr says what
-  2    wrong usage
-  4    a workload was not done within --time-limit
-  130  ended by SIGINT (143: by SIGTERM)";
+/// clap would show the group before the topic, and `emit 'order 1' orders` is easily done.
+const EMIT_USAGE: &str =
+    "redeliver emit [OPTIONS] <TOPIC> <DATA>\n       redeliver emit [OPTIONS] <TOPIC> --lines [<FILE>]";
 
 const BENCH_EVENTS_MAX: u64 = 100_000_000;
 
@@ -476,6 +389,26 @@ mod tests {
         assert!(parse("emit t data --volatile").is_ok());
         let publisher = "6f0e0000-0000-4000-8000-000000000000";
         assert!(parse(&format!("emit t data --volatile --publisher {publisher}")).is_err(), "nothing is numbered");
+    }
+
+    #[test]
+    fn a_payload_before_its_topic_is_noticed() {
+        let exchanged = |topic: &str, data: &str| {
+            let args = Cli::try_parse_from(["redeliver", "emit", topic, data]).unwrap();
+            matches!(args.command, Command::Emit(args) if args.looks_exchanged())
+        };
+        assert!(exchanged("order 1", "orders") && exchanged("{\"id\":1}", "orders/eu"));
+        for (topic, data) in
+            [("orders", "order 1"), ("orders", "x"), ("my topic", "a b"), ("my topic", "-"), ("a b", "")]
+        {
+            assert!(!exchanged(topic, data), "{topic} {data}");
+        }
+    }
+
+    #[test]
+    fn the_usage_of_emit_names_the_topic_first() {
+        let help = parse("emit -h").unwrap_err().to_string();
+        assert!(help.contains("emit [OPTIONS] <TOPIC> <DATA>\n"), "{help}");
     }
 
     #[test]

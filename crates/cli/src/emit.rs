@@ -5,7 +5,6 @@
 
 mod volatile;
 
-use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -28,6 +27,9 @@ use crate::tally::{Fate, Tally};
 
 /// Emits, and says on stdout how far it came, whatever happened.
 pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
+    if args.looks_exchanged() {
+        return Err(exchanged(&args).into());
+    }
     let (input, bar) = open(&args)?;
     if args.volatile {
         return volatile::run(&args, input, stop).await;
@@ -55,6 +57,18 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
         return Err(Problem::new(words).hint("emit the same input again, under a new --publisher").into());
     }
     verdict(ended, &tally, close.as_ref(), &args, publisher)
+}
+
+/// The topic comes first. Without this, the payload would become a topic that nobody follows, and status 0 would say that
+/// all is well.
+fn exchanged(args: &EmitArgs) -> Problem {
+    let data = args.data.as_deref().unwrap_or_default();
+    Problem::new(format!("the topic comes before the payload, and `{}` does not look like a topic", args.topic))
+        .hint(format!(
+            "redeliver emit {data} '{}'; for a topic of that name, give the payload on stdin: redeliver emit '{}' -",
+            args.topic, args.topic
+        ))
+        .exit(Exit::Usage)
 }
 
 /// What was sent and has no receipt yet, and what became of the rest.
@@ -185,9 +199,9 @@ fn open(args: &EmitArgs) -> Result<(Input, ProgressBar)> {
             Ok((lines::read(std::io::stdin(), EVENT_BYTES_MAX), progress_bar(None)))
         }
         (Some(path), _) => {
-            let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-            let bytes = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
-            Ok((lines::read(file, EVENT_BYTES_MAX), progress_bar(bytes)))
+            let metadata = std::fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            let bytes = metadata.is_file().then(|| metadata.len());
+            Ok((lines::read_file(path.clone(), EVENT_BYTES_MAX), progress_bar(bytes)))
         }
         (None, Some(data)) if data == "-" => Ok((lines::read_whole(std::io::stdin(), EVENT_BYTES_MAX), hidden)),
         (None, data) => {

@@ -2,7 +2,9 @@
 //!
 //! Never holds the whole input, and never a line longer than an event may be.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 
@@ -27,6 +29,8 @@ pub(crate) enum LineError {
     TooLong { line: u64, bytes_max: usize },
     #[error("the input cannot be read after line {line}: {error}")]
     Io { line: u64, error: std::io::Error },
+    #[error("{path} cannot be read: {error}")]
+    CannotOpen { path: String, error: std::io::Error },
     #[error("the payload is longer than {bytes_max} bytes, the most that an event may have")]
     PayloadTooLong { bytes_max: usize },
     #[error("the payload cannot be read: {0}")]
@@ -35,8 +39,27 @@ pub(crate) enum LineError {
 
 /// Starts to read. Ends after the last line, or after the first error.
 pub(crate) fn read(input: impl Read + Send + 'static, bytes_max: usize) -> Input {
+    read_opened(move || Ok(input), bytes_max)
+}
+
+/// Starts to read a file, which is opened on the reading thread: a named pipe is not open before it has a writer.
+pub(crate) fn read_file(path: PathBuf, bytes_max: usize) -> Input {
+    let open =
+        move || File::open(&path).map_err(|error| LineError::CannotOpen { path: path.display().to_string(), error });
+    read_opened(open, bytes_max)
+}
+
+fn read_opened<R: Read>(open: impl FnOnce() -> Result<R, LineError> + Send + 'static, bytes_max: usize) -> Input {
     let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD_MAX);
     std::thread::spawn(move || {
+        let input = match open() {
+            Ok(input) => input,
+            Err(error) => {
+                // The receiver is gone when nobody wants it any more.
+                let _ = chunks.blocking_send(Err(error));
+                return;
+            }
+        };
         let mut lines = Lines::new(BufReader::with_capacity(BUFFER_BYTES, input), bytes_max);
         while let Some(chunk) = lines.next_chunk() {
             let failed = chunk.is_err();

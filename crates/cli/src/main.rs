@@ -5,31 +5,50 @@ mod args;
 mod bench;
 mod config_file;
 mod emit;
+mod escape;
 mod exit;
+mod hints;
 mod lines;
 mod listen;
+mod logging;
 mod output;
 mod payload;
 mod remote;
 mod serve;
 mod settings;
+mod stdout;
 mod stop;
 mod tally;
 mod units;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
 use crate::exit::Exit;
 use crate::stop::Stop;
 
 fn main() -> ExitCode {
-    let exit = run(Cli::parse()).unwrap_or_else(|error| exit::report(&error, &mut std::io::stderr()));
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
+    let exit = run(cli).unwrap_or_else(|error| exit::report(&error, &mut std::io::stderr()));
     ExitCode::from(exit.code())
+}
+
+/// Shows what clap has to say, which may be the help that was asked for.
+fn refused(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about an stdout or stderr that is closed.
+    let _ = error.print();
+    let command = std::env::args().nth(1);
+    if let Some(hint) = hints::hint(error, command.as_deref()) {
+        let _ = writeln!(std::io::stderr(), "\nhint: {hint}");
+    }
+    ExitCode::from(if error.use_stderr() { Exit::Usage.code() } else { Exit::Success.code() })
 }
 
 fn run(cli: Cli) -> Result<Exit> {
@@ -50,18 +69,11 @@ fn run(cli: Cli) -> Result<Exit> {
     ended
 }
 
-/// A server tells what it does; a client only what is asked for, since stderr is where it speaks to people.
+/// A server logs what it does. A client logs only what is asked for, since stderr is where it speaks to people.
 fn start_logging(cli: &Cli) -> Result<()> {
     let default = match cli.command {
         Command::Serve(_) => "info",
         Command::Emit(_) | Command::Listen(_) | Command::Bench(_) => "off",
     };
-    let filter = cli.log.as_deref().filter(|filter| !filter.is_empty()).unwrap_or(default);
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log `{filter}` is not a filter"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init()
-        .map_err(|error| anyhow!("logging cannot be started: {error}"))
+    logging::start(cli.log.as_deref().filter(|filter| !filter.is_empty()).unwrap_or(default))
 }

@@ -9,16 +9,25 @@ use clap::ValueEnum;
 use redeliver_client::{GapCause, PayloadKind, Timestamp, VolatileEvent};
 use serde::Serialize;
 
+use crate::escape;
 use crate::payload::PayloadJson;
 
 /// `listen --format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// The payload as it is, and a line end; gaps as warnings on stderr
+    /// The payload and a line end; gaps are warnings on stderr
     #[default]
     Lines,
     /// An object with seq, nth, topic, name, time, payload and redelivered; gaps as {"gap":{…}}
     Json,
+}
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) format: Format,
+    /// Whether control characters are escaped, as a terminal needs it.
+    pub(crate) escapes: bool,
 }
 
 /// An event, as it is shown.
@@ -47,11 +56,12 @@ pub(crate) struct GapLine<'a> {
 }
 
 /// Writes an event as one line.
-pub(crate) fn write_event(out: &mut impl Write, format: Format, event: &EventLine<'_>) -> io::Result<()> {
-    match format {
-        Format::Lines => out.write_all(event.payload)?,
-        Format::Json => serde_json::to_writer(
-            &mut *out,
+pub(crate) fn write_event(out: &mut impl Write, layout: Layout, event: &EventLine<'_>) -> io::Result<()> {
+    match layout.format {
+        Format::Lines => write_payload(out, layout, event.payload),
+        Format::Json => write_json(
+            out,
+            layout,
             &EventJson {
                 seq: event.seq,
                 nth: event.nth,
@@ -61,17 +71,17 @@ pub(crate) fn write_event(out: &mut impl Write, format: Format, event: &EventLin
                 payload: PayloadJson { kind: event.kind, bytes: event.payload },
                 redelivered: event.redelivered,
             },
-        )?,
+        ),
     }
-    out.write_all(b"\n")
 }
 
 /// Writes an event that is not stored: it has no numbers.
-pub(crate) fn write_volatile(out: &mut impl Write, format: Format, event: &VolatileEvent) -> io::Result<()> {
-    match format {
-        Format::Lines => out.write_all(&event.payload)?,
-        Format::Json => serde_json::to_writer(
-            &mut *out,
+pub(crate) fn write_volatile(out: &mut impl Write, layout: Layout, event: &VolatileEvent) -> io::Result<()> {
+    match layout.format {
+        Format::Lines => write_payload(out, layout, &event.payload),
+        Format::Json => write_json(
+            out,
+            layout,
             &VolatileJson {
                 volatile: true,
                 topic: event.topic.as_str(),
@@ -79,7 +89,22 @@ pub(crate) fn write_volatile(out: &mut impl Write, format: Format, event: &Volat
                 time: rfc3339(event.time),
                 payload: PayloadJson { kind: event.kind, bytes: &event.payload },
             },
-        )?,
+        ),
+    }
+}
+
+fn write_payload(out: &mut impl Write, layout: Layout, payload: &[u8]) -> io::Result<()> {
+    match layout.escapes {
+        true => out.write_all(escape::payload(payload).as_bytes())?,
+        false => out.write_all(payload)?,
+    }
+    out.write_all(b"\n")
+}
+
+fn write_json(out: &mut impl Write, layout: Layout, value: &impl Serialize) -> io::Result<()> {
+    match layout.escapes {
+        true => out.write_all(escape::json(&serde_json::to_string(value)?).as_bytes())?,
+        false => serde_json::to_writer(&mut *out, value)?,
     }
     out.write_all(b"\n")
 }
@@ -88,27 +113,24 @@ pub(crate) fn write_volatile(out: &mut impl Write, format: Format, event: &Volat
 pub(crate) fn write_gap(
     out: &mut impl Write,
     warnings: &mut impl Write,
-    format: Format,
+    layout: Layout,
     gap: &GapLine<'_>,
 ) -> io::Result<()> {
-    match format {
+    match layout.format {
         Format::Lines => {
             let about = if gap.exact { "" } else { "at most " };
             let events = if gap.count == 1 { "event is" } else { "events are" };
             let GapLine { topic, after, through, count, cause, .. } = gap;
             let words = format!(
                 "warning: {}: {about}{count} {events} missing, after seq {after} through {through}: {}",
-                topic.escape_debug(),
+                escape::controls(topic),
                 cause_words(*cause)
             );
             // A warning that cannot be shown must not keep the events from being shown.
             let _ = writeln!(warnings, "{words}");
             Ok(())
         }
-        Format::Json => {
-            serde_json::to_writer(&mut *out, &GapJson { gap })?;
-            out.write_all(b"\n")
-        }
+        Format::Json => write_json(out, layout, &GapJson { gap }),
     }
 }
 
@@ -187,13 +209,13 @@ mod tests {
 
     fn event(format: Format, event: &EventLine<'_>) -> Vec<u8> {
         let mut out = Vec::new();
-        write_event(&mut out, format, event).unwrap();
+        write_event(&mut out, Layout { format, escapes: false }, event).unwrap();
         out
     }
 
     fn gap(format: Format, gap: &GapLine<'_>) -> (String, String) {
         let (mut out, mut warnings) = (Vec::new(), Vec::new());
-        write_gap(&mut out, &mut warnings, format, gap).unwrap();
+        write_gap(&mut out, &mut warnings, Layout { format, escapes: false }, gap).unwrap();
         (String::from_utf8(out).unwrap(), String::from_utf8(warnings).unwrap())
     }
 
@@ -210,6 +232,19 @@ mod tests {
     #[test]
     fn a_plain_line_is_the_payload_byte_for_byte() {
         assert_eq!(event(Format::Lines, &EventLine { payload: b"\xff\tx", ..EVENT }), b"\xff\tx\n");
+    }
+
+    #[test]
+    fn a_line_for_a_terminal_is_one_line_without_controls() {
+        let shown = |format, payload| {
+            let mut out = Vec::new();
+            let line = EventLine { payload, kind: PayloadKind::Text, ..EVENT };
+            write_event(&mut out, Layout { format, escapes: true }, &line).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(Format::Lines, b"\x1b[2Jtwo\nlines"), "\\u{1b}[2Jtwo\\nlines\n");
+        let json = shown(Format::Json, "\u{9b}2J\u{7f}".as_bytes());
+        assert!(json.contains("\"payload\":\"\\u009b2J\\u007f\"") && json.ends_with("}\n"), "{json}");
     }
 
     #[test]

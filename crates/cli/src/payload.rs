@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 /// `emit --type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PayloadType {
-    /// JSON if it is an object or array and nothing else, else text if it is UTF-8, else bytes
+    /// JSON if it is an object or array, else text if it is UTF-8, else bytes
     #[default]
     Auto,
     /// UTF-8 text
@@ -45,9 +45,11 @@ pub(crate) fn kind_of(payload: &[u8], wanted: PayloadType) -> Result<PayloadKind
     }
 }
 
-/// Only objects and arrays, without white space around them: a line `42`, `true` or an indented `[1, 2],` of some source is far
-/// more often text than a document, and as a document it would be shown without its indentation.
+/// Only objects and arrays, without white space before them: a line `42`, `true` or an indented `[1, 2],` of some source is far
+/// more often text than a document, and as a document it would be shown without its indentation. White space behind them is
+/// how files and lines of other systems end.
 fn is_json_document(payload: &[u8]) -> bool {
+    let payload = payload.trim_ascii_end();
     matches!((payload.first(), payload.last()), (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')))
         && serde_json::from_slice::<&RawValue>(payload).is_ok()
 }
@@ -75,6 +77,7 @@ impl Serialize for PayloadJson<'_> {
         if self.kind == PayloadKind::Json
             && let Ok(document) = serde_json::from_str::<&RawValue>(text)
             && let Ok(line) = serde_json::from_str::<&RawValue>(&on_one_line(document.get()))
+            && is_read_by_everybody(line.get())
         {
             return line.serialize(serializer);
         }
@@ -87,6 +90,41 @@ fn on_one_line(document: &str) -> Cow<'_, str> {
     if document.contains(['\n', '\r']) { document.replace(['\n', '\r'], " ").into() } else { document.into() }
 }
 
+/// Whether a valid document is within what common readers take: `jq` stops at half a surrogate pair and at some hundred
+/// levels, and with it the pipeline.
+fn is_read_by_everybody(document: &str) -> bool {
+    let bytes = document.as_bytes();
+    let (mut at, mut depth, mut in_string) = (0, 0_usize, false);
+    while at < bytes.len() {
+        match (in_string, bytes[at]) {
+            (true, b'\\') if bytes.get(at + 1) == Some(&b'u') => match surrogate(bytes, at) {
+                Some(0xD800..=0xDBFF) if matches!(surrogate(bytes, at + 6), Some(0xDC00..=0xDFFF)) => at += 11,
+                Some(0xD800..=0xDFFF) => return false,
+                _ => at += 5,
+            },
+            (true, b'\\') => at += 1,
+            (_, b'"') => in_string = !in_string,
+            (false, b'{' | b'[') => depth += 1,
+            (false, b'}' | b']') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > SHOWN_DEPTH_MAX {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// The code unit of a `\uNNNN` at this place, if one stands there.
+fn surrogate(bytes: &[u8], at: usize) -> Option<u16> {
+    let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// Fewer levels than any common reader takes, and as many as a Socket.IO client may send.
+const SHOWN_DEPTH_MAX: usize = 100;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,12 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_json_only_if_it_is_an_object_or_array_and_nothing_else() {
+    fn a_payload_is_json_if_it_is_an_object_or_array_with_nothing_but_space_behind_it() {
         let auto = |payload: &[u8]| kind_of(payload, PayloadType::Auto).unwrap();
         assert_eq!(auto(br#"{"a":1}"#), PayloadKind::Json);
         assert_eq!(auto(b"[1, 2]"), PayloadKind::Json);
         assert_eq!(auto(b"    [1, 2]"), PayloadKind::Text);
-        assert_eq!(auto(b"[1, 2]\r"), PayloadKind::Text);
+        assert_eq!(auto(b"[1, 2]\r"), PayloadKind::Json, "a line of a file with CRLF");
+        assert_eq!(auto(b"{\n  \"a\": 1\n}\n"), PayloadKind::Json, "a file that ends with a line feed");
+        assert_eq!(auto(b"42\n"), PayloadKind::Text);
         assert_eq!(auto(b"42"), PayloadKind::Text);
         assert_eq!(auto(b"{not json"), PayloadKind::Text);
         assert_eq!(auto(b""), PayloadKind::Text);
@@ -123,6 +163,20 @@ mod tests {
             r#"{"big": 123456789012345678901.50, "a":1}"#
         );
         assert_eq!(shown(PayloadKind::Json, b"{\r\n  \"a\":\n \"x\\ny\"\n}\n"), "{    \"a\":  \"x\\ny\" }");
+    }
+
+    #[test]
+    fn json_that_other_programs_may_not_read_is_shown_as_text() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        for unread in
+            [r#"{"a":"\ud800"}"#, r#"["\ud800\ud800"]"#, r#"["\udc00\ud800"]"#, r#"["\\\ud800x"]"#, &nested(101)]
+        {
+            let line = shown(PayloadKind::Json, unread.as_bytes());
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), unread);
+        }
+        for read in [r#"["\ud83d\ude00"]"#, r#"["\\ud800"]"#, r#"["]][[{\"[["]"#, r#"["\u00e9\\"]"#, &nested(100)] {
+            assert_eq!(shown(PayloadKind::Json, read.as_bytes()), read);
+        }
     }
 
     #[test]

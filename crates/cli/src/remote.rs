@@ -9,6 +9,7 @@ use redeliver_client::{Client, ClientBuilder, Close, CloseCode, ConnectError, Co
 use tokio::sync::watch;
 
 use crate::args::Remote;
+use crate::escape;
 use crate::exit::Problem;
 
 /// A client that may still be given a name, a publisher, a subscriber.
@@ -59,7 +60,7 @@ pub(crate) fn why_ended(close: Option<&Close>) -> Problem {
     let Some(close) = close else { return Problem::new("the client has ended") };
     let mut words = format!("the server ended the conversation: {}", close.code);
     if !close.reason.is_empty() {
-        words = format!("{words}: {}", close.reason.escape_debug());
+        words = format!("{words}: {}", escape::controls(&close.reason));
     }
     let problem = Problem::new(words);
     match close.code {
@@ -83,7 +84,7 @@ async fn tell_of_connection(mut state: watch::Receiver<ConnectionState>, url: St
         match now {
             ConnectionState::Waiting { reason, .. } if !in_trouble => {
                 in_trouble = true;
-                let reason = reason.escape_debug();
+                let reason = escape::controls(&reason);
                 if was_connected {
                     note(&bar, &format!("redeliver: the connection is lost ({reason}); reconnecting"));
                 } else {

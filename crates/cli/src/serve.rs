@@ -59,7 +59,7 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         Some(io) => drop(tokio::spawn(server.serve_with(listener, io.with_page()))),
         None => drop(tokio::spawn(server.serve(listener))),
     }
-    announce(address)?;
+    announce(address);
     info!(%address, data = %data.display(), "ready");
 
     tokio::select! {
@@ -146,11 +146,11 @@ fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// The ready line on stdout, and on stderr what to do next.
-fn announce(address: SocketAddr) -> Result<()> {
+fn announce(address: SocketAddr) {
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "redeliver listening on ws://{address}")
-        .and_then(|()| stdout.flush())
-        .context("stdout cannot be written")?;
+    if let Err(error) = writeln!(stdout, "redeliver listening on ws://{address}").and_then(|()| stdout.flush()) {
+        warn!(%error, "stdout cannot be written; it serves all the same");
+    }
     let program = std::env::args().next().unwrap_or_else(|| "redeliver".to_owned());
     let url = if address.to_string() == LISTEN { String::new() } else { format!(" --url ws://{address}") };
     // Nothing can be done about an stderr that is closed.
@@ -159,7 +159,6 @@ fn announce(address: SocketAddr) -> Result<()> {
         "\nNow, in other terminals:\n  {program} listen orders --as alice{url}\n  {program} emit orders 'order 1: tea'{url}\n\
          Stop the listener, emit some more, start it again: it prints what it missed.\n\n"
     );
-    Ok(())
 }
 
 /// Connections that may wait to be accepted. With the usual 128, most of a thousand clients that reconnect at once are

@@ -66,13 +66,14 @@ impl Tally {
             0 => String::new(),
             n => format!("{n} may or may not be stored, "),
         };
-        format!("{acknowledged} events are acknowledged, {unknown}nothing else was sent")
+        let events = if *acknowledged == 1 { "event is" } else { "events are" };
+        format!("{acknowledged} {events} acknowledged, {unknown}nothing else was sent")
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "emitted {} events", self.acknowledged)?;
+        write!(f, "emitted {} event{}", self.acknowledged, if self.acknowledged == 1 { "" } else { "s" })?;
         if let Some((first, last)) = self.seqs {
             write!(f, ", seq {first}..{last}")?;
         }
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn the_last_line_says_how_many_events_are_where() {
         assert_eq!(tally(&[]).to_string(), "emitted 0 events");
-        assert_eq!(tally(&[stored(7)]).to_string(), "emitted 1 events, seq 7..7");
+        assert_eq!(tally(&[stored(7)]).to_string(), "emitted 1 event, seq 7..7");
         assert_eq!(tally(&[stored(7), stored(8), stored(12)]).to_string(), "emitted 3 events, seq 7..12");
     }
 
@@ -114,14 +115,14 @@ mod tests {
             tally(&[again(None), again(Some(3)), stored(9)]).to_string(),
             "emitted 3 events, seq 3..9, 2 already stored"
         );
-        assert_eq!(tally(&[again(None)]).to_string(), "emitted 1 events, 1 already stored");
+        assert_eq!(tally(&[again(None)]).to_string(), "emitted 1 event, 1 already stored");
     }
 
     #[test]
     fn an_early_end_tells_what_is_known_from_what_is_not() {
         let early = tally(&[stored(1), Fate::Unknown, Fate::Unknown, Fate::NotStored]);
-        assert_eq!(early.to_string(), "emitted 1 events, seq 1..1");
-        assert_eq!(early.in_full(), "1 events are acknowledged, 2 may or may not be stored, nothing else was sent");
+        assert_eq!(early.to_string(), "emitted 1 event, seq 1..1");
+        assert_eq!(early.in_full(), "1 event is acknowledged, 2 may or may not be stored, nothing else was sent");
         assert_eq!(tally(&[]).in_full(), "0 events are acknowledged, nothing else was sent");
     }
 }
