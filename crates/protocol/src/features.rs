@@ -2,7 +2,8 @@
 //! crate.
 
 /// The features that this crate has.
-pub const FEATURES: Features = Features::VOLATILE.or(Features::EXCEPT).or(Features::REQUESTS).or(Features::MERGED);
+pub const FEATURES: Features =
+    Features::VOLATILE.or(Features::EXCEPT).or(Features::REQUESTS).or(Features::MERGED).or(Features::FIRST_START);
 
 /// What was added to version 1, as a set of bits.
 ///
@@ -24,6 +25,8 @@ impl Features {
     pub const REQUESTS: Features = Features(1 << 2);
     /// Several topics read as one: frames `SubscribeMerged` and `BeginMerged`.
     pub const MERGED: Features = Features(1 << 3);
+    /// A durable subscription says where it starts if the server does not know it yet: `Start::ResumeOr`.
+    pub const FIRST_START: Features = Features(1 << 8);
 
     /// Whether all of `others` are in here.
     #[must_use]

@@ -39,6 +39,45 @@ pub enum Start {
     Within(Duration),
     /// With the last so many events of the topic.
     Last(u64),
+    /// After the stored cursor of this durable subscriber, like `Resume`; a subscriber without one, which brings no place
+    /// either, starts at `first`. On the wire only with [`Features::FIRST_START`](crate::features::Features::FIRST_START).
+    ResumeOr {
+        /// What the app itself knows to be handled.
+        at_least: Option<Place>,
+        /// Where the server begins that does not know this subscription.
+        first: FirstStart,
+    },
+}
+
+/// Where a durable subscription starts that its server does not know yet: a [`Start`] that names no place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FirstStart {
+    /// With the oldest event that is retained: nothing that was emitted before the first deployment is skipped.
+    #[default]
+    Earliest,
+    /// After the newest event.
+    Latest,
+    /// After this seq, whatever the epoch.
+    AfterSeq(Seq),
+    /// With the first event at or after this time.
+    Since(Timestamp),
+    /// With the first event of the last so long, by the server's clock.
+    Within(Duration),
+    /// With the last so many events of the topic.
+    Last(u64),
+}
+
+impl From<FirstStart> for Start {
+    fn from(first: FirstStart) -> Start {
+        match first {
+            FirstStart::Earliest => Start::Earliest,
+            FirstStart::Latest => Start::Latest,
+            FirstStart::AfterSeq(seq) => Start::AfterSeq(seq),
+            FirstStart::Since(time) => Start::Since(time),
+            FirstStart::Within(duration) => Start::Within(duration),
+            FirstStart::Last(count) => Start::Last(count),
+        }
+    }
 }
 
 /// What a reader knows of its own place: the position it has handled, and what lets a server judge it in full.
@@ -59,7 +98,7 @@ impl Start {
     #[must_use]
     pub fn known(&self) -> Option<&Place> {
         match self {
-            Start::Resume { at_least } => at_least.as_ref(),
+            Start::Resume { at_least } | Start::ResumeOr { at_least, .. } => at_least.as_ref(),
             Start::After(place) => Some(place),
             Start::Latest
             | Start::Earliest
@@ -67,6 +106,36 @@ impl Start {
             | Start::Since(_)
             | Start::Within(_)
             | Start::Last(_) => None,
+        }
+    }
+}
+
+impl Start {
+    /// Goes on where the durable subscription is, or starts like this if its server does not know it. A place that is
+    /// named counts as handled in both cases.
+    #[must_use]
+    pub fn first(start: Start) -> Start {
+        let (at_least, first) = match start {
+            Start::Resume { at_least } => (at_least, FirstStart::default()),
+            Start::ResumeOr { at_least, first } => (at_least, first),
+            Start::After(place) => (Some(place), FirstStart::default()),
+            Start::Latest => (None, FirstStart::Latest),
+            Start::Earliest => (None, FirstStart::Earliest),
+            Start::AfterSeq(seq) => (None, FirstStart::AfterSeq(seq)),
+            Start::Since(time) => (None, FirstStart::Since(time)),
+            Start::Within(duration) => (None, FirstStart::Within(duration)),
+            Start::Last(count) => (None, FirstStart::Last(count)),
+        };
+        Start::ResumeOr { at_least, first }
+    }
+
+    /// The start of a reader whose place is kept by nobody else: `ResumeOr` without what a server may know.
+    #[must_use]
+    pub fn of_unknown(self) -> Start {
+        match self {
+            Start::ResumeOr { at_least: Some(place), .. } => Start::After(place),
+            Start::ResumeOr { at_least: None, first } => first.into(),
+            other => other,
         }
     }
 }

@@ -17,7 +17,7 @@ use redeliver_protocol::frame::{
     ClientFrame, Events, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Subscribe,
     SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
-use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
+use redeliver_protocol::history::{EmitFate, EmitRun, FirstStart, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::limits::{FRAME_BYTES_MAX, HELLO_BYTES_MAX, Limits};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::payload::Payload;
@@ -254,6 +254,17 @@ fn known() -> impl Strategy<Value = Place> {
     })
 }
 
+fn first_start() -> impl Strategy<Value = FirstStart> {
+    prop_oneof![
+        Just(FirstStart::Earliest),
+        Just(FirstStart::Latest),
+        any::<u64>().prop_map(|seq| FirstStart::AfterSeq(Seq(seq))),
+        any::<u64>().prop_map(|ms| FirstStart::Since(Timestamp(ms))),
+        duration().prop_map(FirstStart::Within),
+        any::<u64>().prop_map(FirstStart::Last),
+    ]
+}
+
 fn duration() -> impl Strategy<Value = Duration> {
     (any::<u64>(), 0u32..1_000_000_000).prop_map(|(secs, nanos)| Duration::new(secs, nanos))
 }
@@ -306,6 +317,7 @@ fn start() -> impl Strategy<Value = Start> {
         any::<u64>().prop_map(|ms| Start::Since(Timestamp(ms))),
         duration().prop_map(Start::Within),
         any::<u64>().prop_map(Start::Last),
+        (option::of(known()), first_start()).prop_map(|(at_least, first)| Start::ResumeOr { at_least, first }),
     ]
 }
 

@@ -15,7 +15,7 @@ use redeliver_protocol::frame::{
     ClientFrame, Events, Hello, Ownership, ReplyFrame, ReplyOutcome, RequestFrame, ServerFrame, Subscribe,
     SubscribeMerged, Subscribed, Volatile, Welcome, Window,
 };
-use redeliver_protocol::history::{EmitFate, EmitRun, Gap, GapCause, Place, PublisherState, Start};
+use redeliver_protocol::history::{EmitFate, EmitRun, FirstStart, Gap, GapCause, Place, PublisherState, Start};
 use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::payload::Payload;
@@ -128,6 +128,8 @@ fn client_frames() -> Vec<(&'static str, ClientFrame)> {
     vec![
         ("subscribe_resume", resume(Some(came_back), Ownership::Standby)),
         ("subscribe_resume_bare", resume(None, Ownership::Takeover)),
+        ("subscribe_resume_or", subscribe(Start::ResumeOr { at_least: Some(known()), first: FirstStart::Latest })),
+        ("subscribe_first_last", subscribe(Start::first(Start::Last(7)))),
         ("subscribe_latest", subscribe(Start::Latest)),
         ("subscribe_earliest", subscribe(Start::Earliest)),
         ("subscribe_after", subscribe(Start::After(known()))),

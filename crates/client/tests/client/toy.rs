@@ -13,7 +13,7 @@ use redeliver_client::{Connector, Cursor, Endpoint, NewEvent, Start};
 use redeliver_protocol::codec::{self, FromClient};
 use redeliver_protocol::error::{Close, RefusalCode};
 use redeliver_protocol::frame::{ClientFrame, Events, Hello, SUBPROTOCOL, ServerFrame, Subscribe, Subscribed, Welcome};
-use redeliver_protocol::history::{EmitFate, EmitRun, Place, PublisherState};
+use redeliver_protocol::history::{EmitFate, EmitRun, FirstStart, Place, PublisherState};
 use redeliver_protocol::limits::Limits;
 use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq, SubscriptionId};
@@ -330,8 +330,11 @@ impl State {
         let (seq, nth) = match &subscribe.start {
             Start::Earliest => (Seq::ZERO, Nth::ZERO),
             Start::After(known) => (known.position.seq, known.nth),
-            Start::Resume { at_least: Some(known) } => (known.position.seq, known.nth),
-            Start::Resume { at_least: None } => stored.unwrap_or(head),
+            Start::Resume { at_least: Some(known) } | Start::ResumeOr { at_least: Some(known), .. } => {
+                (known.position.seq, known.nth)
+            }
+            Start::ResumeOr { at_least: None, first: FirstStart::Earliest } => stored.unwrap_or_default(),
+            Start::Resume { at_least: None } | Start::ResumeOr { at_least: None, .. } => stored.unwrap_or(head),
             Start::Latest | Start::AfterSeq(_) | Start::Since(_) | Start::Within(_) | Start::Last(_) => head,
         };
         let reader = Reader {

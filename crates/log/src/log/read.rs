@@ -247,6 +247,7 @@ impl Log {
             Start::After(known) if shared.lineage.is_valid(known.position, shared.head) => known.position.seq,
             Start::After(_)
             | Start::Resume { .. }
+            | Start::ResumeOr { .. }
             | Start::AfterSeq(_)
             | Start::Since(_)
             | Start::Within(_)

@@ -72,6 +72,8 @@ impl OpeningView<'_> {
     fn open(&self, start: &Start, stored: Option<&Cursor>, now: Timestamp) -> Result<Opened, LogError> {
         match start {
             Start::Resume { at_least } => self.resume(at_least.as_ref(), stored),
+            Start::ResumeOr { at_least: None, first } if stored.is_none() => self.open(&Start::from(*first), None, now),
+            Start::ResumeOr { at_least, .. } => self.resume(at_least.as_ref(), stored),
             Start::Latest => Ok(self.latest()),
             Start::Earliest => self.at(self.floor.seq),
             Start::After(known) => self.after(known),

@@ -8,8 +8,9 @@ use super::acks::Acks;
 use super::inbox::{InHand, Inbox, Item, Misfit};
 use super::outputs::Outputs;
 use super::{CursorKeeper, StreamItem, SubscribeRequest, SubscriptionEnd};
+use crate::features::Features;
 use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Volatile, Window};
-use crate::history::{Gap, GapCause, Place, Start};
+use crate::history::{FirstStart, Gap, GapCause, Place, Start};
 use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::name::TopicName;
 use crate::redelivery::DeliveredThrough;
@@ -25,6 +26,8 @@ pub(super) struct Subscription {
     start: Start,
     /// The start is a place that the app has kept by itself.
     is_place_brought: bool,
+    /// What was asked of a server that knows no first start makes it tell a gap where there is none.
+    is_gap_false: bool,
     ownership: Ownership,
     requested: Window,
     window: Window,
@@ -103,7 +106,12 @@ impl Subscription {
             id,
             merged,
             is_place_brought: stored.is_none() && request.start.known().is_some(),
-            start: stored.map_or(request.start, |cursor| Start::After(cursor.known.clone())),
+            start: match stored {
+                Some(cursor) => Start::After(cursor.known.clone()),
+                None if request.keeper == CursorKeeper::Server => request.start,
+                None => request.start.of_unknown(),
+            },
+            is_gap_false: false,
             stored_delivered_through: stored.map_or(DeliveredThrough::NOTHING, |cursor| cursor.delivered_through),
             acks: Acks::new(id, &request.keeper),
             topic: request.topic,
@@ -125,25 +133,43 @@ impl Subscription {
         }
     }
 
-    /// Begins anew under this wire number, where it stands.
-    pub(super) fn subscribe(&mut self, wire: SubscriptionId) -> Subscribe {
+    /// Begins anew under this wire number, where it stands. `None` if a server with these features cannot be asked.
+    pub(super) fn subscribe(&mut self, wire: SubscriptionId, features: Features) -> Option<Subscribe> {
         self.stop_stream();
+        let is_newcomer = self.handed.is_none();
+        self.is_gap_false = false;
+        let start = match self.handed.clone() {
+            None => self.first_start(features)?,
+            Some(known) if self.kept_by_server => Start::Resume { at_least: Some(known) },
+            Some(known) => Start::After(known),
+        };
         self.link = Link::Asked { wire };
-        let resumed = self.handed.clone();
-        let is_newcomer = resumed.is_none();
-        Subscribe {
+        Some(Subscribe {
             id: wire,
             topic: self.topic.clone(),
-            start: match resumed {
-                None => self.start.clone(),
-                Some(known) if self.kept_by_server => Start::Resume { at_least: Some(known) },
-                Some(known) => Start::After(known),
-            },
+            start,
             window: self.requested,
             // Who comes back is no newcomer: it must not take the topic back from one that came meanwhile.
             ownership: if is_newcomer && !self.is_leaving() { self.ownership } else { Ownership::Standby },
             durable: self.kept_by_server,
-        }
+        })
+    }
+
+    /// The start of a reader that was handed nothing yet, as a server with these features takes it.
+    fn first_start(&mut self, features: Features) -> Option<Start> {
+        Some(match &self.start {
+            start if features.has(Features::FIRST_START) => start.clone(),
+            Start::ResumeOr { at_least: at_least @ Some(_), .. } => Start::Resume { at_least: at_least.clone() },
+            Start::ResumeOr { at_least: None, first: FirstStart::Latest } => Start::Resume { at_least: None },
+            Start::ResumeOr { at_least: None, first: FirstStart::Earliest } => {
+                // "Before everything" is a place in no history. Such a server then begins with the earliest event, or
+                // behind the cursor that it has, and tells a gap of nothing.
+                self.is_gap_false = true;
+                Start::Resume { at_least: Some(Place::default()) }
+            }
+            Start::ResumeOr { .. } => return None,
+            start => start.clone(),
+        })
     }
 
     pub(super) fn wire(&self) -> Option<SubscriptionId> {
@@ -223,11 +249,13 @@ impl Subscription {
     }
 
     /// The server's answer to Subscribe.
-    pub(super) fn subscribed(&mut self, answer: Subscribed, out: &mut Outputs) -> Result<(), Misfit> {
+    pub(super) fn subscribed(&mut self, mut answer: Subscribed, out: &mut Outputs) -> Result<(), Misfit> {
         if self.leaving == Leaving::Sent {
             return Ok(());
         }
         let Link::Asked { wire } = self.link else { return Err(Misfit::Hole("Subscribed came twice")) };
+        // Only one that is said to hold nothing: a count says that the topic's beginning is no longer there.
+        answer.gap.take_if(|gap| self.is_gap_false && gap.cause == GapCause::EpochChanged && gap.count == 0);
         let breaks = answer.gap.as_ref().is_some_and(|gap| gap.cause == GapCause::EpochChanged);
         let ahead = self.follows(&answer, breaks)?;
         if breaks {
@@ -402,6 +430,7 @@ impl Subscription {
             Start::After(known) if !self.begun && self.acks.has_begun() => Some(known),
             Start::After(_)
             | Start::Resume { .. }
+            | Start::ResumeOr { .. }
             | Start::Latest
             | Start::Earliest
             | Start::AfterSeq(_)

@@ -357,10 +357,12 @@ impl Subscriptions {
 
     /// Sends Subscribe under a new number, if there is a connection.
     fn send_subscribe(&mut self, id: SubscriptionId, out: &mut Outputs) {
-        let Some(subscription) = self.subscriptions.get_mut(&id).filter(|_| self.features.is_some()) else { return };
+        let (Some(features), Some(subscription)) = (self.features, self.subscriptions.get_mut(&id)) else { return };
         out.clear_timer(Timer::Resubscribe(id));
-        let frame = subscription.subscribe(self.wires.give(id));
-        out.send(ClientFrame::Subscribe(frame));
+        match subscription.subscribe(self.wires.give(id), features) {
+            Some(frame) => out.send(ClientFrame::Subscribe(frame)),
+            None => self.end_early(id, &no_first_start(), out),
+        }
     }
 
     /// Begins the streams of a merged subscription anew, all of them where they stand, if there is a connection.
@@ -388,7 +390,9 @@ impl Subscriptions {
         let group = self.last_group;
         for member in members {
             let Some(subscription) = self.subscriptions.get_mut(&member) else { continue };
-            let request = subscription.subscribe(self.wires.give(member));
+            let Some(request) = subscription.subscribe(self.wires.give(member), features) else {
+                return self.end_merged(id, &no_first_start(), out);
+            };
             out.send(ClientFrame::SubscribeMerged(SubscribeMerged { group, request }));
         }
         out.send(ClientFrame::BeginMerged { group });
@@ -508,6 +512,11 @@ impl Subscriptions {
     fn ids(&self) -> Vec<SubscriptionId> {
         self.subscriptions.keys().copied().collect()
     }
+}
+
+fn no_first_start() -> SubscriptionEnd {
+    let words = "the server knows no first start but the earliest and the latest event".to_owned();
+    SubscriptionEnd::Refused(RefusalCode::Unsupported, words)
 }
 
 /// How often a broken stream is begun anew on one connection before the connection itself is given up.

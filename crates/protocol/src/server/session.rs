@@ -16,7 +16,7 @@ use crate::error::{Close, DecodeError};
 use crate::event::NewEvent;
 use crate::features::Features;
 use crate::frame::{ClientFrame, Hello, ServerFrame, SubscribeMerged, Welcome};
-use crate::history::PublisherState;
+use crate::history::{PublisherState, Start};
 use crate::limits::Limits;
 use crate::name::SubscriberName;
 use crate::request::RequestError;
@@ -214,7 +214,10 @@ impl ServerSession {
         let out = &mut self.out;
         let features = *features;
         match frame {
-            ClientFrame::Subscribe(request) => deliveries.subscribe(request, &self.config.limits, out),
+            ClientFrame::Subscribe(request) => {
+                start_agreed(features, &request.start)?;
+                deliveries.subscribe(request, &self.config.limits, out)
+            }
             ClientFrame::Ack { id, seq, nth } => deliveries.ack(id, seq, nth, out),
             ClientFrame::Unsubscribe { id } => deliveries.unsubscribe(id, out),
             ClientFrame::Emit { first, events } => take_emits(emits.as_mut(), first, events, &self.config.limits, out),
@@ -224,6 +227,7 @@ impl ServerSession {
             }
             ClientFrame::SubscribeMerged(SubscribeMerged { group, request }) => {
                 agreed(features, Features::MERGED, "SubscribeMerged")?;
+                start_agreed(features, &request.start)?;
                 deliveries.subscribe_merged(group, request, &self.config.limits, out)
             }
             ClientFrame::BeginMerged { group } => {
@@ -334,6 +338,20 @@ fn take_emits(
         Taken::OutOfOrder { expected } => out.out_of_order(expected),
     }
     Ok(())
+}
+
+fn start_agreed(features: Features, start: &Start) -> Result<(), Close> {
+    match start {
+        Start::ResumeOr { .. } => agreed(features, Features::FIRST_START, "a first start"),
+        Start::Resume { .. }
+        | Start::Latest
+        | Start::Earliest
+        | Start::After(_)
+        | Start::AfterSeq(_)
+        | Start::Since(_)
+        | Start::Within(_)
+        | Start::Last(_) => Ok(()),
+    }
 }
 
 /// What a frame needs must have been named in Hello.

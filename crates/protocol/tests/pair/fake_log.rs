@@ -217,12 +217,18 @@ impl FakeLog {
             Start::Latest => (head, None),
             Start::Earliest => (self.position(self.floor), None),
             Start::After(known) => self.judge(topic, known),
-            Start::Resume { at_least } => match (at_least, stored) {
+            Start::ResumeOr { at_least: None, first } if stored.is_none() => {
+                self.start(topic, &Start::from(*first), None, now)
+            }
+            Start::Resume { at_least } | Start::ResumeOr { at_least, .. } => match (at_least, stored) {
                 (None, None) => (head, None),
                 (Some(known), None) | (None, Some(known)) => self.judge(topic, known),
                 (Some(known), Some(stored)) if !self.is_valid(known.position) => {
                     if self.is_valid(stored.position) {
-                        self.judge(topic, known)
+                        // The server's cursor is a common place too.
+                        let common = known.earlier.iter().chain([&stored.position]).copied();
+                        let common = common.filter(|position| self.is_valid(*position)).max_by_key(|at| at.seq);
+                        self.judge(topic, &Place { earlier: common.into_iter().collect(), ..known.clone() })
                     } else {
                         self.judge(topic, stored)
                     }
@@ -251,7 +257,12 @@ impl FakeLog {
         if !self.is_valid(at) {
             let common = known.earlier.iter().copied().find(|position| self.is_valid(*position));
             let through = common.map_or(self.floor, |common| common.seq.max(self.floor));
-            return (at, Some(self.gap(topic, at, through, GapCause::EpochChanged)));
+            let mut gap = self.gap(topic, at, through, GapCause::EpochChanged);
+            if common.is_some_and(|common| common.seq >= self.floor) {
+                // From a common place on that is retained, nothing is missing.
+                (gap.count, gap.count_is_exact) = (0, true);
+            }
+            return (at, Some(gap));
         }
         if self.nth_at(topic, at.seq) < self.nth_at(topic, self.floor) {
             return (at, Some(self.gap(topic, at, self.floor, GapCause::RetentionAge)));

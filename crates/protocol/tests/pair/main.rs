@@ -11,6 +11,7 @@ mod world;
 
 mod client_cuts;
 mod client_merged;
+mod client_starts;
 mod client_stories;
 mod requests;
 mod server_cursors;

@@ -344,7 +344,9 @@ impl Reader {
             }
             Start::AfterSeq(seq) => nth <= branch.nth_at(&self.topic, *seq).max(floor),
             // Judged by the subscriber's earlier runs, or by the events' times where they are seen.
-            Start::Resume { .. } | Start::After(_) | Start::Since(_) | Start::Within(_) => true,
+            Start::Resume { .. } | Start::ResumeOr { .. } | Start::After(_) | Start::Since(_) | Start::Within(_) => {
+                true
+            }
         };
         let words =
             || format!("{run:?} asked for {start:?} and starts after {after}, nth {nth} (floor {floor}, last {last})");
