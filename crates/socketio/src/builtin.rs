@@ -19,6 +19,7 @@ use crate::error::{RoomError, SendError};
 use crate::namespace::Namespace;
 use crate::offset::Offset;
 use crate::presence::Present;
+use crate::recovery::most_missing;
 use crate::socket::{Incoming, Socket};
 
 /// Offers the events to every socket of a namespace.
@@ -230,7 +231,7 @@ async fn find(server: &Server, topic: &TopicName, start: Start) -> Option<(Posit
         }
     };
     match subscription.next().await? {
-        Delivery::Gap { gap, .. } => Some((gap.through, (!is_earliest).then_some(gap.count))),
+        Delivery::Gap { gap, .. } => Some((gap.through, (!is_earliest).then(|| most_missing(&gap)))),
         Delivery::Subscribed { .. }
         | Delivery::Event { .. }
         | Delivery::CaughtUp { .. }

@@ -35,6 +35,8 @@ pub struct Config {
     /// How long a stored socket without a connection is kept, at most: as long as retention keeps what it has missed, and
     /// no longer than this. 7 days.
     pub session_idle_max: Duration,
+    /// How long the place of a durable subscriber that has no connection is kept. 90 days, as the cursors of native clients.
+    pub subscriber_idle_max: Duration,
     /// In ack mode, how long an answer is waited for before an event is sent again. 10 s.
     pub ack_timeout: Duration,
     /// In ack mode, how often an event is sent again at most. Then it counts as handled, and the client is told with an
@@ -64,6 +66,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(45),
             payload_bytes_max: 1_000_000,
             session_idle_max: Duration::from_secs(7 * 86_400),
+            subscriber_idle_max: Duration::from_secs(90 * 86_400),
             ack_timeout: Duration::from_secs(10),
             ack_resends_max: 3,
             ack_window: 64,

@@ -22,12 +22,13 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::args::Args;
+use crate::connection::connecting::Refusal;
 use crate::connection::live::{Leaving, Live, Wake};
 use crate::core::Core;
 use crate::engine::{EngineCloseReason, EngineConnection, EngineEvent, Interest};
 use crate::error::ConnectError;
+use crate::packet::encode_connect_error;
 use crate::packet::{Decoder, NamespaceName, Packet, PacketArgs, PacketError, PacketLimits, Received};
-use crate::packet::{encode_connect, encode_connect_error};
 use crate::socket::{DisconnectReason, Handshake};
 
 /// Serves one connection to its end.
@@ -83,13 +84,13 @@ struct Connection {
 
 /// A namespace that the connection has asked for.
 enum SocketPhase {
-    Connecting(BoxFuture<'static, Result<Box<Live>, ConnectError>>),
+    Connecting(BoxFuture<'static, Result<Box<Live>, Refusal>>),
     Live(Box<Live>),
 }
 
 /// What one of the sockets waits for.
 enum SocketWake {
-    Connected(Result<Box<Live>, ConnectError>),
+    Connected(Result<Box<Live>, Refusal>),
     Live(Wake),
 }
 
@@ -190,10 +191,7 @@ impl Connection {
                 EngineCloseReason::ParseError => DisconnectReason::ParseError,
                 EngineCloseReason::Forced => DisconnectReason::ForcedServerClose,
             }),
-            Step::Socket(namespace, SocketWake::Connected(result)) => {
-                self.connected(namespace, result);
-                None
-            }
+            Step::Socket(namespace, SocketWake::Connected(result)) => self.connected(namespace, result),
             Step::Socket(namespace, SocketWake::Live(wake)) => self.woken(&namespace, wake),
             Step::Late => {
                 self.deadline = None;
@@ -256,19 +254,25 @@ impl Connection {
         None
     }
 
-    fn connected(&mut self, namespace: NamespaceName, result: Result<Box<Live>, ConnectError>) {
+    fn connected(&mut self, namespace: NamespaceName, result: Result<Box<Live>, Refusal>) -> Option<DisconnectReason> {
         match result {
             Ok(live) => {
                 self.deadline = None;
-                self.engine.send_text(encode_connect(&namespace, &live.connect_answer()));
+                live.greet(&mut self.engine);
                 debug!(sid = live.socket.id(), recovered = live.socket.recovered(), "a socket is connected");
                 self.sockets.insert(namespace, SocketPhase::Live(live));
             }
-            Err(error) => {
+            Err(Refusal::ForGood(error)) => {
                 self.sockets.remove(&namespace);
                 self.refuse(&namespace, &error);
             }
+            Err(Refusal::ForNow(reason)) => {
+                debug!(reason, "a client cannot be taken now");
+                self.sockets.remove(&namespace);
+                return Some(self.close(DisconnectReason::ForcedServerClose));
+            }
         }
+        None
     }
 
     fn woken(&mut self, namespace: &NamespaceName, wake: Wake) -> Option<DisconnectReason> {
@@ -279,7 +283,7 @@ impl Connection {
                 if let Some(SocketPhase::Live(live)) = self.sockets.remove(namespace) {
                     live.end(reason);
                 }
-                // A fenced socket's client is not told that it was disconnected: it has a newer connection.
+                // A client whose place another one has taken has nothing more to do here.
                 let was_fenced = reason == DisconnectReason::ForcedServerClose;
                 (was_fenced && self.sockets.is_empty()).then(|| self.close(reason))
             }

@@ -26,7 +26,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::error::{NamespaceError, SendError};
 use crate::namespace::{Namespace, NamespaceCore};
 use crate::presence::Presence;
-use crate::recovery::{KEYS, SocketSession};
+use crate::recovery::{KEYS, SocketSession, is_named};
 use crate::socket::Socket;
 
 /// The Socket.IO gateway of a [`Server`]. A handle, cheap to clone.
@@ -278,7 +278,8 @@ async fn sweep(core: Weak<Core>) {
 fn is_abandoned(core: &Core, key: &Bytes, value: &[u8]) -> bool {
     let Some(session) = SocketSession::decode(value) else { return true };
     let age = wall_clock().0.saturating_sub(session.saved().0);
-    let is_old = u128::from(age) > core.config.session_idle_max.as_millis();
+    let idle_max = if is_named(key) { core.config.subscriber_idle_max } else { core.config.session_idle_max };
+    let is_old = u128::from(age) > idle_max.as_millis();
     let is_owned = core.namespace(&session.namespace).is_some_and(|namespace| namespace.members.is_owned(key));
     is_old && !is_owned
 }

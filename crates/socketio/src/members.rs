@@ -20,6 +20,8 @@ pub(crate) struct Members {
 
 /// Who owns a stored session now.
 struct Owner {
+    /// Whether its client shows its pid when it comes back.
+    keeps_pid: bool,
     fence: Arc<Fence>,
     /// Closed when the owner has written its last.
     gone: watch::Receiver<()>,
@@ -85,13 +87,13 @@ impl Members {
     }
 
     /// Takes a session that nobody owns now.
-    pub(crate) fn claim_free(&self, key: &Bytes) -> Option<Claim> {
+    pub(crate) fn claim_free(&self, key: &Bytes, keeps_pid: bool) -> Option<Claim> {
         match self.owners.lock().entry(key.clone()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(vacant) => {
                 let (gone, watched) = watch::channel(());
                 let fence = Arc::new(Fence::default());
-                vacant.insert(Owner { fence: Arc::clone(&fence), gone: watched });
+                vacant.insert(Owner { keeps_pid, fence: Arc::clone(&fence), gone: watched });
                 let owners = Arc::clone(&self.owners);
                 Some(Claim { key: key.clone(), fence, owners, former: None, _gone: gone })
             }
@@ -99,10 +101,10 @@ impl Members {
     }
 
     /// Takes a session over: the newest connection owns it. Waits until its owner, if it has one, has written its last.
-    pub(crate) async fn claim(&self, key: Bytes) -> Claim {
+    pub(crate) async fn claim(&self, key: Bytes, keeps_pid: bool) -> Claim {
         let (gone, watched) = watch::channel(());
         let fence = Arc::new(Fence::default());
-        let owner = Owner { fence: Arc::clone(&fence), gone: watched };
+        let owner = Owner { keeps_pid, fence: Arc::clone(&fence), gone: watched };
         let former = self.owners.lock().insert(key.clone(), owner);
         let mut claim = Claim { key, fence, owners: Arc::clone(&self.owners), former, _gone: gone };
         if let Some(former) = &mut claim.former {
@@ -116,6 +118,11 @@ impl Members {
     /// The socket of this sid, if it is connected now.
     pub(crate) fn by_sid(&self, sid: &str) -> Option<Socket> {
         self.by_sid.lock().get(sid).cloned()
+    }
+
+    /// Whether a session is owned by a client that shows its pid when it comes back.
+    pub(crate) fn owner_keeps_pid(&self, key: &Bytes) -> bool {
+        self.owners.lock().get(key).is_some_and(|owner| owner.keeps_pid)
     }
 
     /// Whether a session is owned by a connection now.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use redeliver_protocol::time::Timestamp;
-use redeliver_server::{Epoch, Position, STATE_KEY_BYTES_MAX, Seq};
+use redeliver_server::{Epoch, Gap, Position, STATE_KEY_BYTES_MAX, Seq};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -124,6 +124,16 @@ pub(crate) enum Decision {
     Anew(Why),
 }
 
+impl Decision {
+    /// Whether the socket goes on as the one of this pid.
+    pub(crate) fn is_of(&self, pid: Option<&str>) -> bool {
+        match self {
+            Decision::Resume { session, .. } => pid == Some(session.pid.as_str()),
+            Decision::Anew(_) => false,
+        }
+    }
+}
+
 /// Why a socket begins anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
@@ -168,6 +178,13 @@ pub(crate) fn read_after(rooms: &Memberships, place: Seq) -> Seq {
     rooms.follows().map(|follow| follow.after).min().unwrap_or(place).min(place)
 }
 
+/// How many events of a gap are missing, at most: a topic has no more than there are numbers between.
+pub(crate) fn most_missing(gap: &Gap) -> u64 {
+    let is_one_history = gap.after.epoch == gap.through.epoch;
+    let between = gap.through.seq.0.saturating_sub(gap.after.seq.0);
+    if gap.count_is_exact || !is_one_history { gap.count } else { gap.count.min(between) }
+}
+
 /// The key under which a pid's session is stored.
 pub(crate) fn pid_key(pid: &str) -> Option<Bytes> {
     // Only what could have been handed out: nobody reads other keys through this.
@@ -181,10 +198,26 @@ pub(crate) fn subscriber_key(namespace: &str, subscriber: &str) -> Option<Bytes>
     (key.len() <= STATE_KEY_BYTES_MAX).then(|| Bytes::from(key))
 }
 
+/// The key under which the session of one of a durable subscriber's devices is stored; none if the names are too long for
+/// one.
+pub(crate) fn device_key(namespace: &str, subscriber: &str, device: &str) -> Option<Bytes> {
+    let (namespace_len, subscriber_len) = (namespace.len(), subscriber.len());
+    let key = format!("{DEVICE_KEYS}{namespace_len}:{namespace}:{subscriber_len}:{subscriber}:{device}");
+    (key.len() <= STATE_KEY_BYTES_MAX).then(|| Bytes::from(key))
+}
+
+/// Whether the session under this key belongs to a name that a client chose, rather than to a pid.
+pub(crate) fn is_named(key: &[u8]) -> bool {
+    let is_pid = |device: &[u8]| device.len() == PID_CHARS && device.iter().all(u8::is_ascii_hexdigit);
+    let device = key.rsplit(|byte| *byte == b':').next().unwrap_or_default();
+    key.starts_with(SUBSCRIBER_KEYS.as_bytes()) || (key.starts_with(DEVICE_KEYS.as_bytes()) && !is_pid(device))
+}
+
 /// What all keys of sessions begin with.
 pub(crate) const KEYS: &str = "sio/";
 const PID_KEYS: &str = "sio/p/";
 const SUBSCRIBER_KEYS: &str = "sio/s/";
+const DEVICE_KEYS: &str = "sio/d/";
 
 const VERSION: u8 = 1;
 

@@ -96,6 +96,14 @@ impl Memberships {
         true
     }
 
+    /// Whether the socket is in a topic, in this form, and each of its events after this seq is given in this turn. Then the
+    /// row need not turn back for them: what it is past has been given, and the rest will be.
+    pub(crate) fn gives_after(&self, topic: &TopicName, after: Seq, envelope: bool) -> bool {
+        let Some(known) = self.topics.get(topic) else { return false };
+        let stay = known.spans.last().filter(|stay| stay.until.is_none());
+        known.envelope == envelope && known.given <= after && stay.is_some_and(|stay| stay.after <= after)
+    }
+
     /// Takes a topic out as if it had never been joined.
     pub(crate) fn remove(&mut self, topic: &TopicName) {
         self.topics.remove(topic);

@@ -1,32 +1,26 @@
-//! A CONNECT: who is it, may it, does it come back, and where does it go on. Each CONNECT goes through all of it, also one
-//! with a pid.
+//! A CONNECT: who is it, may it, and what it needs before it is connected. Each CONNECT goes through all of it, also one
+//! with a pid. Where it goes on is decided in [`beginning`].
 
-use std::future::poll_fn;
-use std::pin::pin;
+mod beginning;
+
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
-use redeliver_server::{
-    Action, ConnectRequest, Feed, FeedError, FeedItem, Identity, Position, SubscriberName, TopicName,
-};
+use redeliver_server::{Action, ConnectRequest, Identity, SubscriberName};
 use serde::Deserialize;
 use serde_json::Value;
-use tracing::debug;
-use uuid::Uuid;
 
 use crate::acks::AckWindow;
 use crate::clock::wall_clock;
-use crate::config::{AUTH_BYTES_MAX, ROW_BYTES_MAX, ROW_EVENTS_MAX, Recovery};
-use crate::connection::delivery::{self, EventDelivery, Source};
+use crate::config::{AUTH_BYTES_MAX, Recovery};
+use crate::connection::delivery::{EventDelivery, Source};
 use crate::connection::live::Live;
 use crate::connection::saver;
 use crate::error::ConnectError;
 use crate::members::Claim;
 use crate::namespace::NamespaceCore;
-use crate::offset::Offset;
-use crate::recovery::{Decision, Shown, SocketSession, Why, decide, pid_key, read_after, subscriber_key};
-use crate::rooms::room_of;
+use crate::recovery::SocketSession;
+use crate::rooms::room_topic;
 use crate::socket::{Handshake, Socket};
 
 /// What a CONNECT says, besides what the app reads in it.
@@ -35,7 +29,11 @@ struct Auth {
     pid: Option<String>,
     offset: Option<String>,
     subscriber: Option<String>,
+    /// Which of the subscriber's clients this is, if the client says so.
+    device: Option<String>,
     redeliver: Option<Wishes>,
+    /// Whether the client is one that shows its pid when it comes back.
+    keeps_pid: bool,
 }
 
 /// `auth.redeliver`.
@@ -48,11 +46,23 @@ struct Wishes {
     offsets: Option<bool>,
 }
 
+/// Why a CONNECT does not lead to a socket.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The client is told, and does not ask again by itself.
+    ForGood(ConnectError),
+    /// The same CONNECT may succeed later. A stock client that is told of an error never asks again, so the connection is
+    /// closed instead: then the client comes back.
+    ForNow(String),
+}
+
 /// A socket that may connect, and how it begins.
 struct Begun {
     session: SocketSession,
     claim: Option<Claim>,
     recovered: bool,
+    /// Whether another client of the same subscriber was connected, so that this one has a place of its own.
+    is_beside: bool,
     source: Source,
 }
 
@@ -60,19 +70,21 @@ struct Begun {
 ///
 /// # Errors
 ///
-/// What the client is told.
-pub(crate) async fn connect(
+/// What becomes of the client instead.
+pub(super) async fn connect(
     core: Arc<NamespaceCore>,
     handshake: Handshake,
     is_script: bool,
-) -> Result<Box<Live>, ConnectError> {
-    let auth = Auth::of(&handshake.auth);
+) -> Result<Box<Live>, Refusal> {
+    let auth = Auth::of(&handshake.auth, is_script);
     let identity = authenticate(&core, &handshake).await?;
-    let subscriber = auth.subscriber.as_deref().map(|name| may_be(&core, &identity, name)).transpose()?;
+    if let Some(name) = &auth.subscriber {
+        may_be(&core, &identity, name)?;
+    }
     let recovery = *core.recovery.read();
     let begun = match recovery {
-        Recovery::Off => anew(&core, &identity, None),
-        Recovery::On | Recovery::Auto => begin(&core, &identity, &auth, subscriber).await?,
+        Recovery::Off => beginning::anew(&core, &identity, None),
+        Recovery::On | Recovery::Auto => beginning::begin(&core, &identity, &auth).await?,
     };
     let takes_offsets = auth.pid.is_some() || is_script || auth.redeliver.is_some();
     let offsets = match (recovery, auth.redeliver.and_then(|wishes| wishes.offsets)) {
@@ -93,10 +105,10 @@ async fn finish(
     begun: Begun,
     offsets: bool,
     acks: bool,
-) -> Result<Box<Live>, ConnectError> {
-    let Begun { session, claim, recovered, mut source } = begun;
+) -> Result<Box<Live>, Refusal> {
+    let Begun { session, claim, recovered, is_beside, mut source } = begun;
     let registration = core.gateway.register(identity.clone(), handshake.peer, PROTOCOL);
-    let registration = registration.ok_or_else(|| ConnectError::new(NOT_NOW))?;
+    let registration = registration.ok_or_else(|| Refusal::for_now("the server takes no more connections now"))?;
     let before = session.clone();
     let (socket, commands) = Socket::new(Arc::clone(core), handshake, identity, session, recovered);
     let middlewares = core.middlewares.read().clone();
@@ -106,30 +118,24 @@ async fn finish(
     let is_changed = {
         let mut session = socket.session().lock();
         if !recovered {
-            let head = core.server.head().seq;
-            let own = crate::rooms::room_topic(core.name.as_str(), &session.sid);
-            // It is short enough: a namespace's name leaves room for it.
-            let own = own.map_err(|error| ConnectError::new(error.to_string()))?;
-            // Without an app's code, a namespace is a topic like others.
-            let may_follow = !core.config.builtin_events
-                || core.gateway.allow(socket.identity(), Action::Subscribe { topic: &core.topic });
-            for topic in may_follow.then_some(&core.topic).into_iter().chain([&own]) {
-                session.rooms.join(topic, head, false)?;
-            }
-            delivery::follow(&mut source.feed, &session);
+            join_own(core, &socket, &mut session)?;
         }
-        *session != before
+        for follow in session.rooms.follows().filter(|follow| !before.rooms.is_in(&follow.topic)) {
+            source.feed.follow(follow.topic, follow.after, follow.until);
+        }
+        // One that lost something, or that stands beside another, is stored as what it is now.
+        !recovered || *session != before
     };
     if let Some(claim) = &claim {
         if is_changed {
-            let value = socket.session().lock().encode(wall_clock())?;
+            let value = socket.session().lock().encode(wall_clock()).map_err(ConnectError::from)?;
             // Durable before the client is told of it, so that what it comes back with is known.
             if !saver::store(&socket, claim.key.clone(), Some(value)).await {
-                return Err(ConnectError::new(NOT_NOW));
+                return Err(Refusal::for_now("the socket cannot be stored now"));
             }
         }
         if !claim.fence.guard(&socket) {
-            return Err(ConnectError::new("a newer connection has taken the place of this one"));
+            return Err(Refusal::for_now("a newer connection has taken the place of this one"));
         }
     }
     let config = &core.config;
@@ -138,10 +144,25 @@ async fn finish(
     socket.set_connected();
     core.members.enter(&socket);
     let delivery = EventDelivery::new(socket.clone(), source, offsets, window);
-    Ok(Box::new(Live::new(socket, commands, delivery, claim, registration)))
+    Ok(Box::new(Live::new(socket, commands, delivery, claim, is_beside, registration)))
 }
 
-async fn authenticate(core: &NamespaceCore, handshake: &Handshake) -> Result<Identity, ConnectError> {
+/// Joins the rooms that every socket is in: its namespace, and its own.
+fn join_own(core: &NamespaceCore, socket: &Socket, session: &mut SocketSession) -> Result<(), ConnectError> {
+    let head = core.server.head().seq;
+    let own = room_topic(core.name.as_str(), &session.sid);
+    // It is short enough: a namespace's name leaves room for it.
+    let own = own.map_err(|error| ConnectError::new(error.to_string()))?;
+    // Without an app's code, a namespace is a topic like others.
+    let may_follow =
+        !core.config.builtin_events || core.gateway.allow(socket.identity(), Action::Subscribe { topic: &core.topic });
+    for topic in may_follow.then_some(&core.topic).into_iter().chain([&own]) {
+        session.rooms.join(topic, head, false)?;
+    }
+    Ok(())
+}
+
+async fn authenticate(core: &NamespaceCore, handshake: &Handshake) -> Result<Identity, Refusal> {
     let token = handshake.auth.get("token").and_then(Value::as_str);
     let is_empty = handshake.auth.as_object().is_none_or(serde_json::Map::is_empty);
     let credentials = match token {
@@ -149,146 +170,46 @@ async fn authenticate(core: &NamespaceCore, handshake: &Handshake) -> Result<Ide
         None => (!is_empty).then(|| handshake.auth.to_string().into()),
     };
     if credentials.as_ref().is_some_and(|credentials| credentials.len() > AUTH_BYTES_MAX) {
-        return Err(ConnectError::new("the credentials are too long"));
+        return Err(ConnectError::new("the credentials are too long").into());
     }
     let request = ConnectRequest::new(handshake.peer, handshake.uri.clone(), handshake.headers.clone(), credentials);
-    core.gateway.authenticate(request).await.map_err(|denied| ConnectError::new(denied.to_string()))
+    core.gateway.authenticate(request).await.map_err(|denied| match denied.is_retryable() {
+        true => Refusal::for_now(denied),
+        false => ConnectError::new(denied.to_string()).into(),
+    })
 }
 
 /// Whether an identity may use a durable subscriber.
-fn may_be(core: &NamespaceCore, identity: &Identity, name: &str) -> Result<Bytes, ConnectError> {
+fn may_be(core: &NamespaceCore, identity: &Identity, name: &str) -> Result<(), ConnectError> {
     let subscriber = SubscriberName::new(name).map_err(|error| ConnectError::new(error.to_string()))?;
     if !core.gateway.allow(identity, Action::UseSubscriber { subscriber: &subscriber }) {
         return Err(ConnectError::new("this subscriber may not be used"));
     }
-    subscriber_key(core.name.as_str(), name).ok_or_else(|| ConnectError::new("the subscriber's name is too long"))
-}
-
-/// Begins where the client left, if that is known, else anew.
-async fn begin(
-    core: &Arc<NamespaceCore>,
-    identity: &Identity,
-    auth: &Auth,
-    subscriber: Option<Bytes>,
-) -> Result<Begun, ConnectError> {
-    let shown = Shown { pid: auth.pid.as_deref(), offset: auth.offset.as_deref(), subscriber: subscriber.is_some() };
-    let key = subscriber.clone().or_else(|| shown.pid.and_then(pid_key));
-    let Some(key) = key else { return Ok(claimed(core, anew(core, identity, None)).await) };
-    // Looked at before it is taken over, so that nobody is thrown out by who has no right to. If nobody owns it, nobody is.
-    let free = core.members.claim_free(&key);
-    let decision = decide(stored(core, &key).await?, shown, core.name.as_str(), identity.name());
-    if let Decision::Anew(why) = &decision
-        && (subscriber.is_none() || *why == Why::Foreign)
-    {
-        debug!(?why, "a client shows what it cannot go on with");
-        return Ok(claimed(core, anew(core, identity, None)).await);
-    }
-    let (claim, decision) = match free {
-        Some(claim) => (claim, decision),
-        None => {
-            let claim = core.members.claim(key.clone()).await;
-            // Read again: the owner may have written meanwhile.
-            (claim, decide(stored(core, &key).await?, shown, core.name.as_str(), identity.name()))
-        }
-    };
-    match decision {
-        Decision::Resume { session, after } => match resume(core, identity, *session, after).await? {
-            Some(begun) => Ok(Begun { claim: Some(claim), ..begun }),
-            None if subscriber.is_some() => Ok(anew(core, identity, Some(claim))),
-            None => Ok(claimed(core, anew(core, identity, None)).await),
-        },
-        Decision::Anew(_) if subscriber.is_some() => Ok(anew(core, identity, Some(claim))),
-        Decision::Anew(_) => Ok(claimed(core, anew(core, identity, None)).await),
-    }
-}
-
-/// A socket that was never here.
-fn anew(core: &NamespaceCore, identity: &Identity, claim: Option<Claim>) -> Begun {
-    let head = core.server.head();
-    let session = SocketSession::new(random_id(), random_id(), core.name.as_str(), identity.name(), head);
-    let given = Offset::new(head, 0);
-    let source = Source { feed: core.gateway.feed(head), backlog: None, given };
-    Begun { session, claim, recovered: false, source }
-}
-
-/// The same, the owner of its stored session.
-async fn claimed(core: &NamespaceCore, begun: Begun) -> Begun {
-    let claim = match pid_key(&begun.session.pid) {
-        Some(key) => Some(core.members.claim(key).await),
-        None => None,
-    };
-    Begun { claim, ..begun }
-}
-
-/// A socket that goes on. Nothing if what it has missed is no longer all there.
-async fn resume(
-    core: &NamespaceCore,
-    identity: &Identity,
-    mut session: SocketSession,
-    place: Position,
-) -> Result<Option<Begun>, ConnectError> {
-    forget_forbidden(core, identity, &mut session);
-    let first = read_after(&session.rooms, place.seq);
-    let from = if first < place.seq { core.gateway.position_at(first) } else { place };
-    let mut feed = core.gateway.feed(from);
-    delivery::follow(&mut feed, &session);
-    // Where its topics have nothing after its place, that is known from memory.
-    let reached = feed.refresh();
-    let has_missed_nothing = reached.seq > from.seq || reached == core.server.head();
-    let backlog = if has_missed_nothing { None } else { first_row(&mut feed).await? };
-    let has_gap = backlog.iter().flatten().any(|item| matches!(item, FeedItem::Gap { .. }));
-    if has_gap {
-        return Ok(None);
-    }
-    let given = Offset::new(from, session.rooms.turn());
-    let source = Source { feed, backlog, given };
-    Ok(Some(Begun { session, claim: None, recovered: true, source }))
-}
-
-/// What may be followed may have changed. Rooms are the app's to give, topics of other names are the client's own wish.
-fn forget_forbidden(core: &NamespaceCore, identity: &Identity, session: &mut SocketSession) {
-    let is_room = |topic: &TopicName| *topic == core.topic || room_of(core.name.as_str(), topic).is_some();
-    let wished: Vec<TopicName> = session.rooms.current().filter(|topic| !is_room(topic)).cloned().collect();
-    for topic in wished {
-        if !core.gateway.allow(identity, Action::Subscribe { topic: &topic }) {
-            session.rooms.remove(&topic);
-        }
-    }
-}
-
-/// What is there already of a feed.
-async fn first_row(feed: &mut Feed) -> Result<Option<Vec<FeedItem>>, ConnectError> {
-    poll_fn(|cx| {
-        let polled = pin!(feed.next(ROW_EVENTS_MAX, ROW_BYTES_MAX)).poll(cx);
-        match polled {
-            Poll::Ready(row) => Poll::Ready(row.map(Some).map_err(|_: FeedError| ConnectError::new(NOT_NOW))),
-            Poll::Pending if feed.is_quiet() => Poll::Ready(Ok(None)),
-            // It is being read from the disk, and will wake us.
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
-async fn stored(core: &NamespaceCore, key: &Bytes) -> Result<Option<SocketSession>, ConnectError> {
-    let stored = core.gateway.state(key).await.map_err(|_| ConnectError::new(NOT_NOW))?;
-    Ok(stored.and_then(|stored| SocketSession::decode(&stored)))
+    Ok(())
 }
 
 impl Auth {
-    fn of(auth: &Value) -> Auth {
+    fn of(auth: &Value, is_script: bool) -> Auth {
         let text = |field: &str| auth.get(field).and_then(Value::as_str).map(str::to_owned);
         let redeliver = auth.get("redeliver").map(|wishes| Wishes::deserialize(wishes).unwrap_or_default());
-        Auth { pid: text("pid"), offset: text("offset"), subscriber: text("subscriber"), redeliver }
+        let (pid, offset, subscriber) = (text("pid"), text("offset"), text("subscriber"));
+        let says_so = redeliver.is_some_and(|wishes: Wishes| !wishes.ack && wishes.offsets != Some(false));
+        let keeps_pid = is_script || says_so || pid.is_some();
+        Auth { pid, offset, subscriber, device: text("device"), redeliver, keeps_pid }
     }
 }
 
-/// 128 random bits in hex.
-fn random_id() -> String {
-    Uuid::new_v4().simple().to_string()
+impl Refusal {
+    fn for_now(reason: impl ToString) -> Refusal {
+        Refusal::ForNow(reason.to_string())
+    }
+}
+
+impl From<ConnectError> for Refusal {
+    fn from(error: ConnectError) -> Refusal {
+        Refusal::ForGood(error)
+    }
 }
 
 /// What the server's list of connections calls this.
 const PROTOCOL: &str = "socket.io";
-
-const NOT_NOW: &str = "the server cannot take this now";

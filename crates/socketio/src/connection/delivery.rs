@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 
 use redeliver_server::{Feed, FeedError, FeedEvent, FeedItem, Gap, GapCause, NewEvent, Position, Seq, TopicName};
-use serde::Serialize;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -16,7 +15,7 @@ use crate::error::ChangeError;
 use crate::frames::Form;
 use crate::offset::Offset;
 use crate::packet::AckId;
-use crate::recovery::SocketSession;
+use crate::recovery::{SocketSession, most_missing};
 use crate::rooms::Enveloped;
 use crate::socket::Socket;
 
@@ -128,10 +127,10 @@ impl EventDelivery {
     }
 
     fn give_gap(&mut self, topic: &TopicName, gap: &Gap, engine: &mut EngineConnection) {
-        let told = (topic.as_str(), gap.after.seq.0, gap.through.seq.0, gap.count, cause_word(gap.cause));
+        let told = (topic.as_str(), gap.after.seq.0, gap.through.seq.0, most_missing(gap), cause_word(gap.cause));
         self.told = Offset::new(gap.through, self.given.turn);
         let offset = self.offsets.then_some(self.told);
-        self.tell(GAP, &told, offset, engine);
+        self.tell(GAP, told, offset, engine);
     }
 
     /// By the rooms of now. With the offset of what was given before it, if the client takes offsets: the event's own last
@@ -175,15 +174,26 @@ impl EventDelivery {
                 Due::GivenUp(offset) => {
                     handled = Some(window.cursor());
                     warn!(sid = self.socket.id(), seq = %offset.position.seq, "an event was never answered");
-                    self.tell(UNANSWERED, &(offset.position.seq.0,), None, engine);
+                    self.tell(UNANSWERED, (offset.position.seq.0,), None, engine);
                 }
             }
         }
         handled
     }
 
+    /// Tells the client that another one has taken its place.
+    pub(super) fn tell_replaced(&self, engine: &mut EngineConnection) {
+        self.tell(REPLACED, (), None, engine);
+    }
+
+    /// Tells the client which device it is, if it wants to be the same one after its page was loaded again.
+    pub(super) fn tell_device(&self, device: &str, engine: &mut EngineConnection) {
+        let offset = self.offsets.then_some(self.told);
+        self.tell(DEVICE, (device,), offset, engine);
+    }
+
     /// Tells the client something that is not in the log.
-    fn tell(&self, name: &str, args: &impl Serialize, offset: Option<Offset>, engine: &mut EngineConnection) {
+    fn tell(&self, name: &str, args: impl IntoArgs, offset: Option<Offset>, engine: &mut EngineConnection) {
         if let Ok(args) = args.into_args() {
             engine.send_shared(self.socket.core().frames.unlogged(name, &args, offset));
         }
@@ -236,7 +246,13 @@ impl EventDelivery {
         let head = server.head().seq;
         let mut session = self.socket.session().lock();
         if let Some(from) = history.filter(|from| from.seq < self.feed.place().seq) {
-            session.rooms.turn_back(topic, from.seq, envelope, self.feed.place().seq)?;
+            if session.rooms.gives_after(topic, from.seq, envelope) {
+                return Ok(false);
+            }
+            // What was read before the socket was connected may not be given yet: then it is read again.
+            let given = if self.backlog.take().is_some() { self.given.position } else { self.feed.place() };
+            session.rooms.turn_back(topic, from.seq, envelope, given.seq)?;
+            let from = if given.seq < from.seq { given } else { from };
             self.feed = self.socket.core().gateway.feed(from);
             follow(&mut self.feed, &session);
             self.given = Offset::new(from, session.rooms.turn());
@@ -279,6 +295,12 @@ fn cause_word(cause: GapCause) -> &'static str {
         _ => "other",
     }
 }
+
+/// Tells a client that another one has taken its place: it is disconnected next.
+const REPLACED: &str = "redeliver:replaced";
+
+/// Tells a client of a subscriber that it was not alone, and under which name it has a place of its own.
+const DEVICE: &str = "redeliver:device";
 
 /// Tells a client that events of a topic are gone.
 const GAP: &str = "redeliver:gap";

@@ -9,7 +9,7 @@ use crate::acks::AckReply;
 use crate::args::Args;
 use crate::connection::delivery::{DeliveryWake, EventDelivery};
 use crate::connection::jobs::{Job, Jobs};
-use crate::connection::saver::{self, Saver};
+use crate::connection::saver::{self, Saver, SaverWake};
 use crate::engine::EngineConnection;
 use crate::error::ChangeError;
 use crate::members::Claim;
@@ -24,6 +24,8 @@ pub(super) struct Live {
     delivery: EventDelivery,
     jobs: Jobs,
     saver: Option<Saver>,
+    /// Whether it stands beside another client of its subscriber.
+    is_beside: bool,
     /// Its place among the server's connections, which is kept until its last write.
     registration: Registration,
 }
@@ -33,7 +35,7 @@ pub(super) enum Wake {
     Command(Option<Command>),
     Row(Result<Vec<FeedItem>, FeedError>),
     JobDone,
-    Saved(bool),
+    Saver(SaverWake),
     AckDue,
     /// The server sends it away.
     SentAway,
@@ -57,6 +59,7 @@ impl Live {
         commands: mpsc::UnboundedReceiver<Command>,
         delivery: EventDelivery,
         claim: Option<Claim>,
+        is_beside: bool,
         registration: Registration,
     ) -> Live {
         let saved = socket.session().lock().saved();
@@ -66,16 +69,24 @@ impl Live {
         if !handlers.is_empty() {
             jobs.push(Job::Connection(socket.clone(), handlers));
         }
-        Live { socket, commands, delivery, jobs, saver, registration }
+        Live { socket, commands, delivery, jobs, saver, is_beside, registration }
     }
 
-    /// What the client is told when it is connected.
-    pub(super) fn connect_answer(&self) -> String {
+    fn connect_answer(&self) -> String {
         let session = self.socket.session().lock();
         // Both are hex.
         match &self.saver {
             Some(_) => format!(r#"{{"sid":"{}","pid":"{}"}}"#, session.sid, session.pid),
             None => format!(r#"{{"sid":"{}"}}"#, session.sid),
+        }
+    }
+
+    /// Tells the client that it is connected.
+    pub(super) fn greet(&self, engine: &mut EngineConnection) {
+        engine.send_text(packet::encode_connect(&self.socket.core().name, &self.connect_answer()));
+        if self.is_beside {
+            let pid = self.socket.session().lock().pid.clone();
+            self.delivery.tell_device(&pid, engine);
         }
     }
 
@@ -91,7 +102,7 @@ impl Live {
         tokio::select! {
             biased;
             command = self.commands.recv() => Wake::Command(command),
-            stored = Saver::written(&mut self.saver) => Wake::Saved(stored),
+            wake = Saver::next(&mut self.saver) => Wake::Saver(wake),
             () = self.jobs.done() => Wake::JobDone,
             _ = self.registration.ended() => Wake::SentAway,
             wake = self.delivery.next(), if is_drained => match wake {
@@ -106,7 +117,7 @@ impl Live {
         match wake {
             Wake::Command(Some(command)) => return self.command(command, engine),
             // The socket itself holds a sender.
-            Wake::Command(None) | Wake::JobDone => {}
+            Wake::Command(None) | Wake::JobDone | Wake::Saver(SaverWake::Due) => {}
             Wake::Row(Ok(row)) => {
                 let has_given = self.delivery.give(row, engine);
                 if let Some(saver) = self.saver.as_mut().filter(|_| has_given) {
@@ -116,7 +127,7 @@ impl Live {
             Wake::Row(Err(FeedError::Ended(_)) | Err(_)) => {
                 return Leaving::Connection(DisconnectReason::ServerShuttingDown);
             }
-            Wake::Saved(stored) => {
+            Wake::Saver(SaverWake::Written(stored)) => {
                 if let Some(saver) = &mut self.saver {
                     saver.finish(stored);
                 }
@@ -125,15 +136,19 @@ impl Live {
                 let handled = self.delivery.resend(engine);
                 self.confirm(handled);
             }
-            Wake::SentAway => return Leaving::Connection(self.sent_away()),
+            Wake::SentAway => return Leaving::Connection(self.sent_away(engine)),
         }
         self.save_if_due();
         Leaving::No
     }
 
-    fn sent_away(&self) -> DisconnectReason {
-        let is_over = !self.socket.core().server.is_ready();
-        if is_over { DisconnectReason::ServerShuttingDown } else { DisconnectReason::ForcedServerClose }
+    fn sent_away(&self, engine: &mut EngineConnection) -> DisconnectReason {
+        if !self.socket.core().server.is_ready() {
+            return DisconnectReason::ServerShuttingDown;
+        }
+        // Told so, a stock client stays away.
+        engine.send_text(packet::encode_disconnect(&self.socket.core().name));
+        DisconnectReason::ForcedServerClose
     }
 
     /// The client has emitted an event.
@@ -200,7 +215,13 @@ impl Live {
             }
             Command::Save { done } => self.changed(Ok(true), done),
             Command::Answer { id, args } => engine.send_shared(self.socket.core().frames.ack(id, &args)),
-            Command::Fence => return Leaving::Socket(DisconnectReason::ForcedServerClose),
+            Command::Fence => {
+                // A client that is told that it was disconnected does not come back by itself: two that show the same would
+                // else throw each other out for ever. One that has come back does not listen here any more.
+                self.delivery.tell_replaced(engine);
+                engine.send_text(packet::encode_disconnect(&self.socket.core().name));
+                return Leaving::Socket(DisconnectReason::ForcedServerClose);
+            }
             Command::Disconnect => {
                 engine.send_text(packet::encode_disconnect(&self.socket.core().name));
                 return Leaving::Socket(DisconnectReason::ServerNamespaceDisconnect);

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redeliver_protocol::time::Timestamp;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::clock::wall_clock;
@@ -24,7 +25,18 @@ pub(super) struct Saver {
     is_changed: bool,
     /// Whether the client was given an event since its place was stored.
     has_given: bool,
+    /// What the stored session says of when it was stored.
     saved: Timestamp,
+    /// When the last write began, if there was one.
+    written_at: Option<Instant>,
+}
+
+/// What a saver waits for.
+pub(super) enum SaverWake {
+    /// The write under way has ended: whether the session is durable.
+    Written(bool),
+    /// A change for which nobody waits is to be written now.
+    Due,
 }
 
 /// A write under way.
@@ -37,7 +49,15 @@ struct Writing {
 impl Saver {
     /// The writer of the session that is claimed, which was stored at this time.
     pub(super) fn new(claim: Claim, saved: Timestamp) -> Saver {
-        Saver { claim, writing: None, waiting: Vec::new(), is_changed: false, has_given: false, saved }
+        Saver {
+            claim,
+            writing: None,
+            waiting: Vec::new(),
+            is_changed: false,
+            has_given: false,
+            saved,
+            written_at: None,
+        }
     }
 
     /// The session has changed, or was to be: `done` is answered when the state of now is stored.
@@ -69,17 +89,22 @@ impl Saver {
 
     /// Begins a write if one is due and none is under way.
     pub(super) fn write_if_due(&mut self, socket: &Socket) {
-        let age_ms = wall_clock().0.saturating_sub(self.saved.0);
-        let is_due = self.is_changed && (!self.waiting.is_empty() || age_ms >= SAVE_PAUSE_MS);
-        if is_due && self.writing.is_none() {
+        let is_due = !self.waiting.is_empty() || self.due().is_none_or(|due| due <= Instant::now());
+        if self.is_changed && is_due && self.writing.is_none() {
             self.write(socket);
         }
+    }
+
+    /// When a change for which nobody waits is to be written; none if that is now.
+    fn due(&self) -> Option<Instant> {
+        self.written_at.map(|written_at| written_at + SAVE_PAUSE)
     }
 
     fn write(&mut self, socket: &Socket) {
         let waiting = std::mem::take(&mut self.waiting);
         self.is_changed = false;
         self.saved = wall_clock();
+        self.written_at = Some(Instant::now());
         match socket.session().lock().encode(self.saved) {
             Ok(value) => {
                 let stored = store(socket, self.claim.key.clone(), Some(value)).boxed();
@@ -95,11 +120,17 @@ impl Saver {
         age > socket.core().config.session_idle_max / 8
     }
 
-    /// Waits for the write that is under way and returns whether it is durable; for ever if there is none. Cancel safe.
-    pub(super) async fn written(saver: &mut Option<Saver>) -> bool {
-        match saver.as_mut().and_then(|saver| saver.writing.as_mut()) {
-            Some(writing) => (&mut writing.stored).await,
-            None => std::future::pending().await,
+    /// Waits for the write that is under way, or until one is due; for ever if neither is there. Cancel safe.
+    pub(super) async fn next(saver: &mut Option<Saver>) -> SaverWake {
+        let Some(saver) = saver else { return std::future::pending().await };
+        let due = saver.due();
+        match (&mut saver.writing, due) {
+            (Some(writing), _) => SaverWake::Written((&mut writing.stored).await),
+            (None, Some(due)) if saver.is_changed => {
+                tokio::time::sleep_until(due).await;
+                SaverWake::Due
+            }
+            (None, _) => std::future::pending().await,
         }
     }
 
@@ -108,7 +139,7 @@ impl Saver {
         if let Some(writing) = self.writing.take() {
             answer(writing.waiting, result(stored));
         }
-        // Tried again with the next change.
+        // Tried again after the pause.
         self.is_changed |= !stored;
     }
 
@@ -157,5 +188,6 @@ pub(super) fn answer(waiting: Vec<Done>, result: Result<(), ChangeError>) {
     }
 }
 
-/// How long a change for which nobody waits stays unwritten, at most until the next one.
-const SAVE_PAUSE_MS: u64 = 1000;
+/// From the beginning of one write to that of the next, if nobody waits for it: so long may what a client has handled be
+/// unknown after a crash.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);

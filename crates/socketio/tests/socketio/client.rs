@@ -71,11 +71,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects to `/`.
+    /// Connects to `/`. Fails with the error that the client is told, or null if the connection is closed.
     pub(crate) async fn join(&mut self, auth: &Value) -> Result<(), Value> {
         self.send(&format!("40{auth}")).await;
         loop {
-            let packet = self.packet().await.expect("the server closed the connection");
+            let Some(packet) = self.packet().await else { return Err(Value::Null) };
             if let Some(answer) = packet.strip_prefix('0') {
                 let answer: Value = serde_json::from_str(answer).unwrap();
                 answer["sid"].as_str().unwrap().clone_into(&mut self.sid);

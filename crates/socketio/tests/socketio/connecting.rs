@@ -109,6 +109,7 @@ impl Access for Sesame {
     async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
         match request.auth.as_deref() {
             Some(b"sesame") => Ok(Identity::new("ali")),
+            Some(b"later") => Err(Denied::for_now("the user database is down")),
             Some(_) | None => Err(Denied::new("unknown token")),
         }
     }
@@ -119,8 +120,11 @@ async fn the_servers_access_judges_the_token() {
     let host = Host::with(Server::builder().in_memory().access(Sesame), Config::default()).await;
     let refused = host.open().await.join(&json!({ "token": "open" })).await;
     assert_eq!(refused, Err(json!({ "message": "unknown token" })));
+    let mut late = host.open().await;
+    late.send(r#"40{"token":"later"}"#).await;
+    assert_eq!(late.packet().await, None, "it comes back by itself");
     host.connect_with(&json!({ "token": "sesame" })).await;
-    assert_eq!(host.io.of("/").unwrap().sockets()[0].identity().name(), "ali");
+    assert_eq!(host.io.sockets()[0].identity().name(), "ali");
 }
 
 #[tokio::test]
@@ -140,9 +144,11 @@ async fn the_server_counts_its_clients_and_sends_them_away() {
     let mut client = host.connect().await;
     let [only] = &host.server.connections()[..] else { panic!("there is one") };
     assert_eq!((only.protocol, only.identity.name()), ("socket.io", "anonymous"));
-    let refused = host.open().await.join(&json!({})).await;
-    assert_eq!(refused, Err(json!({ "message": "the server cannot take this now" })));
+    let mut late = host.open().await;
+    late.send("40").await;
+    assert_eq!(late.packet().await, None, "told of an error, a stock client would never ask again");
     assert!(host.server.disconnect(only.id, "enough"));
+    assert_eq!(client.packet().await.as_deref(), Some("1"), "told of its end, a stock client stays away");
     assert_eq!(client.packet().await, None);
 }
 

@@ -9,3 +9,4 @@ mod layer;
 mod recovery;
 mod rooms;
 mod stories;
+mod subscribers;

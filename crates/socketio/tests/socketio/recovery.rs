@@ -76,7 +76,9 @@ async fn the_newest_connection_owns_the_pid() {
     let host = Host::with(memory(), always()).await;
     let mut old = host.connect().await;
     let mut new = again(&host, &old).await;
-    assert_eq!(old.packet().await, None, "the older one is closed at once");
+    assert_eq!(old.event().await, json!(["redeliver:replaced"]));
+    assert_eq!(old.packet().await.as_deref(), Some("1"), "told so, a stock client stays away");
+    assert_eq!(old.packet().await, None, "and it is closed at once");
     emit(&host, 0..1).await;
     assert_eq!(new.numbers("n", 1).await, [0]);
     assert_eq!(host.io.of("/").unwrap().sockets().len(), 1);
