@@ -57,7 +57,7 @@ impl Emitter {
 
 async fn emit(url: &str, publisher: u32, ledger: &Arc<Ledger>, stop: &AtomicBool) -> Result<()> {
     let client = Client::builder(url)
-        .publisher(Origin::publisher_id(publisher))
+        .replay_as(Origin::publisher_id(publisher))
         .outbox(OUTBOX_EVENTS, OUTBOX_BYTES)
         .backoff(BACKOFF_FIRST, BACKOFF_MAX)
         .connect_lazy()?;

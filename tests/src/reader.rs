@@ -177,7 +177,7 @@ impl Shared {
             Keeper::Nobody => builder,
         };
         let client = builder.connect_lazy()?;
-        let subscription = client.subscribe(Load::topic(*topic)?).window(*window, WINDOW_BYTES);
+        let subscription = client.subscribe(Load::topic(*topic)?).window((*window, WINDOW_BYTES));
         let is_first = self.progress().lives == 0;
         let subscription = match keeper {
             Keeper::Server if is_first => subscription.durable().start(Start::Earliest),

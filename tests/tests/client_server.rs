@@ -151,7 +151,7 @@ async fn what_one_client_emits_another_one_gets_in_order() {
     let server = in_memory().await;
     let line = Line::to(&server).await;
     let (emitter, reader) = (line.client().connect().await.unwrap(), line.client().connect().await.unwrap());
-    let mut orders = reader.subscribe("orders").window(100, 100_000).auto_ack().await.unwrap();
+    let mut orders = reader.subscribe("orders").window((100, 100_000)).auto_ack().await.unwrap();
     let emitting = async {
         let mut receipts = Vec::new();
         for n in 1..=5000 {

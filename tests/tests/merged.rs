@@ -125,7 +125,7 @@ async fn lives(server: &mut ServerProcess, in_file: bool, chance: &mut Chance) -
             builder.subscriber("audit")
         };
         let reader = builder.connect().await?;
-        let wanted = reader.subscribe_merged(TOPICS).window(64, 1 << 20);
+        let wanted = reader.subscribe_merged(TOPICS).window((64, 1 << 20));
         let mut row = if in_file {
             wanted.stored().start(Start::Earliest)
         } else {

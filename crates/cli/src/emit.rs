@@ -35,7 +35,7 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
         return volatile::run(&args, input, stop).await;
     }
     let publisher = args.publisher.unwrap_or_else(Uuid::new_v4);
-    let builder = remote::builder(&args.remote).publisher(publisher).name("redeliver emit");
+    let builder = remote::builder(&args.remote).replay_as(publisher).name("redeliver emit");
     let client = remote::connect(builder, &args.remote.url, &bar)?;
     let notices = client.notices();
 

@@ -78,7 +78,7 @@ async fn subscribe(client: &Client, args: &ListenArgs) -> Result<Vec<Subscriptio
         }
         if let Some(count) = args.count {
             // More than that would be handed over for nothing, and marked as redelivered the next time.
-            builder = builder.window(u32::try_from(count).unwrap_or(u32::MAX).min(WINDOW_EVENTS), WINDOW_BYTES);
+            builder = builder.window((u32::try_from(count).unwrap_or(u32::MAX).min(WINDOW_EVENTS), WINDOW_BYTES));
         }
         builder.into_future()
     }))

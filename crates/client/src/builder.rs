@@ -11,7 +11,7 @@ use redeliver_protocol::client::{ClientSession, ConnectionState, Identity};
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::name::{NameError, SubscriberName};
 use redeliver_protocol::request::{Refusal, Request, Response};
-use redeliver_protocol::seq::{InstanceId, PublisherId};
+use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId};
 use redeliver_protocol::time;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::time::Instant;
@@ -27,14 +27,22 @@ use crate::outbox_room::OutboxRoom;
 use crate::request::{self, Handler};
 use crate::transport::{Connector, TcpConnector, Transport};
 
+/// Under which identity a client emits.
+#[derive(Clone, Copy, Debug)]
+enum Publisher {
+    New,
+    Replay(PublisherId),
+    After(PublisherId, EmitNumber),
+}
+
 /// Builds a [`Client`].
-#[must_use]
+#[must_use = "a client is made by `connect` or `connect_lazy`"]
 pub struct ClientBuilder<C = TcpConnector> {
     url: String,
     connector: C,
     config: ClientConfig,
     subscriber: Option<Result<SubscriberName, NameError>>,
-    publisher: Option<PublisherId>,
+    publisher: Publisher,
     auth: Option<Bytes>,
     name: Option<String>,
     store: Option<Arc<dyn CursorStore>>,
@@ -56,7 +64,7 @@ impl ClientBuilder {
             connector: TcpConnector,
             config: ClientConfig::default(),
             subscriber: None,
-            publisher: None,
+            publisher: Publisher::New,
             auth: None,
             name: None,
             store: None,
@@ -73,12 +81,27 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// The identity under which the client emits; a new one by default.
+    /// Emits under this identity, and replays from the beginning: the client numbers its emits from 1, and emits the
+    /// same events in the same order as each time before. What is there already is answered as a duplicate, however long
+    /// ago it was stored.
     ///
-    /// The client numbers its emits from 1. So an app that gives the same identity again and emits the same events in
-    /// the same order stores nothing twice: what is there already is answered as a duplicate.
-    pub fn publisher(mut self, id: impl Into<PublisherId>) -> Self {
-        self.publisher = Some(id.into());
+    /// For input that can be read again from its beginning, such as a file. Two clients must not run under one identity
+    /// at once: the newer one ends the older one.
+    pub fn replay_as(mut self, id: impl Into<PublisherId>) -> Self {
+        self.publisher = Publisher::Replay(id.into());
+        self
+    }
+
+    /// Emits under this identity, and goes on behind the emit number `settled`, the last one whose receipt (or final
+    /// refusal) the app has stored; 0 if there is none. The first emit of this client has the number `settled` + 1, and
+    /// each later one the next.
+    ///
+    /// For an outbox table: its rows are numbered 1, 2, 3 … without a gap, and emitted in that order from the first one
+    /// that is not settled. A row whose receipt was lost is answered as a duplicate. One that the server can no longer
+    /// compare with what it stored under that number fails with [`EmitError::Forgotten`](crate::EmitError::Forgotten).
+    /// Two clients must not run under one identity at once: the newer one ends the older one.
+    pub fn publisher_after(mut self, id: impl Into<PublisherId>, settled: impl Into<EmitNumber>) -> Self {
+        self.publisher = Publisher::After(id.into(), settled.into());
         self
     }
 
@@ -206,7 +229,11 @@ impl<C: Connector> ClientBuilder<C> {
             return Err(ConnectError::TlsUnsupported);
         }
         let subscriber = self.subscriber.transpose()?;
-        let publisher = self.publisher.unwrap_or_else(|| Uuid::new_v4().into());
+        let (publisher, settled, replays) = match self.publisher {
+            Publisher::New => (Uuid::new_v4().into(), EmitNumber::ZERO, false),
+            Publisher::Replay(id) => (id, EmitNumber::ZERO, true),
+            Publisher::After(id, settled) => (id, settled, false),
+        };
         let identity = Identity {
             instance: InstanceId::from(Uuid::new_v4()),
             publisher,
@@ -240,9 +267,11 @@ impl<C: Connector> ClientBuilder<C> {
             notices: notices_of_driver,
             store: shared.store.clone(),
             handler: self.handler,
+            replays,
         };
         let (jitter_seed, _) = Uuid::new_v4().as_u64_pair();
-        let session = ClientSession::new(self.config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN);
+        let session = ClientSession::new(self.config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN)
+            .emitting_after(settled);
         let driver = Driver::new(session, Instant::now(), Transport::new(self.connector, endpoint), wiring);
         tokio::spawn(driver.run());
         Ok(Client { shared: Arc::new(shared) })

@@ -10,6 +10,8 @@ use std::sync::{Arc, OnceLock};
 use redeliver_protocol::client::{EmitTicket, StreamItem, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::emit::{EmitError, Receipt};
 use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::frame::Window;
+use redeliver_protocol::name::TopicName;
 use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::{Nth, Position, SubscriptionId};
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +48,10 @@ pub(crate) struct Outlet {
     pub(crate) asides: Arc<AtomicUsize>,
     /// The bytes of volatile events that wait in `deliveries`.
     pub(crate) volatile_bytes: Arc<AtomicUsize>,
+    /// Its topic; the first of several.
+    pub(crate) topic: TopicName,
+    /// How much may be handed over without being acknowledged.
+    pub(crate) window: Window,
     /// Where it started: sent once, at the first `Subscribed`.
     pub(crate) opened: Option<oneshot::Sender<Opened>>,
     /// Set before `deliveries` closes.

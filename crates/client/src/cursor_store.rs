@@ -60,7 +60,7 @@ impl From<&TopicName> for CursorKey {
 
 impl fmt::Display for CursorKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
+        write!(f, "{}", self.0.escape_debug())
     }
 }
 

@@ -6,11 +6,14 @@ mod ending;
 mod requests;
 mod saver;
 mod subscriptions;
+mod troubles;
+mod unacked;
 
 use std::sync::Arc;
 
 use redeliver_protocol::client::{ClientSession, ConnectionState, Input, Output};
 use redeliver_protocol::codec;
+use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::frame::ClientFrame;
 use redeliver_protocol::time;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -21,6 +24,7 @@ use self::ending::Shutdown;
 use self::requests::Requests;
 use self::saver::Saver;
 use self::subscriptions::Subscriptions;
+use self::troubles::Troubles;
 use crate::acks::AckBoard;
 use crate::command::Command;
 use crate::cursor_store::CursorStore;
@@ -38,6 +42,8 @@ pub(crate) struct Wiring {
     pub(crate) notices: broadcast::Sender<Notice>,
     pub(crate) store: Option<Arc<dyn CursorStore>>,
     pub(crate) handler: Option<Handler>,
+    /// Whether emits that the server has forgotten count as stored: the app replays its input from the beginning.
+    pub(crate) replays: bool,
 }
 
 /// Runs one client.
@@ -55,12 +61,13 @@ pub(crate) struct Driver<C: Connector> {
     subscriptions: Subscriptions,
     saver: Saver,
     requests: Requests,
+    troubles: Troubles,
     shutdown: Option<Shutdown>,
 }
 
 impl<C: Connector> Driver<C> {
     pub(crate) fn new(session: ClientSession, origin: Instant, transport: Transport<C>, wiring: Wiring) -> Driver<C> {
-        let Wiring { commands, acks, room, state, notices, store, handler } = wiring;
+        let Wiring { commands, acks, room, state, notices, store, handler, replays } = wiring;
         Driver {
             session,
             origin,
@@ -69,10 +76,11 @@ impl<C: Connector> Driver<C> {
             acks,
             room,
             state,
-            emits: Emits::default(),
+            emits: Emits::new(replays),
             subscriptions: Subscriptions::default(),
             saver: Saver::new(store, notices.clone()),
             requests: Requests::new(handler),
+            troubles: Troubles::default(),
             notices,
             shutdown: None,
         }
@@ -96,6 +104,7 @@ impl<C: Connector> Driver<C> {
                 answered = self.requests.next() => self.handle(answered),
                 () = sleep_until(timeout) => self.handle(Input::Tick),
                 () = sleep_until(deadline) => self.give_up(),
+                () = sleep_until(self.subscriptions.next_stall()) => self.subscriptions.tell_stalls(Instant::now()),
             }
         }
         self.finish().await;
@@ -127,19 +136,35 @@ impl<C: Connector> Driver<C> {
                 Output::AckConfirmed { id, seq } => self.subscriptions.confirm(id, seq),
                 Output::Unsubscribed { id, why } => self.subscriptions.end(id, &why),
                 Output::EmitDone { ticket, fate } => self.emits.done(ticket, fate),
+                Output::EmitsHeld { why } => self.tell_held(why),
                 Output::EmitsLost { from, through } => {
                     tracing::error!(%from, %through, "emits that were acknowledged are no longer in the server's log");
                     // Nobody may be listening.
                     let _ = self.notices.send(Notice::EmitsLost { from, through });
                 }
                 Output::State(state) => {
-                    tracing::debug!(?state, "connection");
+                    self.troubles.note(&state);
                     self.state.send_replace(state);
                 }
                 Output::Ended => return true,
             }
         }
         false
+    }
+
+    fn tell_held(&mut self, why: Option<RefusalCode>) {
+        let notice = match why {
+            Some(code) => {
+                tracing::warn!(%code, "emits wait: the server takes none now");
+                Notice::EmitsWaiting { code }
+            }
+            None => {
+                tracing::info!("emits go on");
+                Notice::EmitsResumed
+            }
+        };
+        // Nobody may be listening.
+        let _ = self.notices.send(notice);
     }
 
     fn take_happened(&mut self, happened: Happened) {

@@ -59,11 +59,13 @@ impl Drop for PendingReceipt {
     }
 }
 
-pub(crate) fn receipt_of(outcome: EmitOutcome) -> Result<Receipt, EmitError> {
+pub(crate) fn receipt_of(outcome: EmitOutcome, replays: bool) -> Result<Receipt, EmitError> {
     match outcome {
         EmitOutcome::Stored { position, duplicate: false } => Ok(Receipt::stored(position)),
         EmitOutcome::Stored { position, duplicate: true } => Ok(Receipt::duplicate(Some(position))),
-        EmitOutcome::StoredLongAgo => Ok(Receipt::duplicate(None)),
+        // Something is stored under this number. Only who emits the same again from the beginning knows what.
+        EmitOutcome::StoredLongAgo if replays => Ok(Receipt::duplicate(None)),
+        EmitOutcome::StoredLongAgo => Err(EmitError::Forgotten),
         EmitOutcome::Refused(code) => Err(EmitError::refused(code)),
         EmitOutcome::Unknown => Err(EmitError::Unknown),
         EmitOutcome::NotSent => Err(EmitError::ClientEnded),

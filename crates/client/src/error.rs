@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use redeliver_protocol::cause::Cause;
 use redeliver_protocol::client::SubscriptionEnd;
 use redeliver_protocol::error::{Close, RefusalCode};
 use redeliver_protocol::name::NameError;
@@ -14,7 +15,7 @@ use crate::cursor_store::CursorKey;
 #[non_exhaustive]
 pub enum ConnectError {
     /// The URL is not one of a redeliver server.
-    #[error("{url} is not a URL of the form ws://HOST:PORT: {reason}")]
+    #[error("{url:?} is not a URL of the form ws://HOST:PORT: {reason}")]
     InvalidUrl {
         /// The URL as it was given.
         url: String,
@@ -71,7 +72,7 @@ pub enum SubscribeError {
     #[error("no topic was named")]
     NoTopic,
     /// The server refused it.
-    #[error("the server refused the subscription: {code}: {reason}")]
+    #[error("the server refused the subscription: {}", with_reason(code, code.description(), reason))]
     Refused {
         /// Why.
         code: RefusalCode,
@@ -149,12 +150,13 @@ pub enum ShutdownError {
 #[non_exhaustive]
 pub enum CursorStoreError {
     /// Reading or writing failed.
-    #[error("{}: {reason}", path.display())]
+    #[error("{} cannot be read or written", path.display())]
+    #[non_exhaustive]
     Io {
         /// The file.
         path: PathBuf,
         /// What the operating system says.
-        reason: String,
+        source: Cause,
     },
     /// The file is not what was written. It is left as it is.
     #[error("the cursor store {} is damaged ({reason}); its cursors cannot be trusted", path.display())]
@@ -181,14 +183,27 @@ pub enum CursorStoreError {
         path: PathBuf,
     },
     /// A store of the app's own failed.
-    #[error("the cursor store failed: {reason}")]
+    #[error("the cursor store failed")]
+    #[non_exhaustive]
     Other {
         /// Why.
-        reason: String,
+        source: Cause,
     },
 }
 
 impl CursorStoreError {
+    /// A failure of a store of the app's own.
+    #[must_use]
+    pub fn other(source: impl Into<Cause>) -> CursorStoreError {
+        CursorStoreError::Other { source: source.into() }
+    }
+
+    /// A failure of a store of the app's own that is known in words only.
+    #[must_use]
+    pub fn other_in_words(words: impl Into<String>) -> CursorStoreError {
+        CursorStoreError::Other { source: Cause::of_words(words) }
+    }
+
     /// Whether the same may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -200,14 +215,21 @@ impl CursorStoreError {
 }
 
 fn words(close: &Close) -> String {
-    if close.reason.is_empty() { close.code.to_string() } else { format!("{}: {}", close.code, close.reason) }
+    with_reason(&close.code, close.code.description(), &close.reason)
+}
+
+/// A code and a reason, without saying the same twice.
+fn with_reason(code: &dyn std::fmt::Display, description: &str, reason: &str) -> String {
+    if reason.is_empty() || reason == description { code.to_string() } else { format!("{code}: {reason}") }
 }
 
 fn end_words(end: &SubscriptionEnd) -> String {
     match end {
         SubscriptionEnd::Asked => "it was closed".to_owned(),
         SubscriptionEnd::TakenOver => "another client has taken it over".to_owned(),
-        SubscriptionEnd::Refused(code, reason) => format!("the server refused it: {code}: {reason}"),
+        SubscriptionEnd::Refused(code, reason) => {
+            format!("the server refused it: {}", with_reason(code, code.description(), reason))
+        }
         SubscriptionEnd::ClientEnded => "the client has ended".to_owned(),
     }
 }

@@ -1,5 +1,6 @@
 //! What concerns a client as a whole, told to whoever listens. Nobody has to: what is told here is also logged.
 
+use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::seq::EmitNumber;
 use tokio::sync::broadcast;
 
@@ -16,6 +17,13 @@ pub enum Notice {
         /// The last.
         through: EmitNumber,
     },
+    /// The server takes no emits now, for a reason that may pass: they wait in the outbox and are tried again.
+    EmitsWaiting {
+        /// Why: `StorageFull`, `Overloaded`, `Draining`, …
+        code: RefusalCode,
+    },
+    /// The server takes emits again.
+    EmitsResumed,
     /// The cursor store fails. Saving is tried again, and nothing is confirmed until it works.
     CursorsNotSaved {
         /// Why.

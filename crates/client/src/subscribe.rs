@@ -77,8 +77,10 @@ impl SubscribeBuilder {
 
     /// How much may be handed over without being acknowledged: in events, and in bytes (one event always fits). Of several
     /// topics, for each; while the next event of one has no room, the others wait.
-    pub fn window(mut self, events: u32, bytes: u32) -> Self {
-        self.window = Window { events, bytes };
+    ///
+    /// `(events, bytes)` or a [`Window`]; 1,024 events and 1 MiB unless set.
+    pub fn window(mut self, window: impl Into<Window>) -> Self {
+        self.window = window.into();
         self
     }
 
@@ -138,7 +140,17 @@ impl SubscribeBuilder {
             volatile_bytes: Arc::clone(&volatile_bytes),
             end: Arc::clone(&end),
         };
-        let outlet = Outlet { deliveries, asides, volatile_bytes, opened: Some(opened), end, keys };
+        let (topic_of_outlet, window) = (topic.clone(), self.window);
+        let outlet = Outlet {
+            deliveries,
+            asides,
+            volatile_bytes,
+            topic: topic_of_outlet,
+            window,
+            opened: Some(opened),
+            end,
+            keys,
+        };
         let mut merged = BTreeMap::new();
         let command = if self.is_merged {
             merged = members.iter().map(|(member, topic, _)| (*member, topic.clone())).collect();
@@ -226,7 +238,7 @@ async fn load(client: &Client, key: CursorKey) -> Result<(Arc<KeyClaim>, Option<
     let loaded = tokio::task::spawn_blocking(move || store.load(&key)).await;
     match loaded {
         Ok(stored) => Ok((claim, stored?)),
-        Err(_) => Err(SubscribeError::Store(CursorStoreError::Other { reason: "loading panicked".to_owned() })),
+        Err(_) => Err(SubscribeError::Store(CursorStoreError::other_in_words("loading panicked"))),
     }
 }
 

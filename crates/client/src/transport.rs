@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::{Sink, SinkExt, StreamExt};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use redeliver_protocol::codec;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::frame::SUBPROTOCOL;
@@ -234,28 +234,55 @@ where
         .max_frame_size(Some(FRAME_BYTES_MAX));
     match tokio_tungstenite::client_async_with_config(request, io, Some(config)).await {
         Ok((ws, _)) => Ok(ws),
-        Err(error) => Err(refusal(&error).map_or_else(|| lost(&error), Failure::Rejected)),
+        Err(error) => Err(refusal(&error).map_or_else(|| Failure::Lost(failure(&error)), Failure::Rejected)),
     }
 }
 
-/// Whether a failed handshake is a final answer. Anything that a proxy or a starting server may say in passing is not.
+/// Whether a failed handshake is a final answer: only a redeliver server's own. Whatever a proxy, a firewall or a
+/// starting server may say in passing is not.
 fn refusal(error: &WsError) -> Option<Close> {
-    if let WsError::Http(response) = error {
-        let code = match response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => CloseCode::Unauthenticated,
-            StatusCode::BAD_REQUEST => CloseCode::Malformed,
-            _ => return None,
-        };
-        let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-        let body: String = body.trim().chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
-        let reason = format!("HTTP {}{}{body}", response.status(), if body.is_empty() { "" } else { ": " });
-        return Some(Close { code, reason, retry: RetryAdvice::Never });
-    }
-    if let WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) = error {
-        let reason = format!("the server is a WebSocket server, but does not speak {SUBPROTOCOL}");
-        return Some(Close { code: CloseCode::VersionMismatch, reason, retry: RetryAdvice::Never });
-    }
-    None
+    let (code, reason) = match error {
+        WsError::Http(response) if is_of_a_server(response) => (CloseCode::Malformed, answer_of(response)),
+        WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
+            let reason = format!("the server is a WebSocket server, but does not speak {SUBPROTOCOL}");
+            (CloseCode::VersionMismatch, reason)
+        }
+        _ => return None,
+    };
+    Some(Close { code, reason, retry: RetryAdvice::Never })
+}
+
+/// Whether a redeliver server said that it will never take such a client. It names its subprotocol then.
+fn is_of_a_server(response: &Response<Option<Vec<u8>>>) -> bool {
+    response.status() == StatusCode::BAD_REQUEST && body_of(response).contains(SUBPROTOCOL)
+}
+
+/// What went wrong with a handshake, and what to do about it.
+fn failure(error: &WsError) -> String {
+    let WsError::Http(response) = error else { return error.to_string() };
+    let hint = match response.status() {
+        StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::UPGRADE_REQUIRED => {
+            "check the host, the port and the path, and that a proxy in front passes the upgrade on"
+        }
+        status if status.is_redirection() => {
+            let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("elsewhere");
+            return format!("{}; use the address that it points to ({to})", answer_of(response));
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+            "this looks like a proxy or a firewall in front of the server: let it pass WebSockets of this client"
+        }
+        _ => return answer_of(response),
+    };
+    format!("{}; {hint}", answer_of(response))
+}
+
+fn answer_of(response: &Response<Option<Vec<u8>>>) -> String {
+    let body: String = body_of(response).chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+    format!("HTTP {}{}{body}", response.status(), if body.is_empty() { "" } else { ": " })
+}
+
+fn body_of(response: &Response<Option<Vec<u8>>>) -> String {
+    response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default().trim().to_owned()
 }
 
 /// How much is read from the socket at once, in bytes. tungstenite clears it before each read, so that a large one makes

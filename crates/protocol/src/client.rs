@@ -213,6 +213,11 @@ pub enum Output {
         /// Its fate.
         fate: EmitOutcome,
     },
+    /// Emits wait because the server takes none now, or go on. Told when that changes.
+    EmitsHeld {
+        /// Why they wait: a code that is not final. `None` when they go on.
+        why: Option<RefusalCode>,
+    },
     /// Emits that were acknowledged are no longer in the server's log: it has gone back.
     EmitsLost {
         /// The first lost number.

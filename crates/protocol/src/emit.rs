@@ -59,6 +59,10 @@ pub enum EmitError {
     /// The client ended before the event was sent.
     #[error("the client ended before the event was sent")]
     ClientEnded,
+    /// An earlier emit used this publisher's number, so long ago that the server cannot compare it with this event any
+    /// more. This event is stored if it was that one.
+    #[error("the number of this emit was used so long ago that the server has forgotten for what")]
+    Forgotten,
     /// Nobody can tell any more whether the event was stored.
     #[error("it is not known whether the event was stored")]
     Unknown,
@@ -85,7 +89,7 @@ impl EmitError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            EmitError::Unknown => Outcome::Unknown,
+            EmitError::Unknown | EmitError::Forgotten => Outcome::Unknown,
             EmitError::InvalidName(_)
             | EmitError::Invalid(_)
             | EmitError::Encode(_)
@@ -100,7 +104,7 @@ impl EmitError {
         match self {
             EmitError::Refused { code } => !code.is_final(),
             EmitError::Unknown | EmitError::ClientEnded => true,
-            EmitError::InvalidName(_) | EmitError::Invalid(_) | EmitError::Encode(_) => false,
+            EmitError::InvalidName(_) | EmitError::Invalid(_) | EmitError::Encode(_) | EmitError::Forgotten => false,
         }
     }
 }

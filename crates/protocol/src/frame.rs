@@ -200,6 +200,13 @@ pub struct Window {
     pub bytes: u32,
 }
 
+impl From<(u32, u32)> for Window {
+    /// Events first, then bytes.
+    fn from((events, bytes): (u32, u32)) -> Window {
+        Window { events, bytes }
+    }
+}
+
 impl Default for Window {
     fn default() -> Window {
         Window { events: 1024, bytes: 1024 * 1024 }

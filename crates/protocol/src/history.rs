@@ -81,7 +81,11 @@ impl From<FirstStart> for Start {
 }
 
 /// What a reader knows of its own place: the position it has handled, and what lets a server judge it in full.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// An app stores it as text (`Display` and `FromStr`, also its form in JSON): at most 1.2 KiB, and equal texts are equal
+/// places. A position alone is not enough: without the lineage a server that was restored from a backup cannot tell where
+/// this reader's history left its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The last position that was handled.
     pub position: Position,

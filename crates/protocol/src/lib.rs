@@ -64,7 +64,7 @@
 //!
 //! From the bottom up; no file imports one above it: [`cause`], [`limits`], [`features`], [`seq`] numbers and positions,
 //! [`time`], [`error`] codes · [`name`], [`redelivery`] the redelivery mark, [`config`], [`payload`] · [`event`],
-//! [`history`] what is asked of a log and answered · [`frame`] the messages · [`codec`] their bytes · [`request`],
+//! [`history`] what is asked of a log and answered, `text` its text forms · [`frame`] the messages · [`codec`] their bytes · [`request`],
 //! [`emit`], [`delivery`] what apps are handed · [`backoff`], [`timer`] · [`server`] · [`client`]. The stories in
 //! `tests/` show the machines at work.
 
@@ -89,5 +89,6 @@ pub mod redelivery;
 pub mod request;
 pub mod seq;
 pub mod server;
+mod text;
 pub mod time;
 pub mod timer;

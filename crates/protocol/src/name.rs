@@ -13,10 +13,10 @@ use crate::limits::NAME_BYTES_MAX;
 #[non_exhaustive]
 pub enum NameError {
     /// The name is empty.
-    #[error("a {0} must not be empty")]
+    #[error("{what} must not be empty", what = with_article(.0))]
     Empty(&'static str),
     /// The name is longer than 255 bytes.
-    #[error("a {what} may be at most {NAME_BYTES_MAX} bytes long, this one has {bytes}")]
+    #[error("{} may be at most {NAME_BYTES_MAX} bytes long, this one has {bytes}", with_article(what))]
     TooLong {
         /// What kind of name it was to be.
         what: &'static str,
@@ -71,6 +71,37 @@ macro_rules! name {
             type Error = NameError;
             fn try_from(name: &str) -> Result<$name, NameError> {
                 $name::new(name)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(name: String) -> Result<$name, NameError> {
+                $name::new(name)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.as_str().to_owned()
+            }
+        }
+
+        impl PartialEq<str> for $name {
+            fn eq(&self, other: &str) -> bool {
+                self.as_str() == other
+            }
+        }
+
+        impl PartialEq<&str> for $name {
+            fn eq(&self, other: &&str) -> bool {
+                self.as_str() == *other
+            }
+        }
+
+        impl PartialEq<String> for $name {
+            fn eq(&self, other: &String) -> bool {
+                self.as_str() == other
             }
         }
 
@@ -131,6 +162,10 @@ name! {
     SubscriberName, "subscriber name"
 }
 
+fn with_article(what: &str) -> String {
+    format!("{} {what}", if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" })
+}
+
 struct EscapeControls<'a>(&'a str);
 
 impl fmt::Display for EscapeControls<'_> {
@@ -155,6 +190,15 @@ mod tests {
         assert_eq!(TopicName::new(""), Err(NameError::Empty("topic name")));
         assert!(TopicName::new("x".repeat(255)).is_ok());
         assert!(matches!(TopicName::new("x".repeat(256)), Err(NameError::TooLong { bytes: 256, .. })));
+    }
+
+    #[test]
+    fn a_refused_name_is_told_in_plain_words() {
+        let error = EventName::new("").unwrap_err();
+        assert_eq!(error.to_string(), "an event name must not be empty");
+        let error = TopicName::new("x".repeat(256)).unwrap_err();
+        assert_eq!(error.to_string(), "a topic name may be at most 255 bytes long, this one has 256");
+        assert_eq!(TopicName::try_from("a".to_owned()).unwrap(), "a");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Plain newtypes. Nothing here knows a frame, a clock or a store.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -57,6 +58,29 @@ macro_rules! number {
                 self.0.fmt(f)
             }
         }
+
+        impl FromStr for $name {
+            type Err = ParseError;
+
+            fn from_str(text: &str) -> Result<$name, ParseError> {
+                // The number's own parser also takes a sign.
+                let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+                let number = digits.and_then(|digits| digits.parse().ok());
+                number.map($name).ok_or_else(|| ParseError::new("a number", text))
+            }
+        }
+
+        impl From<u64> for $name {
+            fn from(number: u64) -> $name {
+                $name(number)
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(number: $name) -> u64 {
+                number.0
+            }
+        }
     };
 }
 
@@ -85,6 +109,14 @@ macro_rules! identity {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 Uuid::from(*self).fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseError;
+
+            fn from_str(text: &str) -> Result<$name, ParseError> {
+                Uuid::from_str(text).map($name::from).map_err(|_| ParseError::new("a UUID", text))
             }
         }
 
@@ -134,7 +166,7 @@ impl fmt::Display for RequestId {
 /// A position is valid for a log iff its epoch is in the log's lineage and its seq lies within what was written in that
 /// epoch, or is the head with which the epoch began. There is no order between positions of different epochs without
 /// that lineage, so the type has none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The epoch in which the event was written.
     pub epoch: Epoch,
@@ -150,8 +182,20 @@ impl Position {
     }
 }
 
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.seq, self.epoch)
+/// A text is not what it was read as.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {what}")]
+pub struct ParseError {
+    what: &'static str,
+    text: String,
+}
+
+impl ParseError {
+    pub(crate) fn new(what: &'static str, text: &str) -> ParseError {
+        // A text of any length may come from outside, and a log line is no place for it.
+        ParseError { what, text: text.chars().take(TEXT_CHARS_MAX).collect() }
     }
 }
+
+/// How much of a text that cannot be read is shown.
+const TEXT_CHARS_MAX: usize = 100;

@@ -371,6 +371,7 @@ impl LocalDriver {
             // It never emits or asks, names no feature to be asked, and nobody looks at its state.
             Output::EmitDone { .. }
             | Output::EmitsLost { .. }
+            | Output::EmitsHeld { .. }
             | Output::State(_)
             | Output::Requested { .. }
             | Output::RequestDone { .. } => {}

@@ -305,6 +305,7 @@ impl World {
                     self.record(Entry::EmitDone { process: id, key, outcome: fate });
                 }
             }
+            Output::EmitsHeld { .. } => {}
             Output::EmitsLost { from, through } => {
                 if let Some(publisher) = self.running(id).map(|running| running.publisher) {
                     self.record(Entry::EmitsLost { process: id, publisher, from: from.0, through: through.0 });

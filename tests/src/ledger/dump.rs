@@ -99,7 +99,7 @@ impl Dump {
 impl TopicDump {
     async fn take(client: &Client, ledger: &Ledger, topic: u64, after: Option<u64>) -> Result<TopicDump> {
         let start = after.map_or(Start::Earliest, |after| Start::AfterSeq(Seq(after)));
-        let subscription = client.subscribe(Load::topic(topic)?).start(start).window(4_096, 8 * 1024 * 1024);
+        let subscription = client.subscribe(Load::topic(topic)?).start(start).window((4_096, 8 * 1024 * 1024));
         let mut subscription = subscription.auto_ack().await?;
         let (mut begin, mut nth) = (subscription.position().seq.0, subscription.nth().0);
         if after.is_some_and(|after| after != begin) {

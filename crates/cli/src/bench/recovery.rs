@@ -48,7 +48,7 @@ pub(super) async fn measure(crowd: &Crowd<'_>) -> Result<Vec<Row>> {
 /// Connects and takes the last so many events. Returns the client, whose end is not part of the time.
 async fn come_back(crowd: &Crowd<'_>, topic: &TopicName, missed: u64, start: Start) -> Result<Client> {
     let client = crowd.client().await?;
-    let mut subscription = client.subscribe(topic).start(start).window(65_536, 16 * 1024 * 1024).auto_ack().await?;
+    let mut subscription = client.subscribe(topic).start(start).window((65_536, 16 * 1024 * 1024)).auto_ack().await?;
     let mut checker = Checker::new(crowd.args.payload, 1, crowd.args.events - missed);
     for _ in 0..missed {
         checker.next(&mut subscription).await?;

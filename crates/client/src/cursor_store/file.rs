@@ -47,7 +47,7 @@ impl FileCursorStore {
         let cursors = match fs::read(&path) {
             Ok(bytes) => parse(&bytes, &path)?,
             Err(error) if error.kind() == ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(io_error(&path, &error)),
+            Err(error) => return Err(io_error(&path, error)),
         };
         Ok(FileCursorStore { path, cursors: Mutex::new(cursors), _lock: lock })
     }
@@ -68,7 +68,7 @@ impl CursorStore for FileCursorStore {
         let mut known = self.cursors.lock();
         let mut all = known.clone();
         all.extend(cursors.iter().cloned());
-        replace(&self.path, &format(&all)).map_err(|error| io_error(&self.path, &error))?;
+        replace(&self.path, &format(&all)).map_err(|error| io_error(&self.path, error))?;
         *known = all;
         Ok(())
     }
@@ -81,11 +81,11 @@ fn lock(path: &Path) -> Result<File, CursorStoreError> {
         .truncate(false)
         .write(true)
         .open(&lock_path)
-        .map_err(|error| io_error(&lock_path, &error))?;
+        .map_err(|error| io_error(&lock_path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(CursorStoreError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(io_error(&lock_path, &error)),
+        Err(TryLockError::Error(error)) => Err(io_error(&lock_path, error)),
     }
 }
 
@@ -96,8 +96,18 @@ fn replace(path: &Path, content: &str) -> std::io::Result<()> {
     new.sync_all()?;
     fs::rename(&new_path, path)?;
     // Without this, a power cut could bring the old file back after the save was reported.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_folder(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Elsewhere a folder cannot be opened as a file, and the file system itself writes renames in order.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> std::io::Result<()> {
+    Ok(())
 }
 
 fn format(cursors: &BTreeMap<CursorKey, Cursor>) -> String {
@@ -145,8 +155,8 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn io_error(path: &Path, error: &std::io::Error) -> CursorStoreError {
-    CursorStoreError::Io { path: path.to_owned(), reason: error.to_string() }
+fn io_error(path: &Path, error: std::io::Error) -> CursorStoreError {
+    CursorStoreError::Io { path: path.to_owned(), source: error.into() }
 }
 
 /// A cursor as it stands in the file.

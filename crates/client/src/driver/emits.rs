@@ -10,12 +10,17 @@ use crate::emit::receipt_of;
 use crate::outbox_room::Room;
 
 /// Invariant: its size is bounded by the outbox, since each entry holds its room.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Emits {
+    replays: bool,
     waiting: HashMap<EmitTicket, (oneshot::Sender<Result<Receipt, EmitError>>, Room)>,
 }
 
 impl Emits {
+    pub(super) fn new(replays: bool) -> Emits {
+        Emits { waiting: HashMap::new(), replays }
+    }
+
     pub(super) fn add(&mut self, ticket: EmitTicket, answer: oneshot::Sender<Result<Receipt, EmitError>>, room: Room) {
         self.waiting.insert(ticket, (answer, room));
     }
@@ -32,7 +37,7 @@ impl Emits {
     pub(super) fn done(&mut self, ticket: EmitTicket, outcome: EmitOutcome) {
         if let Some((answer, _room)) = self.waiting.remove(&ticket) {
             // Nobody may be waiting any more.
-            let _ = answer.send(receipt_of(outcome));
+            let _ = answer.send(receipt_of(outcome, self.replays));
         }
     }
 }

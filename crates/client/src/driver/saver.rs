@@ -93,7 +93,7 @@ impl Saver {
         result: Result<Result<(), CursorStoreError>, tokio::task::JoinError>,
     ) -> Option<Vec<(SubscriptionId, Seq)>> {
         let Running { batch, .. } = self.running.take()?;
-        let panicked = |_| Err(CursorStoreError::Other { reason: "saving panicked".to_owned() });
+        let panicked = |_| Err(CursorStoreError::other_in_words("saving panicked"));
         let Err(error) = result.unwrap_or_else(panicked) else {
             return Some(batch.into_iter().map(|(id, (_, cursor))| (id, cursor.known.position.seq)).collect());
         };

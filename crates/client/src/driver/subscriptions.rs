@@ -1,6 +1,6 @@
 //! The subscriptions that live: where their deliveries go, and which of their acks are confirmed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,9 @@ use redeliver_protocol::client::{StreamItem, SubscriptionEnd};
 use redeliver_protocol::delivery::AckPoint;
 use redeliver_protocol::seq::{Seq, SubscriptionId};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use super::unacked::Unacked;
 use crate::command::{Opened, Outlet};
 use crate::cursor_store::KeyClaim;
 use crate::error::NotConfirmed;
@@ -19,11 +21,14 @@ pub(super) struct Subscriptions {
     entries: BTreeMap<SubscriptionId, Entry>,
     /// Which of them the topics belong to that are read as one.
     rows: BTreeMap<SubscriptionId, SubscriptionId>,
+    /// Whose window is full, and when that is to be told. Entries may be outdated.
+    stalls: BTreeSet<(Instant, SubscriptionId)>,
 }
 
 #[derive(Debug)]
 struct Entry {
     outlet: Outlet,
+    unacked: Unacked,
     /// The order of the newest ack that the session has got.
     acked: u64,
     /// The acks that the session has got and not confirmed: order and seq, oldest first.
@@ -34,7 +39,8 @@ struct Entry {
 
 impl Subscriptions {
     pub(super) fn add(&mut self, id: SubscriptionId, outlet: Outlet) {
-        let entry = Entry { outlet, acked: 0, unconfirmed: VecDeque::new(), flushes: Vec::new() };
+        let unacked = Unacked::new(outlet.window);
+        let entry = Entry { outlet, unacked, acked: 0, unconfirmed: VecDeque::new(), flushes: Vec::new() };
         self.entries.insert(id, entry);
     }
 
@@ -85,13 +91,26 @@ impl Subscriptions {
                 return;
             }
         }
+        match &delivery {
+            StreamItem::Event { record, .. } => {
+                entry.unacked.delivered(id, record.name.as_str().len() + record.payload.len(), Instant::now());
+            }
+            StreamItem::Gap { .. } => entry.unacked.delivered(id, 0, Instant::now()),
+            StreamItem::Subscribed { .. } | StreamItem::CaughtUp { .. } | StreamItem::Volatile { .. } => {}
+        }
+        // Adding what is there already changes nothing.
+        self.stalls.extend(entry.unacked.next_stall().map(|due| (due, row)));
         let _ = entry.outlet.deliveries.send((id, delivery));
     }
 
     /// Notes an ack on its way to the session. False if the session has no use for it.
     pub(super) fn pass(&mut self, id: SubscriptionId, ack: &AckPoint) -> bool {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.acked < ack.order) else { return false };
+        if let Some(due) = entry.unacked.next_stall() {
+            self.stalls.remove(&(due, id));
+        }
         entry.acked = ack.order;
+        entry.unacked.acked(ack.order);
         if entry.unconfirmed.len() >= UNCONFIRMED_MAX {
             // One entry then stands for two acks: confirmed a little later than could be said.
             entry.unconfirmed.pop_back();
@@ -121,6 +140,26 @@ impl Subscriptions {
         }
     }
 
+    /// When the next one is to be told that its window stays full.
+    pub(super) fn next_stall(&self) -> Option<Instant> {
+        self.stalls.first().map(|(due, _)| *due)
+    }
+
+    /// Says of which subscriptions the window stays full.
+    pub(super) fn tell_stalls(&mut self, now: Instant) {
+        while let Some((due, id)) = self.stalls.first().copied().filter(|(due, _)| *due <= now) {
+            self.stalls.remove(&(due, id));
+            if let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.unacked.next_stall() == Some(due)) {
+                entry.unacked.told();
+                tracing::warn!(
+                    topic = %entry.outlet.topic,
+                    "a subscription's window is full and nothing was acknowledged for 10 s: nothing more comes until \
+                     the app acknowledges (Event::ack, or auto_ack on the subscription)"
+                );
+            }
+        }
+    }
+
     /// How many have acks that are not confirmed.
     pub(super) fn unconfirmed(&self) -> usize {
         self.entries.values().filter(|entry| !entry.unconfirmed.is_empty()).count()
@@ -128,6 +167,9 @@ impl Subscriptions {
 
     pub(super) fn end(&mut self, id: SubscriptionId, why: &SubscriptionEnd) {
         if let Some(entry) = self.entries.remove(&id) {
+            if let Some(due) = entry.unacked.next_stall() {
+                self.stalls.remove(&(due, id));
+            }
             self.rows.retain(|_, row| *row != id);
             entry.end(why);
         }

@@ -91,12 +91,30 @@ impl Connector for Answering {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proxy_that_forbids_ends_the_client_with_its_words() {
-    let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 11\r\n\r\nnot from 7.7";
-    let error = Client::builder("ws://proxy").connector(Answering(answer)).connect().await.unwrap_err();
+async fn what_a_proxy_says_never_ends_a_client_for_good_and_comes_with_advice() {
+    for (answer, words, advice) in [
+        ("403 Forbidden\r\ncontent-length: 8\r\n\r\nnot here", "HTTP 403 Forbidden: not here", "proxy or a firewall"),
+        ("401 Unauthorized\r\ncontent-length: 0\r\n\r\n", "HTTP 401 Unauthorized", "proxy or a firewall"),
+        ("400 Bad Request\r\ncontent-length: 0\r\n\r\n", "HTTP 400 Bad Request", "proxy or a firewall"),
+        ("200 OK\r\ncontent-length: 0\r\n\r\n", "HTTP 200 OK", "passes the upgrade on"),
+        ("404 Not Found\r\ncontent-length: 0\r\n\r\n", "HTTP 404 Not Found", "the path"),
+        ("301 Moved Permanently\r\nlocation: ws://b\r\ncontent-length: 0\r\n\r\n", "HTTP 301", "ws://b"),
+    ] {
+        let answer: &'static str = format!("HTTP/1.1 {answer}").leak();
+        let builder = Client::builder("ws://proxy").connector(Answering(answer));
+        let error = builder.connect_within(Duration::from_secs(60)).connect().await.unwrap_err();
+        let ConnectError::Unreachable { reason, .. } = &error else { panic!("{error}") };
+        assert!(error.is_retryable() && reason.starts_with(words) && reason.contains(advice), "{reason}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_speaks_another_protocol_ends_the_client() {
+    let answer = "HTTP/1.1 400 Bad Request\r\ncontent-length: 62\r\n\r\n\
+                  this server speaks the subprotocol redeliver.v1 and no other\n\n";
+    let error = Client::builder("ws://server").connector(Answering(answer)).connect().await.unwrap_err();
     let ConnectError::Refused(close) = error else { panic!("{error}") };
-    assert_eq!((close.code, close.retry), (CloseCode::Unauthenticated, RetryAdvice::Never));
-    assert!(close.reason.starts_with("HTTP 403 Forbidden: not from"), "{}", close.reason);
+    assert_eq!((close.code, close.retry), (CloseCode::Malformed, RetryAdvice::Never));
 }
 
 #[tokio::test(start_paused = true)]

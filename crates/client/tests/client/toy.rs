@@ -58,6 +58,8 @@ pub(crate) struct Faults {
     pub(crate) refuse: Option<Close>,
     /// The answer to each emit.
     pub(crate) refuse_emits: Option<RefusalCode>,
+    /// Emits under numbers that were used before are answered as forgotten.
+    pub(crate) forgets_emits: bool,
     /// The answer to each Subscribe.
     pub(crate) refuse_subscribes: Option<RefusalCode>,
     /// Emits are stored, and then the connection is cut instead of an answer.
@@ -366,6 +368,7 @@ impl State {
             let known = seqs.get(usize::try_from(number - 1).unwrap()).copied();
             let fate = match (self.faults.refuse_emits, known) {
                 (Some(code), _) => EmitFate::Refused(code),
+                (None, Some(_)) if self.faults.forgets_emits => EmitFate::DuplicateForgotten,
                 (None, Some(seq)) => EmitFate::Duplicate(Position::new(EPOCH, seq)),
                 (None, None) => {
                     assert_eq!(number, seqs.len() as u64 + 1, "the client left numbers out");

@@ -8,6 +8,7 @@ use super::outputs::{Outputs, Timer};
 use super::{EmitOutcome, EmitTicket, Output};
 use crate::backoff::Backoff;
 use crate::config::ClientConfig;
+use crate::error::RefusalCode;
 use crate::event::NewEvent;
 use crate::features::Features;
 use crate::frame::Welcome;
@@ -26,6 +27,8 @@ pub(super) struct Emits {
     bytes_max: usize,
     /// No more are taken: the client is shutting down.
     closed: bool,
+    /// Why emits wait, as far as the shell was told.
+    held: Option<RefusalCode>,
 }
 
 impl Emits {
@@ -37,7 +40,13 @@ impl Emits {
             events_max: config.outbox_events_max,
             bytes_max: config.outbox_bytes_max,
             closed: false,
+            held: None,
         }
+    }
+
+    /// Numbers go on behind this one. Only before anything is emitted.
+    pub(super) fn begin_after(&mut self, settled: EmitNumber) {
+        self.outbox.begin_after(settled);
     }
 
     pub(super) fn outbox(&self) -> &Outbox {
@@ -87,8 +96,12 @@ impl Emits {
             Answered::Settled => {
                 self.retries.reset();
                 self.settled_at = Some(now);
+                self.tell_held(None, out);
             }
-            Answered::Pause => self.pause(now, out),
+            Answered::Pause => {
+                self.pause(now, out);
+                self.tell_held(self.outbox.refusal(), out);
+            }
             Answered::Nonsense => return Err(Fault::unexpected("an answer to what was not emitted")),
         }
         Ok(())
@@ -152,6 +165,14 @@ impl Emits {
     /// The client has ended.
     pub(super) fn end(&mut self, out: &mut Outputs) {
         self.outbox.end(out);
+    }
+
+    /// Tells the shell once that emits wait, and once that they go on.
+    fn tell_held(&mut self, held: Option<RefusalCode>, out: &mut Outputs) {
+        if self.held != held {
+            self.held = held;
+            out.push(Output::EmitsHeld { why: held });
+        }
     }
 
     /// Answers that still come for what was sent before the pause do not lengthen it.

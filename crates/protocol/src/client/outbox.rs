@@ -32,6 +32,8 @@ pub(super) struct Outbox {
     /// The highest seq in any receipt.
     seq_max: Seq,
     paused: bool,
+    /// The server refused to take this number now, and nothing was sent since: it and what follows is surely not stored.
+    refused: Option<(EmitNumber, RefusalCode)>,
     limits: Option<Limits>,
 }
 
@@ -68,6 +70,7 @@ impl Outbox {
             lost_through: EmitNumber::ZERO,
             seq_max: Seq::ZERO,
             paused: false,
+            refused: None,
             limits: None,
         }
     }
@@ -91,6 +94,19 @@ impl Outbox {
 
     pub(super) fn seq_max(&self) -> Seq {
         self.seq_max
+    }
+
+    /// Numbers go on behind this one: an earlier process has its receipt. Only before anything is emitted.
+    pub(super) fn begin_after(&mut self, settled: EmitNumber) {
+        if self.entries.is_empty() {
+            self.settled = settled;
+            self.stored = settled;
+        }
+    }
+
+    /// Why the server takes nothing now, as far as it said.
+    pub(super) fn refusal(&self) -> Option<RefusalCode> {
+        self.refused.map(|(_, code)| code)
     }
 
     /// From now on these limits count.
@@ -162,6 +178,7 @@ impl Outbox {
         if events.is_empty() {
             return None;
         }
+        self.refused = None;
         let plain = events.iter().all(|event| needs(event) == Features::NONE);
         Some(if plain { ClientFrame::Emit { first, events } } else { ClientFrame::EmitExcept { first, events } })
     }
@@ -216,8 +233,14 @@ impl Outbox {
     /// up, so that they can never mean another event.
     pub(super) fn forget_unanswered(&mut self, out: &mut Outputs) {
         self.rewind();
+        let refused = self.refused.take();
         while self.numbered > 0 {
-            self.settle_first(EmitOutcome::Unknown, out);
+            // What was refused was not stored, nor was anything that was sent behind it: nothing overtakes.
+            let outcome = match refused {
+                Some((from, code)) if self.settled.next() >= from => EmitOutcome::Refused(code),
+                Some(_) | None => EmitOutcome::Unknown,
+            };
+            self.settle_first(outcome, out);
         }
     }
 
@@ -241,6 +264,9 @@ impl Outbox {
         if let EmitFate::Refused(code) = run.fate
             && !code.is_final()
         {
+            if self.refused.is_none_or(|(from, _)| run.first < from) {
+                self.refused = Some((run.first, code));
+            }
             return Answered::Pause;
         }
         if run.first > self.settled.next() {

@@ -19,7 +19,7 @@ use crate::features::Features;
 use crate::frame::{ClientFrame, Hello, ServerFrame, Welcome};
 use crate::limits::Limits;
 use crate::name::SubscriberName;
-use crate::seq::{InstanceId, PublisherId};
+use crate::seq::{EmitNumber, InstanceId, PublisherId};
 use crate::time::Instant;
 
 /// Who a client is, for as long as it lives.
@@ -27,7 +27,7 @@ use crate::time::Instant;
 pub struct Identity {
     /// This running client.
     pub instance: InstanceId,
-    /// Under which identity it emits; numbers start from 1.
+    /// Under which identity it emits; numbers start from 1, or where [`ClientSession::emitting_after`] says.
     pub publisher: PublisherId,
     /// The durable subscriber whose cursors it uses.
     pub subscriber: Option<SubscriberName>,
@@ -65,6 +65,14 @@ impl ClientSession {
         };
         session.connection.dial(now, &mut session.out);
         session
+    }
+
+    /// Has the emits' numbers go on behind this one, of which an earlier process has the receipt. Does nothing once
+    /// something was emitted.
+    #[must_use]
+    pub fn emitting_after(mut self, settled: EmitNumber) -> ClientSession {
+        self.emits.begin_after(settled);
+        self
     }
 
     /// Takes what happened.

@@ -497,6 +497,7 @@ impl Subscriptions {
             | Output::SaveCursor { .. }
             | Output::EmitDone { .. }
             | Output::EmitsLost { .. }
+            | Output::EmitsHeld { .. }
             | Output::Requested { .. }
             | Output::RequestDone { .. }
             | Output::State(_)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redeliver_protocol::client::{EmitOutcome, EmitTicket, Input};
 use redeliver_protocol::config::ClientConfig;
-use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::{ClientFrame, ServerFrame, Welcome};
 use redeliver_protocol::history::{EmitFate, PublisherState};
@@ -245,6 +245,35 @@ fn a_retryable_refusal_pauses_and_nothing_overtakes() {
     assert_eq!(script.take_emits(), [(2, 4)]);
     script.server(stored(2, 4, 101));
     assert_eq!(fate(&script, 5), stored_at(104));
+}
+
+#[test]
+fn emits_that_wait_for_the_server_are_told_of_once_and_are_surely_not_stored() {
+    let mut script = Script::welcomed();
+    script.emit_all(1..=3);
+    script.take_sent();
+    for _ in 0..5 {
+        script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
+        script.wait_for_next_of_emits();
+    }
+    assert_eq!(script.held, [Some(RefusalCode::StorageFull)]);
+    script.server(stored(1, 1, 9));
+    assert_eq!(script.held, [Some(RefusalCode::StorageFull), None]);
+    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
+    script.give(Input::Rejected(Close { code: CloseCode::Done, reason: String::new(), retry: RetryAdvice::Never }));
+    let refused = EmitOutcome::Refused(RefusalCode::StorageFull);
+    assert_eq!((fate(&script, 2), fate(&script, 3)), (refused, refused), "what was refused is not stored");
+}
+
+#[test]
+fn an_emit_that_was_sent_again_after_a_refusal_may_be_stored() {
+    let mut script = Script::welcomed();
+    script.emit(1);
+    script.take_sent();
+    script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
+    script.wait_for_next_of_emits();
+    script.give(Input::Rejected(Close { code: CloseCode::Done, reason: String::new(), retry: RetryAdvice::Never }));
+    assert_eq!(fate(&script, 1), EmitOutcome::Unknown);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use redeliver_protocol::client::{
 };
 use redeliver_protocol::codec;
 use redeliver_protocol::config::ClientConfig;
-use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
+use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::frame::{
     ClientFrame, Events, Hello, Ownership, ServerFrame, Subscribe, Subscribed, Welcome, Window,
@@ -45,6 +45,7 @@ pub(crate) struct Script {
     pub(crate) gone: Vec<(SubscriptionId, SubscriptionEnd)>,
     pub(crate) emitted: Vec<(EmitTicket, EmitOutcome)>,
     pub(crate) lost: Vec<(u64, u64)>,
+    pub(crate) held: Vec<Option<RefusalCode>>,
     pub(crate) states: Vec<ConnectionState>,
     pub(crate) disconnects: Vec<Close>,
     pub(crate) asked: Vec<(RequestKey, Request)>,
@@ -80,6 +81,7 @@ impl Script {
             gone: Vec::new(),
             emitted: Vec::new(),
             lost: Vec::new(),
+            held: Vec::new(),
             states: Vec::new(),
             disconnects: Vec::new(),
             asked: Vec::new(),
@@ -263,6 +265,7 @@ impl Script {
                 Output::Unsubscribed { id, why } => self.gone.push((id, why)),
                 Output::EmitDone { ticket, fate } => self.emitted.push((ticket, fate)),
                 Output::EmitsLost { from, through } => self.lost.push((from.0, through.0)),
+                Output::EmitsHeld { why } => self.held.push(why),
                 Output::State(state) => self.states.push(state),
                 Output::Requested { key, request } => self.asked.push((key, request)),
                 Output::RequestDone { ticket, result } => self.answers.push((ticket, result)),

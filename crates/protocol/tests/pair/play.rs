@@ -296,6 +296,7 @@ impl Real {
             }
             FromClient::RequestDone { ticket, result } => self.answers.push((ticket, result)),
             FromClient::State(_)
+            | FromClient::EmitsHeld { .. }
             | FromClient::Connect
             | FromClient::SendHello(_)
             | FromClient::Send(_)
