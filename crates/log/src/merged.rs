@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redeliver_protocol::codec::{Records, peek_record, record_bytes};
 use redeliver_protocol::event::Record;
-use redeliver_protocol::history::{Gap, ReadOutcome};
+use redeliver_protocol::history::{Gap, GapCause, ReadOutcome};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Nth, Position, Seq};
 
@@ -398,6 +398,10 @@ fn clipped(mut gap: Gap, until: Seq, lineage: &Lineage) -> Gap {
     if gap.through.seq > until {
         gap.through = lineage.position(until);
         gap.count_is_exact = false;
+        // A place of another history compares with nothing here.
+        if gap.cause != GapCause::EpochChanged {
+            gap.count = gap.count.min(until.since(gap.after.seq));
+        }
     }
     gap
 }

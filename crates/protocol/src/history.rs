@@ -97,6 +97,18 @@ pub struct Place {
     pub earlier: Arc<[Position]>,
 }
 
+impl Gap {
+    /// The reader's nth before the gap, so far as it follows from it: zero, which stands for unknown, if the count is only
+    /// a bound.
+    #[must_use]
+    pub fn nth_before(&self) -> Nth {
+        if self.count > 0 && !self.count_is_exact {
+            return Nth::ZERO;
+        }
+        Nth(self.nth_through.0.saturating_sub(self.count))
+    }
+}
+
 impl Start {
     /// The place that the reader itself brings, if it brings one.
     #[must_use]
@@ -234,7 +246,8 @@ pub struct Gap {
     /// How many events of this log's topic the reader will not get, as exact as `count_is_exact` says. After an epoch
     /// change that says nothing of the other history: what it held beyond `after` is known to nobody any more.
     pub count: u64,
-    /// False if the reader's own nth was not known, and `count` is only an upper bound.
+    /// False if the reader's own nth was not known, and `count` is only an upper bound: the topic's nth at the end, and no
+    /// more than there are seqs between `after` and `through`.
     pub count_is_exact: bool,
     /// Why.
     pub cause: GapCause,

@@ -175,7 +175,9 @@ impl OpeningView<'_> {
             (next_or_head, GapCause::LogDamaged)
         };
         let through = self.position(through);
+        // Who does not say its nth may have had all that lies before its place: no more is missing than lies between.
         let count_is_exact = known_nth.is_some();
+        let count = if count_is_exact { count } else { count.min(through.seq.since(position.seq)) };
         let gap = Gap { after: position, through, nth_through: nth, count, count_is_exact, cause };
         Ok(self.opened(through, nth, Some(gap)))
     }
@@ -187,7 +189,7 @@ impl OpeningView<'_> {
         let (nth, _) = self.next_at(seq, true)?;
         let through = common.filter(|common| common.seq == seq).unwrap_or_else(|| self.position(seq));
         // From a common place on that is retained, nothing is missing. Below, the reader may have had some of it.
-        let count = if common_seq == seq { 0 } else { nth.0 };
+        let count = nth.0.min(seq.since(common_seq));
         let gap = Gap {
             after: position,
             through,

@@ -158,6 +158,8 @@ fn a_position_below_what_is_retained_gets_one_gap_with_the_exact_count() {
         assert_eq!((opened.gap, opened.nth.0), (None, 3), "it lost nothing");
         let unknown = bench.open_at("t", Start::AfterSeq(Seq(2))).gap.unwrap();
         assert_eq!((unknown.count, unknown.count_is_exact), (3, false));
+        let unknown = bench.open_at("t", Start::AfterSeq(Seq(5))).gap;
+        assert!(unknown.is_none_or(|gap| gap.count <= 1), "no more than one seq lies between 5 and 6");
         let zero = bench.open_at("t", Start::After(known(at(1, 0), 0))).gap.unwrap();
         assert_eq!((zero.count, zero.count_is_exact), (3, true));
         let foreign = bench.open_at("t", Start::After(known(at(9, 8), 4))).gap.unwrap();

@@ -275,7 +275,7 @@ impl Subscription {
             None => self.stand_at(answer.after, answer.nth, ahead, out),
             Some(gap) => {
                 no_ack_through = answer.nth.0.checked_sub(1).map(Nth);
-                let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
+                let nth = gap.nth_before();
                 if self.shown.is_none() {
                     let place = self.start.known().filter(|place| place.position == gap.after);
                     self.shown = Some(place.cloned().unwrap_or_else(|| Place::new(gap.after, nth)));

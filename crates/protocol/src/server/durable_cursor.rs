@@ -211,7 +211,7 @@ fn initial(request: &Subscribe, opened: &Opened) -> Place {
     match request.start.known() {
         Some(known) if known.position == gap.after => known.clone(),
         Some(_) | None => {
-            let nth = Nth(gap.nth_through.0.saturating_sub(gap.count));
+            let nth = gap.nth_before();
             Place { position: gap.after, nth, earlier: [].into() }
         }
     }
