@@ -281,9 +281,9 @@ impl Branching {
         let server = Server::builder().data_dir(self.server.data()).open().await?;
         for text in texts {
             let (topic, name) = (TopicName::new(TOPIC)?, EventName::new("placed")?);
-            server.emit(NewEvent::new(topic, name, PayloadKind::Text, text.to_string())).await?;
+            server.emit_event(NewEvent::new(topic, name, PayloadKind::Text, text.to_string())).await?;
         }
-        assert!(server.shutdown(PATIENCE).await);
+        server.shutdown(PATIENCE).await.unwrap();
         Ok(())
     }
 

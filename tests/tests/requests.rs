@@ -149,6 +149,6 @@ async fn a_server_that_goes_takes_its_requests_with_it() {
     while site.connections.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
-    assert!(site.server.shutdown(PATIENCE).await);
+    site.server.shutdown(PATIENCE).await.unwrap();
     assert_eq!(waiting.await.unwrap(), Err(RequestError::Gone));
 }

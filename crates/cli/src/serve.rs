@@ -64,8 +64,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
 
     tokio::select! {
         _ = stop.asked() => {}
-        reason = server.failed() => {
-            let problem = Problem::new(format!("the log has failed: {reason}"));
+        failure = server.failed() => {
+            let problem = Problem::new(failure.to_string());
             return Err(problem.hint("nothing acknowledged is lost; see to the disk, then start again").into());
         }
     }
@@ -75,8 +75,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     {
         warn!("some Socket.IO clients did not end in time and are cut");
     }
-    if !server.shutdown(SHUTDOWN_PATIENCE).await {
-        warn!("some connections did not end in time and are cut");
+    if let Err(error) = server.shutdown(SHUTDOWN_PATIENCE).await {
+        warn!(%error, "what did not end in time is cut");
     }
     Ok(Exit::Success)
 }

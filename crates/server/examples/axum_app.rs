@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:7401").await?;
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app).with_graceful_shutdown(interrupted()).await?;
-    server.shutdown(Duration::from_secs(5)).await;
+    server.shutdown(Duration::from_secs(5)).await?;
     Ok(())
 }
 
@@ -43,7 +43,7 @@ async fn events(
 /// Emits, and answers when the event is durable.
 async fn order(State(server): State<Server>, Path(what): Path<String>) -> Response {
     match server.emit_json("orders", "created", &what).await {
-        Ok(receipt) => format!("stored as {}\n", receipt.position).into_response(),
+        Ok(receipt) => format!("stored as number {}\n", receipt.seq().unwrap_or_default()).into_response(),
         Err(error) if error.is_retryable() => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     }

@@ -5,7 +5,7 @@
 //! events gets them in order when it comes back, and what cannot be delivered any more is told as a gap.
 //!
 //! ```
-//! use redeliver_server::{Delivery, LocalSubscribe, Server, Start, TopicName};
+//! use redeliver_server::{Delivery, Server, Start};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,12 +13,11 @@
 //! let server = Server::builder().in_memory().open().await?;
 //! server.emit_json("orders", "created", &"a book").await?;
 //!
-//! let orders = LocalSubscribe::new(TopicName::new("orders")?).start(Start::Earliest);
-//! let mut subscription = server.subscribe(orders);
-//! while let Some(delivery) = subscription.next().await {
-//!     if let Delivery::Event { record, .. } = &delivery {
-//!         assert_eq!(&record.payload[..], br#""a book""#);
-//!         subscription.ack(&delivery);
+//! let mut orders = server.subscribe("orders").start(Start::Earliest).await?;
+//! while let Some(delivery) = orders.next().await {
+//!     if let Delivery::Event(event) = delivery {
+//!         assert_eq!(event.json::<String>()?, "a book");
+//!         event.ack();
 //!         break;
 //!     }
 //! }
@@ -33,8 +32,8 @@
 //! # async fn serve(server: Server) -> std::io::Result<()> {
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:7400").await?;
 //! tokio::spawn(server.serve(listener));
-//! let reason = server.failed().await;
-//! eprintln!("the log has failed: {reason}");
+//! let failure = server.failed().await;
+//! tracing::error!(%failure, "this process must be started again");
 //! std::process::exit(1);
 //! # }
 //! ```
@@ -70,13 +69,15 @@ mod wake_task;
 mod watching;
 mod writer;
 
-pub use redeliver_log::{Log, LogConfig, LogError, Retention, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
-pub use redeliver_protocol::client::{StreamItem as Delivery, SubscriptionEnd};
+pub use redeliver_log::{Log, LogConfig, LogError, LogStats, Retention, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
+pub use redeliver_protocol::client::SubscriptionEnd;
 pub use redeliver_protocol::config::ServerConfig;
+pub use redeliver_protocol::delivery::{Delivery, Event, Gap, VolatileEvent};
+pub use redeliver_protocol::emit::{EmitError, Outcome, Receipt};
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-pub use redeliver_protocol::event::{EmitOptions, NewEvent, PayloadKind, Record, VolatileEmit};
+pub use redeliver_protocol::event::{EmitOptions, EventError, NewEvent, PayloadKind, Record, VolatileEmit};
 pub use redeliver_protocol::frame::{Ownership, Window};
-pub use redeliver_protocol::history::{Gap, GapCause, Place, Start};
+pub use redeliver_protocol::history::{Gap as GapRange, GapCause, Place, Start};
 pub use redeliver_protocol::limits::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits, NAME_BYTES_MAX};
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
 pub use redeliver_protocol::open_stream::OpenStream;
@@ -87,14 +88,13 @@ pub use redeliver_protocol::time::Timestamp;
 
 pub use crate::access::{Access, Action, ConnectRequest, Denied, Identity, OpenAccess};
 pub use crate::builder::{OpenError, ServerBuilder};
-pub use crate::emit::{EmitError, Receipt};
 pub use crate::gateway::Gateway;
 pub use crate::gateway::feed::{Feed, FeedError, FeedEvent, FeedItem};
 pub use crate::gateway::registration::Registration;
 pub use crate::gateway::states::StateError;
-pub use crate::local::{LocalSubscribe, LocalSubscription};
+pub use crate::local::{LocalSubscribe, LocalSubscription, SubscribeError};
 pub use crate::registry::ConnectionInfo;
 pub use crate::requests::ClientRequest;
 pub use crate::routes::{ResponseBody, Routes};
-pub use crate::server::Server;
+pub use crate::server::{LogFailure, Server, ShutdownError};
 pub use crate::stats::ServerStats;

@@ -1,174 +1,286 @@
 //! Subscriptions from within the process: a client's session and a server's, back to back, so that in-process readers live
 //! by the same cursors and rules as remote ones and there is no second implementation. No socket, no access control.
 
-use std::collections::VecDeque;
+mod driver;
+
+use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
 use futures_core::Stream;
-use parking_lot::Mutex;
-use redeliver_protocol::backoff::Jitter;
-use redeliver_protocol::client::{
-    ClientSession, CursorKeeper, Identity, Input, Output, StreamItem as Delivery, SubscribeRequest, SubscriptionEnd,
-};
-use redeliver_protocol::codec::{encode_client, encode_close, encode_hello, encode_server, events_head};
-use redeliver_protocol::config::ClientConfig;
-use redeliver_protocol::features::Features;
-use redeliver_protocol::frame::{Ownership, ServerFrame, Window};
+use redeliver_protocol::client::{CursorKeeper, StreamItem, SubscribeRequest, SubscriptionEnd};
+use redeliver_protocol::delivery::{AckHandle, AckPoint, Acknowledge, Delivery, Event, Gap, VolatileEvent};
+use redeliver_protocol::error::RefusalCode;
+use redeliver_protocol::frame::{Ownership, Window};
 use redeliver_protocol::history::Start;
-use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{Epoch, InstanceId, Nth, Position, PublisherId, Seq, SubscriptionId};
-use redeliver_protocol::server::Input as ServerInput;
-use tokio::sync::{Notify, mpsc};
-use tracing::{Instrument, debug_span};
-use uuid::Uuid;
+use redeliver_protocol::name::{NameError, SubscriberName, TopicName};
+use redeliver_protocol::seq::{Nth, Position, Seq};
+use tokio::sync::mpsc;
 
-use crate::in_process::InProcess;
-use crate::session_driver::{Origin, Peer, SessionDriver, Worked};
-use crate::shared::Shared;
-use crate::turn::Turn;
+use self::driver::{Opened, Wishes};
+use crate::handle::Handle;
 
-/// What an in-process reader wants.
-#[derive(Clone, Debug)]
-#[must_use]
+/// A subscription in the making: set what is needed, then await it. Made by
+/// [`Server::subscribe`](crate::Server::subscribe).
+///
+/// It resolves once the log has said where the subscription starts. Must be awaited within a tokio runtime.
+///
+/// # Cancel safety
+///
+/// Dropped before it has resolved, there is no subscription.
+#[derive(Debug)]
+#[must_use = "a subscription is made when this is awaited"]
 pub struct LocalSubscribe {
-    topic: TopicName,
+    handle: Arc<Handle>,
+    topic: Result<TopicName, NameError>,
+    subscriber: Option<Result<SubscriberName, NameError>>,
     start: Option<Start>,
+    rewind: Option<Start>,
     window: Window,
-    subscriber: Option<SubscriberName>,
     ownership: Ownership,
+    auto_ack: bool,
 }
 
 impl LocalSubscribe {
-    /// To follow this topic, from the latest event on.
-    pub fn new(topic: TopicName) -> LocalSubscribe {
+    pub(crate) fn new(handle: &Arc<Handle>, topic: &str) -> LocalSubscribe {
         LocalSubscribe {
-            topic,
-            start: None,
-            window: Window::default(),
+            handle: Arc::clone(handle),
+            topic: TopicName::new(topic),
             subscriber: None,
+            start: None,
+            rewind: None,
+            window: Window::default(),
             ownership: Ownership::default(),
+            auto_ack: false,
         }
     }
 
-    /// Where to start.
+    /// Sets where to start: at the latest event by default. A durable subscription starts there only if the server does
+    /// not know it yet, and by default with the oldest event; otherwise it goes on after its cursor.
     pub fn start(mut self, start: Start) -> LocalSubscribe {
         self.start = Some(start);
         self
     }
 
-    /// Under this durable subscriber: the server keeps the cursor. Starts with `Resume` then, unless a start is set.
-    pub fn subscriber(mut self, subscriber: SubscriberName) -> LocalSubscribe {
-        self.subscriber = Some(subscriber);
+    /// Moves a durable subscription: it starts here also if the server knows it. What lies between is skipped, or comes
+    /// again.
+    pub fn rewind(mut self, start: Start) -> LocalSubscribe {
+        self.rewind = Some(start);
         self
     }
 
-    /// How much may be handed over without being acknowledged. It bounds the memory that a slow reader takes.
-    pub fn window(mut self, window: Window) -> LocalSubscribe {
-        self.window = window;
+    /// Makes the subscription durable: the server keeps its cursor, under this subscriber's name.
+    pub fn durable(mut self, subscriber: impl AsRef<str>) -> LocalSubscribe {
+        self.subscriber = Some(SubscriberName::new(subscriber));
         self
     }
 
-    /// What happens if the durable subscriber already has a reader of this topic.
-    pub fn ownership(mut self, ownership: Ownership) -> LocalSubscribe {
-        self.ownership = ownership;
+    /// Sets how much may be handed over without being acknowledged: in events, and in bytes (one event always fits). It
+    /// bounds the memory that a slow reader takes.
+    pub fn window(mut self, window: impl Into<Window>) -> LocalSubscribe {
+        self.window = window.into();
         self
     }
 
-    fn request(self) -> (Option<SubscriberName>, SubscribeRequest) {
-        let LocalSubscribe { topic, start, window, subscriber, ownership } = self;
-        let (keeper, usual) = match &subscriber {
-            Some(_) => (CursorKeeper::Server, Start::Resume { at_least: None }),
-            None => (CursorKeeper::Nobody, Start::Latest),
+    /// Waits until another reader of the same subscriber's topic is gone, instead of taking over.
+    pub fn standby(mut self) -> LocalSubscribe {
+        self.ownership = Ownership::Standby;
+        self
+    }
+
+    /// Acknowledges each delivery when the next one is asked for, that is when its handler has returned.
+    pub fn auto_ack(mut self) -> LocalSubscribe {
+        self.auto_ack = true;
+        self
+    }
+
+    async fn open(self) -> Result<LocalSubscription, SubscribeError> {
+        let topic = self.topic?;
+        let subscriber = self.subscriber.transpose()?;
+        let (keeper, start) = match &subscriber {
+            Some(_) => (CursorKeeper::Server, Start::first(self.start.unwrap_or(Start::Earliest))),
+            None => (CursorKeeper::Nobody, self.start.unwrap_or_default()),
         };
-        (subscriber, SubscribeRequest { topic, start: start.unwrap_or(usual), window, ownership, keeper })
+        let request = SubscribeRequest {
+            topic: topic.clone(),
+            start: self.rewind.unwrap_or(start),
+            window: self.window,
+            ownership: self.ownership,
+            keeper,
+        };
+        let (wishes, items, standing) = driver::start(&self.handle.shared, subscriber, request);
+        // From here on, dropping this future drops the subscription, which ends it.
+        let mut subscription = LocalSubscription {
+            topic,
+            items,
+            wishes,
+            opened: Opened::default(),
+            order: 0,
+            auto_ack: self.auto_ack,
+            unacked: None,
+        };
+        match standing.await {
+            Ok(opened) => {
+                subscription.opened = opened;
+                Ok(subscription)
+            }
+            Err(_) => Err(SubscribeError::from(subscription.end())),
+        }
+    }
+}
+
+impl IntoFuture for LocalSubscribe {
+    type Output = Result<LocalSubscription, SubscribeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.open())
+    }
+}
+
+/// Why an in-process subscription does not stand.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The name of the topic or of the subscriber is not valid.
+    #[error(transparent)]
+    InvalidName(#[from] NameError),
+    /// The server refused it.
+    #[error("the server refused the subscription: {code}: {reason}")]
+    #[non_exhaustive]
+    Refused {
+        /// Why.
+        code: RefusalCode,
+        /// Why, in the server's words.
+        reason: String,
+    },
+    /// Another reader took the topic over before the subscription stood.
+    #[error("another reader has taken the subscription over")]
+    TakenOver,
+    /// The server has ended.
+    #[error("the server has ended")]
+    ServerEnded,
+}
+
+impl From<Option<SubscriptionEnd>> for SubscribeError {
+    fn from(end: Option<SubscriptionEnd>) -> SubscribeError {
+        match end {
+            Some(SubscriptionEnd::Refused(code, reason)) => SubscribeError::Refused { code, reason },
+            Some(SubscriptionEnd::TakenOver) => SubscribeError::TakenOver,
+            Some(SubscriptionEnd::Asked | SubscriptionEnd::ClientEnded) | None => SubscribeError::ServerEnded,
+        }
     }
 }
 
 /// An in-process reader: a stream of deliveries. Dropping it ends it; acks given before still count.
 #[derive(Debug)]
-#[must_use]
+#[must_use = "a subscription that is dropped ends"]
 pub struct LocalSubscription {
+    topic: TopicName,
     /// Unbounded, but never longer than the window: the session sends no more without acks.
-    deliveries: mpsc::UnboundedReceiver<Delivery>,
+    items: mpsc::UnboundedReceiver<StreamItem>,
     wishes: Arc<Wishes>,
+    opened: Opened,
+    /// The number of the last delivery that can be acknowledged.
+    order: u64,
+    auto_ack: bool,
+    /// What was handed over last, if it is acknowledged by asking for the next.
+    unacked: Option<AckPoint>,
 }
 
 impl LocalSubscription {
-    pub(crate) fn start(shared: &Arc<Shared>, request: LocalSubscribe) -> LocalSubscription {
-        let (subscriber, request) = request.request();
-        let (handed_over, deliveries) = mpsc::unbounded_channel();
-        let wishes = Arc::new(Wishes::default());
-        let (high, low) = Uuid::new_v4().as_u64_pair();
-        let identity = Identity {
-            instance: InstanceId::from(Uuid::new_v4()),
-            publisher: PublisherId::from(Uuid::new_v4()),
-            subscriber,
-            auth: None,
-            client_name: "in-process".to_owned(),
-        };
-        let mut config = ClientConfig::default();
-        // What is not logged has no window, and would have no bound here.
-        config.features = config.features.without(Features::VOLATILE).without(Features::REQUESTS);
-        let client = ClientSession::new(config, identity, Jitter::new(high ^ low), shared.clock.now());
-        let driver = LocalDriver {
-            shared: Arc::clone(shared),
-            client,
-            driver: None,
-            to_server: VecDeque::new(),
-            handed_over,
-            wishes: Arc::clone(&wishes),
-        };
-        let presence = shared.enter();
-        let running = async move {
-            driver.run(request).await;
-            drop(presence);
-        };
-        tokio::spawn(running.instrument(debug_span!("in-process subscription")));
-        LocalSubscription { deliveries, wishes }
+    /// Returns the topic.
+    #[must_use]
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
     }
 
-    /// The next delivery; none once the subscription has ended.
+    /// Returns where the subscription started: everything after this position is handed over.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.opened.after
+    }
+
+    /// Returns the nth where the subscription started.
+    #[must_use]
+    pub fn nth(&self) -> Nth {
+        self.opened.nth
+    }
+
+    /// Returns how many events of the topic were there already when the subscription started.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.opened.pending
+    }
+
+    /// Returns the next delivery, or `None` once the subscription has ended. [`end`](LocalSubscription::end) says why it
+    /// has.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: no delivery is lost.
+    /// Dropped, nothing is lost: the next call returns what this one would have. With `auto_ack`, what was handed over
+    /// before is acknowledged as soon as this is polled.
     pub async fn next(&mut self) -> Option<Delivery> {
-        self.deliveries.recv().await
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Says that everything up to and including this event or gap is handled. Deliveries of other kinds need no ack.
-    pub fn ack(&self, delivery: &Delivery) {
-        match delivery {
-            Delivery::Event { epoch, record, .. } => self.wishes.ack(Position::new(*epoch, record.seq), record.nth),
-            Delivery::Gap { gap, .. } => self.wishes.ack(gap.through, gap.nth_through),
-            Delivery::Subscribed { .. } | Delivery::CaughtUp { .. } | Delivery::Volatile { .. } => {}
-        }
-    }
-
-    /// Up to where acks are confirmed: with a durable subscriber, durably.
+    /// Returns up to where acks are confirmed: with a durable subscriber, durably.
     #[must_use]
     pub fn confirmed(&self) -> Seq {
-        self.wishes.state.lock().confirmed
+        self.wishes.confirmed()
     }
 
-    /// Why the subscription has ended, once it has.
+    /// Returns why the subscription has ended, or `None` while it goes on. Deliveries may still wait to be taken.
     #[must_use]
     pub fn end(&self) -> Option<SubscriptionEnd> {
-        self.wishes.state.lock().end.clone()
+        self.wishes.end()
     }
 
-    /// Ends the subscription and waits until its acks are confirmed. What was not handled yet comes again to whoever
-    /// resumes.
+    /// Ends the subscription and waits until its acks are confirmed. With `auto_ack`, what was handed over last counts as
+    /// handled. What was not handled comes again to whoever resumes.
     ///
     /// # Cancel safety
     ///
     /// The subscription ends all the same if the future is dropped.
     pub async fn close(mut self) {
+        self.ack_handled();
         self.wishes.close();
-        while self.deliveries.recv().await.is_some() {}
+        while self.items.recv().await.is_some() {}
+    }
+
+    fn ack_handled(&mut self) {
+        if let Some(point) = self.unacked.take() {
+            self.wishes.acknowledge(point);
+        }
+    }
+
+    fn hand_over(&mut self, item: StreamItem) -> Delivery {
+        let topic = self.topic.clone();
+        match item {
+            StreamItem::Subscribed { after, nth, pending } => Delivery::resumed(after, nth, pending),
+            StreamItem::CaughtUp { seq } => Delivery::caught_up(seq),
+            StreamItem::Volatile { time, name, kind, payload } => {
+                Delivery::Volatile(VolatileEvent::new(topic, time, name, kind, payload))
+            }
+            StreamItem::Gap { gap, before } => {
+                let handle = self.handle(gap.through, gap.nth_through);
+                Delivery::Gap(Gap::new(topic, &gap, before, handle))
+            }
+            StreamItem::Event { epoch, record, redelivered, before } => {
+                let handle = self.handle(Position::new(epoch, record.seq), record.nth);
+                Delivery::Event(Event::new(topic, epoch, record, redelivered, before, handle))
+            }
+        }
+    }
+
+    fn handle(&mut self, position: Position, nth: Nth) -> AckHandle {
+        self.order += 1;
+        let point = AckPoint { order: self.order, topic: driver::ID, position, nth };
+        if self.auto_ack {
+            self.unacked = Some(point);
+        }
+        AckHandle::new(Arc::clone(&self.wishes) as Arc<dyn Acknowledge>, point)
     }
 }
 
@@ -176,235 +288,14 @@ impl Stream for LocalSubscription {
     type Item = Delivery;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        self.deliveries.poll_recv(cx)
+        self.ack_handled();
+        let item = ready!(self.items.poll_recv(cx));
+        Poll::Ready(item.map(|item| self.hand_over(item)))
     }
 }
 
 impl Drop for LocalSubscription {
     fn drop(&mut self) {
         self.wishes.close();
-    }
-}
-
-/// What the app wants of its link: the latest ack, which covers all before, and whether it is done.
-#[derive(Debug, Default)]
-struct Wishes {
-    notify: Notify,
-    state: Mutex<WishState>,
-}
-
-#[derive(Debug, Default)]
-struct WishState {
-    ack: Option<(Position, Nth)>,
-    closing: bool,
-    confirmed: Seq,
-    end: Option<SubscriptionEnd>,
-}
-
-impl Wishes {
-    fn ack(&self, position: Position, nth: Nth) {
-        let mut state = self.state.lock();
-        if state.ack.is_none_or(|(_, earlier)| earlier < nth) {
-            state.ack = Some((position, nth));
-            self.notify.notify_one();
-        }
-    }
-
-    fn close(&self) {
-        self.state.lock().closing = true;
-        self.notify.notify_one();
-    }
-}
-
-/// The two sessions and what is between them.
-struct LocalDriver {
-    shared: Arc<Shared>,
-    client: ClientSession,
-    driver: Option<SessionDriver>,
-    /// What the client's session has written. Bounded by its acks and subscribes, which are one each.
-    to_server: VecDeque<Bytes>,
-    handed_over: mpsc::UnboundedSender<Delivery>,
-    wishes: Arc<Wishes>,
-}
-
-/// How an exchange between the two sessions ended.
-enum Exchanged {
-    /// Neither has anything to say.
-    Quiet,
-    /// The turn is over. There may be more to say.
-    Interrupted,
-    /// The subscription has ended.
-    Ended(SubscriptionEnd),
-}
-
-/// The subscription's number in its client, which has no other.
-const ID: SubscriptionId = SubscriptionId(1);
-
-impl LocalDriver {
-    async fn run(mut self, request: SubscribeRequest) {
-        self.tell(Input::Subscribe { id: ID, request });
-        let mut closing = false;
-        loop {
-            let is_quiet = match self.exchange() {
-                Exchanged::Quiet => true,
-                Exchanged::Interrupted => {
-                    tokio::task::yield_now().await;
-                    false
-                }
-                Exchanged::Ended(end) => {
-                    self.wishes.state.lock().end = Some(end);
-                    return;
-                }
-            };
-            let clock = self.shared.clock;
-            let client_due = self.client.poll_timeout();
-            let server_due = self.driver.as_ref().and_then(SessionDriver::poll_timeout);
-            let due = client_due.into_iter().chain(server_due).min().map(|due| clock.at(due));
-            let timer = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                // In this order: what is due is done also while the sessions are never quiet.
-                biased;
-                () = self.wishes.notify.notified() => {}
-                () = timer => {
-                    let now = clock.now();
-                    if client_due.is_some_and(|due| due <= now) {
-                        self.tell(Input::Tick);
-                    }
-                    if let Some(driver) = &mut self.driver {
-                        driver.handle(ServerInput::Tick);
-                    }
-                }
-                () = listen(&mut self.driver) => {}
-                () = std::future::ready(()), if !is_quiet => {}
-            }
-            let (ack, close) = {
-                let mut wishes = self.wishes.state.lock();
-                (wishes.ack.take(), wishes.closing)
-            };
-            if let Some((position, nth)) = ack {
-                self.tell(Input::Ack { id: ID, position, nth });
-            }
-            if close && !closing {
-                closing = true;
-                self.tell(Input::Unsubscribe { id: ID });
-            }
-        }
-    }
-
-    /// Lets the two sessions talk until neither has anything to say, or the turn is over.
-    fn exchange(&mut self) -> Exchanged {
-        let mut turn = Turn::begin();
-        while turn.step() {
-            let mut is_quiet = true;
-            while let Some(output) = self.client.poll_output() {
-                is_quiet = false;
-                if let Some(end) = self.perform(output) {
-                    return Exchanged::Ended(end);
-                }
-            }
-            let Some(driver) = &mut self.driver else {
-                if is_quiet {
-                    return Exchanged::Quiet;
-                }
-                continue;
-            };
-            while driver.wants_message()
-                && let Some(message) = self.to_server.pop_front()
-            {
-                is_quiet = false;
-                driver.handle(ServerInput::Message(message));
-            }
-            let mut said = Said::default();
-            let worked = driver.work(&mut turn, &mut said);
-            if !said.0.is_empty() {
-                is_quiet = false;
-                driver.handle(ServerInput::Drained);
-            }
-            for message in said.0 {
-                self.tell(Input::Message(message));
-            }
-            if let Worked::Closed(close) = worked {
-                is_quiet = false;
-                self.driver = None;
-                self.to_server.clear();
-                self.tell(Input::Message(encode_close(&close)));
-                self.tell(Input::Disconnected(close.reason));
-                // A server that has ended does not come back within this process: there is nothing to wait for.
-                if !self.shared.is_ready() {
-                    return Exchanged::Ended(SubscriptionEnd::ClientEnded);
-                }
-            }
-            if is_quiet && !turn.is_over() {
-                return Exchanged::Quiet;
-            }
-        }
-        Exchanged::Interrupted
-    }
-
-    fn perform(&mut self, output: Output) -> Option<SubscriptionEnd> {
-        match output {
-            Output::Connect => {
-                if !self.shared.is_ready() {
-                    return Some(SubscriptionEnd::ClientEnded);
-                }
-                self.driver = Some(SessionDriver::new(&self.shared, Arc::new(InProcess), Origin::default()));
-                self.tell(Input::Connected);
-            }
-            Output::SendHello(hello) => self.to_server.push_back(encode_hello(&hello)),
-            Output::Send(frame) => self.to_server.push_back(encode_client(&frame)),
-            Output::Disconnect(_) => {
-                self.driver = None;
-                self.to_server.clear();
-            }
-            // The reader may have gone: then it has also said so.
-            Output::Deliver { delivery, .. } => drop(self.handed_over.send(delivery)),
-            // Nobody or the server keeps the cursor; there is no store here.
-            Output::SaveCursor { id, cursor } => self.tell(Input::CursorSaved { id, seq: cursor.known.position.seq }),
-            Output::AckConfirmed { seq, .. } => self.wishes.state.lock().confirmed = seq,
-            Output::Unsubscribed { why, .. } => return Some(why),
-            Output::Ended => return Some(SubscriptionEnd::ClientEnded),
-            // It never emits or asks, names no feature to be asked, and nobody looks at its state.
-            Output::EmitDone { .. }
-            | Output::EmitsLost { .. }
-            | Output::EmitsHeld { .. }
-            | Output::State(_)
-            | Output::Requested { .. }
-            | Output::RequestDone { .. } => {}
-        }
-        None
-    }
-
-    fn tell(&mut self, input: Input) {
-        self.client.handle(input, self.shared.clock.now());
-    }
-}
-
-/// What a server's session says, as a client's session reads it.
-#[derive(Default)]
-struct Said(Vec<Bytes>);
-
-impl Peer for Said {
-    fn send(&mut self, frame: &ServerFrame) {
-        self.0.push(encode_server(frame));
-    }
-
-    fn send_events(&mut self, id: SubscriptionId, epoch: Epoch, count: u32, records: Bytes) {
-        let head = events_head(id, epoch, count, records.len());
-        let mut message = BytesMut::with_capacity(head.len() + records.len());
-        message.put_slice(&head);
-        message.put_slice(&records);
-        self.0.push(message.freeze());
-    }
-}
-
-async fn listen(driver: &mut Option<SessionDriver>) {
-    match driver {
-        Some(driver) => driver.listen().await,
-        None => std::future::pending().await,
     }
 }

@@ -8,19 +8,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use redeliver_protocol::event::{NewEvent, PayloadKind};
-use redeliver_protocol::name::{EventName, TopicName};
+use redeliver_log::LogStats;
+use redeliver_protocol::emit::{EmitError, Receipt};
+use redeliver_protocol::event::NewEvent;
+use redeliver_protocol::name::EventName;
+use redeliver_protocol::payload::{Payload, PayloadKind};
 use redeliver_protocol::request::{self, RequestError};
 use redeliver_protocol::seq::Position;
 use redeliver_protocol::server::ConnectionId;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::builder::ServerBuilder;
-use crate::emit::{self, EmitError, Receipt};
+use crate::emit;
 use crate::gateway::Gateway;
 use crate::handle::Handle;
-use crate::local::{LocalSubscribe, LocalSubscription};
+use crate::local::LocalSubscribe;
 use crate::registry::{self, ConnectionInfo};
 use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
@@ -47,7 +51,8 @@ impl Server {
         Ok(Server { handle: Arc::new(Handle { shared, writer }) })
     }
 
-    /// Stores an event durably. It is fsynced when this returns, and on its way to its readers.
+    /// Stores an event of one topic durably. It is fsynced when this returns, and on its way to its readers. Text and bytes
+    /// are taken as they are, and moved.
     ///
     /// # Errors
     ///
@@ -56,46 +61,92 @@ impl Server {
     /// # Cancel safety
     ///
     /// Dropping the future does not take the event back: if it was polled once, the event may be stored.
-    pub async fn emit(&self, event: NewEvent) -> Result<Receipt, EmitError> {
-        emit::emit(&self.handle.shared, event).await
+    pub async fn emit(
+        &self,
+        topic: impl AsRef<str>,
+        name: impl AsRef<str>,
+        payload: impl Into<Payload>,
+    ) -> Result<Receipt, EmitError> {
+        self.emit_event(NewEvent::to(topic, name)?.payload(payload)).await
     }
 
-    /// Stores a JSON event of one topic durably. See [`Server::emit`].
+    /// Stores a value durably as a JSON event of one topic. See [`Server::emit`].
     ///
     /// # Errors
     ///
-    /// [`EmitError`]; `Invalid` also if a name or the value cannot be an event's.
+    /// [`EmitError`]; `Encode` if the value has no JSON form.
     ///
     /// # Cancel safety
     ///
     /// As [`Server::emit`].
-    pub async fn emit_json(
+    pub async fn emit_json<T: Serialize + ?Sized>(
         &self,
-        topic: &str,
-        name: &str,
-        value: &impl serde::Serialize,
+        topic: impl AsRef<str>,
+        name: impl AsRef<str>,
+        value: &T,
     ) -> Result<Receipt, EmitError> {
-        let invalid = |error: &dyn std::fmt::Display| EmitError::Invalid(error.to_string());
-        let topic = TopicName::new(topic).map_err(|error| invalid(&error))?;
-        let name = EventName::new(name).map_err(|error| invalid(&error))?;
-        let payload = serde_json::to_vec(value).map_err(|error| invalid(&error))?;
-        self.emit(NewEvent::new(topic, name, PayloadKind::Json, payload)).await
+        self.emit_event(NewEvent::to(topic, name)?.json(value)?).await
     }
 
-    /// Gives an event to whoever follows one of its topics now, remote or in the process, without storing it: it has no seq,
+    /// Stores an event durably that may belong to several topics. See [`Server::emit`].
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Server::emit`].
+    pub async fn emit_event(&self, event: NewEvent) -> Result<Receipt, EmitError> {
+        emit::emit(&self.handle.shared, event).await
+    }
+
+    /// Gives an event to whoever follows the topic now, remote or in the process, without storing it: it has no seq,
     /// arrives at most once, and is lost for whoever does not keep up. Never waits.
     ///
     /// # Errors
     ///
-    /// [`EmitError::Invalid`]; [`EmitError::NotApplied`] while the server is shutting down.
-    pub fn emit_volatile(&self, event: NewEvent) -> Result<(), EmitError> {
+    /// [`EmitError`]; `Refused` while the server is shutting down.
+    pub fn emit_volatile(
+        &self,
+        topic: impl AsRef<str>,
+        name: impl AsRef<str>,
+        payload: impl Into<Payload>,
+    ) -> Result<(), EmitError> {
+        self.emit_volatile_event(NewEvent::to(topic, name)?.payload(payload))
+    }
+
+    /// Gives an event that may belong to several topics to whoever follows one of them now. See
+    /// [`Server::emit_volatile`].
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`].
+    pub fn emit_volatile_event(&self, event: NewEvent) -> Result<(), EmitError> {
         volatile::emit(&self.handle.shared, event)
     }
 
-    /// Follows a topic from within the process, by the same rules and cursors as a client: the same two sessions talk to
-    /// each other, without a socket between them. Must be called within a tokio runtime.
-    pub fn subscribe(&self, request: LocalSubscribe) -> LocalSubscription {
-        LocalSubscription::start(&self.handle.shared, request)
+    /// Follows a topic from within the process, by the same rules and cursors as a client. Await what is returned.
+    ///
+    /// ```
+    /// # use redeliver_server::{Delivery, Server, Start};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = Server::builder().in_memory().open().await?;
+    /// # server.emit("orders", "created", "a book").await?;
+    /// let mut orders = server.subscribe("orders").start(Start::Earliest).await?;
+    /// while let Some(delivery) = orders.next().await {
+    ///     if let Delivery::Event(event) = delivery {
+    ///         assert_eq!(event.text()?, "a book");
+    ///         event.ack();
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn subscribe(&self, topic: impl AsRef<str>) -> LocalSubscribe {
+        LocalSubscribe::new(&self.handle, topic.as_ref())
     }
 
     /// Returns what a gateway needs of the server: whatever serves clients that speak another protocol than redeliver's own.
@@ -153,23 +204,29 @@ impl Server {
         self.handle.shared.counters.read(connections)
     }
 
+    /// Returns what the log holds and does: its size, floor, tail and damage.
+    #[must_use]
+    pub fn log_stats(&self) -> LogStats {
+        self.handle.shared.log.stats()
+    }
+
     /// Whether the server takes connections and events: its log is usable and it is not shutting down.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.handle.shared.is_ready()
     }
 
-    /// Waits until the log has failed, for good, and says why. The process should then end: only a restart, which reads the
-    /// log anew, can tell what is durable. Waits for ever if that does not happen.
+    /// Waits until the log has failed, for good. The process should then end: only a restart, which reads the log anew, can
+    /// tell what is durable. Never returns if the log does not fail.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: once failed, it says so again at each call.
-    pub async fn failed(&self) -> String {
+    /// Cancel safe: once failed, each call returns at once.
+    pub async fn failed(&self) -> LogFailure {
         let mut phase = self.handle.shared.phase();
         loop {
             if let Phase::Failed(reason) = &*phase.borrow_and_update() {
-                return reason.to_string();
+                return LogFailure { reason: Arc::clone(reason) };
             }
             if phase.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -184,7 +241,7 @@ impl Server {
         self.serve_with(listener, NoRoutes)
     }
 
-    /// The same, with routes that answer paths of their own, such as a gateway's.
+    /// Serves HTTP on a listener as [`Server::serve`] does, with routes that answer paths of their own, such as a gateway's.
     pub fn serve_with<R: Routes>(&self, listener: TcpListener, routes: R) -> impl Future<Output = ()> + Send + 'static {
         // Holds a handle, so that a server which is only served does not end.
         let server = self.clone();
@@ -209,27 +266,65 @@ impl Server {
         http_answers::upgrade(&self.handle.shared, request, peer)
     }
 
-    /// Ends the server: takes nothing more, sends every client away with the advice to come back after a moment (a different
-    /// one for each, so that they do not come at once), finishes what the writer has in hand. Returns whether all of it was
-    /// done within `patience`; what is left goes on by itself. A data directory is free once it returned true and the
-    /// handles are dropped.
+    /// Ends the server: takes nothing more, sends every client away with the advice to come back after a moment
+    /// ([`ServerBuilder::drain_within`]), finishes what the writer has in hand. A data directory is free once it returned
+    /// `Ok` and the handles are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`ShutdownError`] if not all of it was done within `timeout`. What is left goes on by itself.
     ///
     /// # Cancel safety
     ///
     /// The shutdown goes on if the future is dropped; calling it again waits for the same.
-    pub async fn shutdown(&self, patience: Duration) -> bool {
+    pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         self.handle.drain();
-        let deadline = tokio::time::Instant::now() + patience;
-        let mut present = self.handle.shared.present();
+        let deadline = tokio::time::Instant::now() + timeout;
+        let shared = &self.handle.shared;
+        let mut present = shared.present();
         // Their last appends are still written and answered: the queue closes after them.
-        let all_left = tokio::time::timeout_at(deadline, present.wait_for(|present| *present == 0)).await.is_ok();
-        self.handle.shared.queue.close();
+        let _ = tokio::time::timeout_at(deadline, present.wait_for(|present| *present == 0)).await;
+        let connections = *shared.present().borrow();
+        shared.queue.close();
         let mut writer = self.handle.writer.clone();
         let writer_ended =
             tokio::time::timeout_at(deadline, async { while writer.changed().await.is_ok() {} }).await.is_ok();
-        self.handle.shared.stop();
-        let mut helping = self.handle.shared.helping();
+        shared.stop();
+        let mut helping = shared.helping();
         let none_help = tokio::time::timeout_at(deadline, helping.wait_for(|helping| *helping == 0)).await.is_ok();
-        all_left && writer_ended && none_help
+        if connections == 0 && writer_ended && none_help {
+            return Ok(());
+        }
+        Err(ShutdownError::Timeout { connections, writer_ended })
     }
+}
+
+/// Why the log of a server can no longer be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log has failed: {reason}")]
+pub struct LogFailure {
+    reason: Arc<str>,
+}
+
+impl LogFailure {
+    /// Returns the reason. It may name paths: it is for the operator, not for peers.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// Why a shutdown was not clean.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShutdownError {
+    /// The time was over first.
+    #[error("the time was over with {connections} connections left{}", if *.writer_ended { "" } else { " and a commit under way" })]
+    #[non_exhaustive]
+    Timeout {
+        /// How many connections had not ended.
+        connections: usize,
+        /// Whether the writer had ended, so that everything that was accepted is durable.
+        writer_ended: bool,
+    },
 }

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use redeliver_protocol::emit::EmitError;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::{NewEvent, VolatileEmit};
 
 use crate::clock::wall_clock;
-use crate::emit::EmitError;
 use crate::shared::Shared;
 
 /// Gives a caller's event to its readers.
 pub(crate) fn emit(shared: &Shared, event: NewEvent) -> Result<(), EmitError> {
-    event.check(&shared.config.limits).map_err(|error| EmitError::Invalid(error.to_string()))?;
+    event.check(&shared.config.limits)?;
     if !shared.is_ready() {
-        return Err(EmitError::NotApplied(RefusalCode::Draining));
+        return Err(EmitError::refused(RefusalCode::Draining));
     }
     give(shared, event);
     Ok(())

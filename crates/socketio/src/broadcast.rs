@@ -67,7 +67,7 @@ impl Broadcast {
     /// Dropping the future does not take the event back: if it was polled once, it may be stored.
     pub async fn emit(&self, name: &str, args: impl IntoArgs) -> Result<Receipt, SendError> {
         let event = self.event(name, &args.into_args()?, false)?;
-        Ok(self.namespace.server.emit(event).await?)
+        Ok(self.namespace.server.emit_event(event).await?)
     }
 
     /// Emits and waits for the answers of those that are connected now. One that is cut off meanwhile gets the event again,
@@ -88,8 +88,9 @@ impl Broadcast {
     ) -> Result<Vec<AckReply>, AckError> {
         let event = self.event(name, &args.into_args().map_err(SendError::from)?, true)?;
         let asking = self.namespace.collectors.ask();
-        let receipt = self.namespace.server.emit(event).await.map_err(SendError::from)?;
-        let seq = receipt.position.seq;
+        let receipt = self.namespace.server.emit_event(event).await.map_err(SendError::from)?;
+        // What has no publisher is no duplicate, and so has a position.
+        let seq = receipt.seq().unwrap_or_default();
         let receivers = self.receivers_at(seq)?;
         let (answers, missing) = self.namespace.collectors.collect(asking, seq, receivers, timeout).await;
         if missing > 0 {
@@ -202,7 +203,7 @@ impl Volatile {
     /// [`SendError`].
     pub fn emit(&self, name: &str, args: impl IntoArgs) -> Result<(), SendError> {
         let event = self.0.event(name, &args.into_args()?, false)?;
-        Ok(self.0.namespace.server.emit_volatile(event)?)
+        Ok(self.0.namespace.server.emit_volatile_event(event)?)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redeliver_server::{
-    Action, Delivery, EmitError, LocalSubscribe, NewEvent, Nth, Place, Position, Server, Start, TopicName,
+    Action, Delivery, EmitError, GapRange, NewEvent, Nth, Place, Position, Server, Start, TopicName,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -156,8 +156,9 @@ async fn emit(socket: Socket, args: Args) -> Reply {
     let Some((_, args)) = args.split_first() else { return Reply::refused("invalid", &NO_TOPIC) };
     let Some((_, args)) = args.split_first() else { return Reply::refused("invalid", &NO_TOPIC) };
     let (kind, payload) = args.to_payload();
-    match server.emit(NewEvent::new(topic, name, kind, payload)).await {
-        Ok(receipt) => Reply::at(receipt.position),
+    match server.emit_event(NewEvent::new(topic, name, kind, payload)).await {
+        // What has no publisher is no duplicate, and so has a position.
+        Ok(receipt) => Reply::at(receipt.position.unwrap_or_default()),
         Err(error) => Reply::refused(emit_code(&error), &error),
     }
 }
@@ -221,21 +222,14 @@ impl Options {
 /// Where a start lies, and how many events are gone from there on.
 async fn find(server: &Server, topic: &TopicName, start: Start) -> Option<(Position, Option<u64>)> {
     let is_earliest = start == Start::Earliest;
-    let mut subscription = server.subscribe(LocalSubscribe::new(topic.clone()).start(start));
-    let after = loop {
-        if let Delivery::Subscribed { after, pending, .. } = subscription.next().await? {
-            if pending == 0 {
-                return Some((after, None));
-            }
-            break after;
-        }
-    };
+    let mut subscription = server.subscribe(topic).start(start).await.ok()?;
+    let after = subscription.position();
+    if subscription.pending() == 0 {
+        return Some((after, None));
+    }
     match subscription.next().await? {
-        Delivery::Gap { gap, .. } => Some((gap.through, (!is_earliest).then(|| most_missing(&gap)))),
-        Delivery::Subscribed { .. }
-        | Delivery::Event { .. }
-        | Delivery::CaughtUp { .. }
-        | Delivery::Volatile { .. } => Some((after, None)),
+        Delivery::Gap(gap) => Some((gap.through, (!is_earliest).then(|| most_missing(&GapRange::from(&gap))))),
+        _ => Some((after, None)),
     }
 }
 
@@ -259,9 +253,9 @@ fn room_code(error: RoomError) -> &'static str {
 
 fn emit_code(error: &EmitError) -> &'static str {
     match error {
-        EmitError::Invalid(_) => "invalid",
-        EmitError::NotApplied(code) if code.is_final() => "refused",
-        EmitError::NotApplied(_) => "unavailable",
+        EmitError::InvalidName(_) | EmitError::Invalid(_) | EmitError::Encode(_) => "invalid",
+        EmitError::Refused { code, .. } if code.is_final() => "refused",
+        EmitError::Refused { .. } => "unavailable",
         EmitError::Unknown | _ => "unknown",
     }
 }

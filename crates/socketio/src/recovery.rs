@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use redeliver_protocol::time::Timestamp;
-use redeliver_server::{Epoch, Gap, Position, STATE_KEY_BYTES_MAX, Seq};
+use redeliver_server::{Epoch, GapRange, Position, STATE_KEY_BYTES_MAX, Seq};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -179,7 +179,7 @@ pub(crate) fn read_after(rooms: &Memberships, place: Seq) -> Seq {
 }
 
 /// How many events of a gap are missing, at most: a topic has no more than there are numbers between.
-pub(crate) fn most_missing(gap: &Gap) -> u64 {
+pub(crate) fn most_missing(gap: &GapRange) -> u64 {
     let is_one_history = gap.after.epoch == gap.through.epoch;
     let between = gap.through.seq.0.saturating_sub(gap.after.seq.0);
     if gap.count_is_exact || !is_one_history { gap.count } else { gap.count.min(between) }

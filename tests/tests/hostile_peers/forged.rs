@@ -20,7 +20,7 @@ use crate::peer::*;
 async fn five(site: &Site, topic: &str) -> Position {
     let mut last = Position::default();
     for number in 0..5_u32 {
-        last = site.server.emit(event(topic, number.to_string())).await.unwrap().position;
+        last = site.server.emit_event(event(topic, number.to_string())).await.unwrap().position.unwrap();
     }
     last
 }

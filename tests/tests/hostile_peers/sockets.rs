@@ -122,7 +122,7 @@ async fn ten_thousand_pings_at_once_are_borne_and_the_last_is_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_connections_that_are_abandoned_anywhere_leave_nothing_behind() {
     attack(ServerConfig::default(), async |site| {
-        site.server.emit(event("t", vec![0; 100_000])).await.unwrap();
+        site.server.emit_event(event("t", vec![0; 100_000])).await.unwrap();
         let abandoned = futures_util::stream::iter(0..500).map(async |number| match number % 5 {
             0 => drop(TcpStream::connect(&site.address).await.unwrap()),
             1 => drop(bare(&site.address).await),
@@ -150,7 +150,7 @@ async fn readers_that_take_nothing_are_given_up_after_a_while() {
     config.write_timeout = Duration::from_millis(500);
     attack(config, async |site| {
         for _ in 0..64 {
-            site.server.emit(event("large", vec![1; 200_000])).await.unwrap();
+            site.server.emit_event(event("large", vec![1; 200_000])).await.unwrap();
         }
         let before = site.server.stats();
         let mut readers = Vec::new();

@@ -105,5 +105,5 @@ async fn the_process_itself_is_let_in_and_may_do_everything() {
     let shutdown = tokio::spawn(async move { server.shutdown(std::time::Duration::from_secs(60)).await });
     assert_eq!(here.closed().await.code, CloseCode::Draining);
     drop(here);
-    shutdown.await.expect("no panic");
+    shutdown.await.expect("no panic").expect("ends in time");
 }

@@ -107,7 +107,7 @@ async fn large_and_small_events_arrive_whole_through_a_narrow_pipe() {
     let (server, _) = serve().await;
     let sizes = [0, 1, 125, 126, 70_000, 65_535, 200_000, 3];
     for size in sizes {
-        server.emit(event("t", vec![7; size])).await.expect("stored");
+        server.emit_event(event("t", vec![7; size])).await.expect("stored");
     }
     let mut reader = Peer::over_pipe(&server, 1000).await;
     reader.hello(hello()).await;
@@ -119,7 +119,7 @@ async fn large_and_small_events_arrive_whole_through_a_narrow_pipe() {
 #[tokio::test]
 async fn a_websocket_ping_is_answered_while_events_flow() {
     let (server, _) = serve().await;
-    server.emit(event("t", vec![1; 100_000])).await.expect("stored");
+    server.emit_event(event("t", vec![1; 100_000])).await.expect("stored");
     let mut reader = Peer::over_pipe(&server, 4000).await;
     reader.hello(hello()).await;
     reader.send(ClientFrame::Subscribe(subscribe("t", Start::Earliest))).await;
@@ -127,7 +127,7 @@ async fn a_websocket_ping_is_answered_while_events_flow() {
     let mut has_pong = false;
     let mut event_bytes = 0;
     while !has_pong || event_bytes == 0 {
-        match reader.socket.next().await.expect("open").expect("a whole message") {
+        match within(reader.socket.next()).await.expect("open").expect("a whole message") {
             Message::Pong(token) => has_pong = &token[..] == b"are you there",
             Message::Binary(bytes) if bytes.len() > 100_000 => event_bytes = bytes.len(),
             _ => {}

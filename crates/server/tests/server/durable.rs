@@ -92,12 +92,12 @@ async fn a_data_directory_that_is_opened_again_has_everything_that_was_acknowled
     let records = reader.events(5).await;
     reader.ack_confirmed(&records[2]).await;
     let epoch = server.head().epoch;
-    assert!(server.shutdown(std::time::Duration::from_secs(10)).await, "nothing is left behind");
+    server.shutdown(std::time::Duration::from_secs(10)).await.expect("nothing is left behind");
     drop((server, reader));
 
     let server = open().await.expect("opens it again");
     assert_eq!(server.head().seq, Seq(5));
-    assert_ne!(server.emit(event("t", "5")).await.expect("stored").position.epoch, epoch);
+    assert_ne!(server.emit_event(event("t", "5")).await.expect("stored").position.expect("no duplicate").epoch, epoch);
     let address = listen(&server).await;
     let mut reader = Peer::welcomed(&address, hello_subscriber("billing")).await;
     let subscribed = reader.subscribe(resume("t")).await;

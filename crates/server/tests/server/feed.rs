@@ -35,7 +35,7 @@ async fn open_cold() -> Server {
 }
 
 async fn say(server: &Server, topics: &[&str], payload: &str) -> Position {
-    server.emit(event(topics, payload)).await.expect("stored").position
+    server.emit_event(event(topics, payload)).await.expect("stored").position.expect("no duplicate")
 }
 
 fn text(item: &FeedItem) -> String {
@@ -175,7 +175,7 @@ async fn a_shutdown_ends_every_feed_and_waits_until_they_are_gone() {
         assert_eq!(feed.next(1, 1).await.expect_err("still"), error);
         error
     });
-    assert!(server.shutdown(Duration::from_secs(60)).await);
+    server.shutdown(Duration::from_secs(60)).await.expect("ends in time");
     let FeedError::Ended(close) = reading.await.expect("ends") else { panic!("not ended") };
     assert_eq!(close.code, CloseCode::Draining);
     assert_eq!(server.stats().subscriptions, 0);

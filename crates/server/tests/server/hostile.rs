@@ -34,7 +34,7 @@ async fn bytes_that_are_no_message_close_their_own_connection_only() {
     let truncated = redeliver_protocol::codec::encode_client(&ClientFrame::Ping { token: 1 }).slice(..5);
     assert_eq!(close_after(&address, truncated).await, CloseCode::Malformed);
     assert_eq!(close_after(&address, encode_hello(&hello())).await, CloseCode::Malformed);
-    server.emit(event("t", "still here")).await.expect("stored");
+    server.emit_event(event("t", "still here")).await.expect("stored");
     assert_eq!(payloads(&bystander.events(1).await), ["still here"]);
 }
 
@@ -114,7 +114,7 @@ async fn a_reader_that_takes_no_byte_is_closed_and_costs_nothing_until_then() {
     let output_bytes_max = config.output_bytes_max;
     let server = Server::builder().in_memory().session_config(config).open().await.expect("opens");
     for _ in 0..200 {
-        server.emit(event("t", vec![1; 10_000])).await.expect("stored");
+        server.emit_event(event("t", vec![1; 10_000])).await.expect("stored");
     }
     let mut stuck = Peer::over_pipe(&server, 1000).await;
     stuck.hello(hello()).await;
@@ -136,7 +136,7 @@ async fn a_slow_reader_that_takes_some_bytes_is_left_in_peace() {
     config.heartbeat = Duration::from_secs(3600);
     let server = Server::builder().in_memory().session_config(config).open().await.expect("opens");
     for _ in 0..3 {
-        server.emit(event("t", vec![1; 10_000])).await.expect("stored");
+        server.emit_event(event("t", vec![1; 10_000])).await.expect("stored");
     }
     let mut slow = Peer::over_pipe(&server, 1000).await;
     slow.hello(hello()).await;

@@ -7,7 +7,7 @@ use redeliver_log::kv::faulty::{Faults, FaultyKv};
 use redeliver_protocol::error::{CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::seq::Epoch;
 use redeliver_protocol::time::{Instant, Timestamp};
-use redeliver_server::{EmitError, Log, LogConfig, Server};
+use redeliver_server::{EmitError, Log, LogConfig, Outcome, Server};
 
 use crate::peer::*;
 
@@ -34,9 +34,9 @@ async fn a_shutdown_sends_everybody_away_and_takes_nothing_more() {
     pauses.dedup();
     assert!(pauses.len() > 1, "they do not come back at once");
     drop((peers, stranger));
-    assert!(shutdown.await.expect("no panic"), "nobody is left");
+    assert_eq!(shutdown.await.expect("no panic"), Ok(()), "nobody is left");
     assert!(!server.is_ready());
-    assert_eq!(server.emit(event("t", "late")).await, Err(EmitError::NotApplied(RefusalCode::Draining)));
+    assert_eq!(server.emit_event(event("t", "late")).await, Err(EmitError::refused(RefusalCode::Draining)));
     assert_eq!(server.stats().connections, 0);
 }
 
@@ -46,16 +46,16 @@ async fn what_was_emitted_before_a_shutdown_is_answered() {
     let emits: Vec<_> = (0..20)
         .map(|n| {
             let server = server.clone();
-            tokio::spawn(async move { server.emit(event("t", n.to_string())).await })
+            tokio::spawn(async move { server.emit_event(event("t", n.to_string())).await })
         })
         .collect();
     tokio::task::yield_now().await;
-    server.shutdown(Duration::from_secs(60)).await;
+    server.shutdown(Duration::from_secs(60)).await.expect("ends in time");
     let mut stored = 0;
     for emit in emits {
         match emit.await.expect("no panic") {
             Ok(_) => stored += 1,
-            Err(error) => assert_eq!(error, EmitError::NotApplied(RefusalCode::Draining)),
+            Err(error) => assert_eq!(error, EmitError::refused(RefusalCode::Draining)),
         }
     }
     assert_eq!(server.head().seq.0, stored);
@@ -69,21 +69,21 @@ async fn a_failed_log_is_told_to_everybody_and_answers_nothing_more() {
     let server = Server::builder().log(log).open().await.expect("starts");
     let address = listen(&server).await;
     let mut peer = Peer::welcomed(&address, hello()).await;
-    server.emit(event("t", "good")).await.expect("stored");
+    server.emit_event(event("t", "good")).await.expect("stored");
     let (_, syncs) = kv.operations();
     kv.set_faults(Faults { fail_sync: Some(syncs + 1), ..Faults::default() });
 
-    let error = server.emit(event("t", "lost")).await.expect_err("the sync failed");
+    let error = server.emit_event(event("t", "lost")).await.expect_err("the sync failed");
     assert_eq!(error, EmitError::Unknown);
-    assert!(!error.is_retryable(), "it may be stored");
-    assert!(server.failed().await.contains("sync failed"));
+    assert_eq!(error.outcome(), Outcome::Unknown, "it may be stored");
+    assert!(server.failed().await.reason().contains("sync failed"));
     let close = peer.closed().await;
     assert_eq!(close.code, CloseCode::LogFailed);
     assert!(matches!(close.retry, RetryAdvice::After(_)));
     assert!(!server.is_ready());
-    assert_eq!(server.emit(event("t", "later")).await, Err(EmitError::NotApplied(RefusalCode::LogFailed)));
+    assert_eq!(server.emit_event(event("t", "later")).await, Err(EmitError::refused(RefusalCode::LogFailed)));
     assert_eq!(server.head().seq.0, 1, "what was not synced is not visible");
-    assert!(server.shutdown(Duration::from_secs(60)).await, "the server still ends");
+    server.shutdown(Duration::from_secs(60)).await.expect("the server still ends");
 }
 
 #[tokio::test]
@@ -92,13 +92,13 @@ async fn a_full_disk_refuses_events_and_goes_on_when_there_is_room() {
     let log =
         Log::open(kv.clone(), LogConfig::default(), Epoch([1; 16]), Timestamp(1), Instant::ORIGIN).expect("opens");
     let server = Server::builder().log(log).open().await.expect("starts");
-    server.emit(event("t", "first")).await.expect("stored");
+    server.emit_event(event("t", "first")).await.expect("stored");
     kv.set_faults(Faults { capacity_bytes: Some(1), ..Faults::default() });
-    let error = server.emit(event("t", "no room")).await.expect_err("the disk is full");
-    assert_eq!(error, EmitError::NotApplied(RefusalCode::StorageFull));
+    let error = server.emit_event(event("t", "no room")).await.expect_err("the disk is full");
+    assert_eq!(error, EmitError::refused(RefusalCode::StorageFull));
     assert!(error.is_retryable() && server.is_ready());
     kv.set_faults(Faults::default());
-    server.emit(event("t", "second")).await.expect("stored");
+    server.emit_event(event("t", "second")).await.expect("stored");
     assert_eq!(server.head().seq.0, 2);
 }
 
@@ -111,9 +111,7 @@ async fn the_last_handle_ends_the_server() {
     peer.subscribe(subscribe("t", redeliver_protocol::history::Start::Latest)).await;
 
     let server = Server::builder().in_memory().open().await.expect("opens");
-    let mut reader =
-        server.subscribe(redeliver_server::LocalSubscribe::new(redeliver_server::TopicName::new("t").expect("a name")));
-    reader.next().await.expect("subscribed");
+    let mut reader = server.subscribe("t").await.expect("stands");
     drop(server);
-    while reader.next().await.is_some() {}
+    within(async { while reader.next().await.is_some() {} }).await;
 }

@@ -40,6 +40,11 @@ pub(crate) async fn listen(server: &Server) -> String {
     address
 }
 
+/// Waits for something that must come soon.
+pub(crate) async fn within<F: Future>(waiting: F) -> F::Output {
+    tokio::time::timeout(std::time::Duration::from_secs(30), waiting).await.expect("it comes in time")
+}
+
 pub(crate) struct Peer<S> {
     pub(crate) socket: WebSocketStream<S>,
 }
@@ -230,7 +235,7 @@ pub(crate) fn event(topic: &str, payload: impl Into<Bytes>) -> NewEvent {
 /// Emits events with payloads `0`, `1`, … from within the process.
 pub(crate) async fn emit_numbered(server: &Server, topic: &str, range: std::ops::Range<u64>) {
     for number in range {
-        server.emit(event(topic, number.to_string())).await.expect("stored");
+        server.emit_event(event(topic, number.to_string())).await.expect("stored");
     }
 }
 

@@ -21,7 +21,7 @@ async fn states_that_are_saved_at_once_share_a_few_commits_and_survive() {
     }
     assert!(server.stats().commits - commits < 100, "{} commits", server.stats().commits - commits);
     server.gateway().save_state("pid0007".into(), None).await.expect("deleted");
-    assert!(server.shutdown(std::time::Duration::from_secs(60)).await);
+    server.shutdown(std::time::Duration::from_secs(60)).await.expect("ends in time");
     drop(server);
     let server = open().await;
     assert_eq!(server.gateway().state(b"pid0999").await, Ok(Some("pid0999".into())));
@@ -42,7 +42,7 @@ async fn what_is_too_large_is_refused_and_so_is_everything_once_the_server_ends(
         let refused = save(key, state).await;
         assert!(matches!(refused, Err(StateError::Invalid(_))), "{refused:?}");
     }
-    assert!(server.shutdown(std::time::Duration::from_secs(60)).await);
+    server.shutdown(std::time::Duration::from_secs(60)).await.expect("ends in time");
     let refused = save(1, 1).await.expect_err("it is over");
     assert!(refused.is_retryable(), "{refused}");
 }

@@ -36,16 +36,17 @@ async fn next(feed: &mut Feed) -> Vec<String> {
 async fn what_is_not_logged_reaches_a_feed_once_and_behind_what_was_logged_before() {
     let (server, _) = serve().await;
     let mut feed = follow(&server, &["/", "/#me"]);
-    server.emit(to(&["/"], "1")).await.expect("stored");
-    server.emit_volatile(to(&["/", "/#me"], "2")).expect("taken");
-    server.emit_volatile(to(&["/#you"], "not mine")).expect("taken");
+    server.emit_event(to(&["/"], "1")).await.expect("stored");
+    server.emit_volatile_event(to(&["/", "/#me"], "2")).expect("taken");
+    server.emit_volatile_event(to(&["/#you"], "not mine")).expect("taken");
     assert_eq!(next(&mut feed).await, ["logged 1", "volatile 2"]);
     assert_eq!(feed.place(), server.head());
-    let (given, ()) = tokio::join!(next(&mut feed), async { server.emit_volatile(to(&["/#me"], "3")).expect("taken") });
+    let (given, ()) =
+        tokio::join!(next(&mut feed), async { server.emit_volatile_event(to(&["/#me"], "3")).expect("taken") });
     assert_eq!(given, ["volatile 3"]);
     feed.unfollow(&topic("/#me"));
-    server.emit_volatile(to(&["/#me"], "left")).expect("taken");
-    server.emit_volatile(to(&["/"], "4")).expect("taken");
+    server.emit_volatile_event(to(&["/#me"], "left")).expect("taken");
+    server.emit_volatile_event(to(&["/"], "4")).expect("taken");
     assert_eq!(next(&mut feed).await, ["volatile 4"]);
     assert_eq!(server.stats().events_in, 1);
 }
@@ -55,7 +56,7 @@ async fn a_feed_that_does_not_keep_up_loses_the_oldest_and_costs_no_more_than_a_
     let (server, _) = serve().await;
     let mut feed = follow(&server, &["a"]);
     for number in 0..10_000 {
-        server.emit_volatile(to(&["a"], &number.to_string())).expect("taken");
+        server.emit_volatile_event(to(&["a"], &number.to_string())).expect("taken");
     }
     let given = next(&mut feed).await;
     assert!(given.len() < 1000, "{}", given.len());
@@ -67,9 +68,9 @@ async fn a_feed_is_told_who_is_not_to_get_an_event_and_whether_it_asks_for_an_an
     let (server, _) = serve().await;
     let mut feed = follow(&server, &["a"]);
     let withheld = to(&["a"], "1").with_except(vec![topic("b"), topic("c")]);
-    server.emit(withheld).await.expect("stored");
-    server.emit(to(&["a"], "2").asks()).await.expect("stored");
-    server.emit(to(&["a"], "3")).await.expect("stored");
+    server.emit_event(withheld).await.expect("stored");
+    server.emit_event(to(&["a"], "2").asks()).await.expect("stored");
+    server.emit_event(to(&["a"], "3")).await.expect("stored");
     let row = feed.next(100, 100_000).await.expect("goes on");
     let events = row.iter().map(|item| match item {
         FeedItem::Event(event) => (event.asks, event.except.len()),
@@ -110,7 +111,7 @@ async fn a_remote_reader_skips_what_is_not_for_it_also_out_of_the_past() {
     let (server, address) = serve().await;
     let withheld = to(&["chat"], "not for me").with_except(vec![topic("me")]);
     for event in [to(&["chat"], "1"), withheld, to(&["chat"], "3")] {
-        server.emit(event).await.expect("stored");
+        server.emit_event(event).await.expect("stored");
     }
     let mut peer = Peer::welcomed(&address, hello()).await;
     let mine = redeliver_protocol::frame::Subscribe {
@@ -134,8 +135,8 @@ async fn a_remote_reader_skips_what_is_not_for_it_also_out_of_the_past() {
 #[tokio::test]
 async fn what_cannot_be_given_is_refused() {
     let (server, _) = serve().await;
-    let refused = server.emit_volatile(to(&[], "x"));
+    let refused = server.emit_volatile_event(to(&[], "x"));
     assert!(matches!(refused, Err(EmitError::Invalid(_))), "{refused:?}");
-    assert!(server.shutdown(std::time::Duration::from_secs(60)).await);
-    assert!(server.emit_volatile(to(&["a"], "x")).expect_err("it is over").is_retryable());
+    server.shutdown(std::time::Duration::from_secs(60)).await.expect("ends in time");
+    assert!(server.emit_volatile_event(to(&["a"], "x")).expect_err("it is over").is_retryable());
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use redeliver_server::{Feed, FeedError, FeedEvent, FeedItem, Gap, GapCause, NewEvent, Position, Seq, TopicName};
+use redeliver_server::{Feed, FeedError, FeedEvent, FeedItem, GapCause, GapRange, NewEvent, Position, Seq, TopicName};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -126,7 +126,7 @@ impl EventDelivery {
         true
     }
 
-    fn give_gap(&mut self, topic: &TopicName, gap: &Gap, engine: &mut EngineConnection) {
+    fn give_gap(&mut self, topic: &TopicName, gap: &GapRange, engine: &mut EngineConnection) {
         let told = (topic.as_str(), gap.after.seq.0, gap.through.seq.0, most_missing(gap), cause_word(gap.cause));
         self.told = Offset::new(gap.through, self.given.turn);
         let offset = self.offsets.then_some(self.told);
