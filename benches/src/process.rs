@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::workloads::PATIENCE;
-
 /// A running process that listens. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -219,3 +217,6 @@ const SETTLED: Duration = Duration::from_millis(200);
 
 /// Linux tells CPU times to programs in hundredths, whatever it counts in itself.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// How long any single step may take before the run is given up.
+pub const PATIENCE: Duration = Duration::from_secs(60);

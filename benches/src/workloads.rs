@@ -23,6 +23,7 @@ use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use tempfile::TempDir;
 
+pub use crate::process::PATIENCE;
 use crate::turns::{Partner, Turn};
 
 /// Where and how thoroughly a run measures.
@@ -112,6 +113,3 @@ pub fn latencies() -> Result<Histogram<u64>> {
 
 /// A quick run ends within this.
 const QUICK: Duration = Duration::from_secs(120);
-
-/// How long any single step may take before the run is given up.
-pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,14 +1,13 @@
-//! A server with readers of one topic and their emitter, ready to begin; and the same of the raw program.
+//! A server with readers of one topic and their emitter, ready to begin, and the raw program's counterpart.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use redeliver_protocol::history::Start;
 use tempfile::TempDir;
 
-use super::Run;
-use super::fanout::paced;
 use super::readers::{Readers, join, join_emitter};
+use super::{PATIENCE, Run};
 use crate::fleet::Fleet;
 use crate::process::{Process, Usage};
 use crate::wire::{EmitTemplate, Progress};
@@ -160,3 +159,35 @@ impl RawAudience {
         self.fleet.flush(self.control)
     }
 }
+
+/// Sends one event each 10 ms, whether or not the ones before have arrived, and waits for all.
+///
+/// # Errors
+///
+/// Of `send`, and if something did not arrive as it was sent.
+pub(super) fn paced(
+    run: &Run,
+    fleet: &mut Fleet,
+    readers: &mut Readers,
+    count: usize,
+    mut send: impl FnMut(&mut Fleet) -> Result<()>,
+) -> Result<()> {
+    let events = u32::try_from(2 * run.span().as_millis() / APART.as_millis()).unwrap_or(u32::MAX);
+    let (begun, already) = (Instant::now(), readers.arrived);
+    readers.pace = Some((begun, APART));
+    let mut sent = 0;
+    while sent < events {
+        let due = begun + APART * sent;
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            send(fleet)?;
+            sent += 1;
+        } else {
+            fleet.turn(left, readers)?;
+        }
+    }
+    let wanted = already + u64::from(events) * count as u64;
+    fleet.until(PATIENCE, readers, |readers| readers.arrived >= wanted)
+}
+
+const APART: Duration = Duration::from_millis(10);

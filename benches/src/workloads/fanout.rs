@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::audience::{Audience, RawAudience};
+use super::audience::{Audience, RawAudience, paced};
 use super::readers::Readers;
 use super::{PATIENCE, Run};
-use crate::fleet::Fleet;
 use crate::report::{Row, Wanted};
 use crate::turns::Figures;
 
@@ -146,37 +145,6 @@ fn raw_latency(run: &Run, count: usize) -> Result<f64> {
     Ok(readers.latencies.value_at_quantile(0.99) as f64 / 1000.0)
 }
 
-/// Sends one event each 10 ms, whether or not the ones before have arrived, and waits for all.
-///
-/// # Errors
-///
-/// Of `send`, and if something did not arrive as it was sent.
-pub(super) fn paced(
-    run: &Run,
-    fleet: &mut Fleet,
-    readers: &mut Readers,
-    count: usize,
-    mut send: impl FnMut(&mut Fleet) -> Result<()>,
-) -> Result<()> {
-    let events = u32::try_from(2 * run.span().as_millis() / APART.as_millis()).unwrap_or(u32::MAX);
-    let (begun, already) = (Instant::now(), readers.arrived);
-    readers.pace = Some((begun, APART));
-    let mut sent = 0;
-    while sent < events {
-        let due = begun + APART * sent;
-        let left = due.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            send(fleet)?;
-            sent += 1;
-        } else {
-            fleet.turn(left, readers)?;
-        }
-    }
-    let wanted = already + u64::from(events) * count as u64;
-    fleet.until(PATIENCE, readers, |readers| readers.arrived >= wanted)
-}
-
-const APART: Duration = Duration::from_millis(10);
 const FLOOD_AHEAD: u64 = 2048;
 
 /// What the raw program makes ready, in events: 50 MB.

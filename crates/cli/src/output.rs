@@ -124,7 +124,7 @@ pub(crate) fn write_gap(
             let words = format!(
                 "warning: {}: {about}{count} {events} missing, after seq {after} through {through}: {}",
                 escape::controls(topic),
-                cause_words(*cause)
+                cause.description()
             );
             // A warning that cannot be shown must not keep the events from being shown.
             let _ = writeln!(warnings, "{words}");
@@ -168,22 +168,7 @@ fn rfc3339(time: Timestamp) -> String {
 // serde gives a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn cause_name<S: serde::Serializer>(cause: &GapCause, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(names_of(*cause).0)
-}
-
-fn cause_words(cause: GapCause) -> &'static str {
-    names_of(cause).1
-}
-
-fn names_of(cause: GapCause) -> (&'static str, &'static str) {
-    match cause {
-        GapCause::RetentionAge => ("retention_age", "they were older than the server keeps events"),
-        GapCause::RetentionSize => ("retention_size", "the server keeps only so many bytes or events"),
-        GapCause::Purged => ("purged", "an operator removed them"),
-        GapCause::LogDamaged => ("log_damaged", "the server's log is damaged there"),
-        GapCause::EpochChanged => ("epoch_changed", "the server's log was wiped, restored or has gone back"),
-        _ => ("other", "for a reason that this version does not know"),
-    }
+    serializer.serialize_str(cause.as_str())
 }
 
 /// 9999-12-31T23:59:59.999Z, the last time that RFC 3339 can write.

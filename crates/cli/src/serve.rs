@@ -151,13 +151,15 @@ fn announce(address: SocketAddr) {
     if let Err(error) = writeln!(stdout, "redeliver listening on ws://{address}").and_then(|()| stdout.flush()) {
         warn!(%error, "stdout cannot be written; it serves all the same");
     }
+    let pid = std::process::id();
     let program = std::env::args().next().unwrap_or_else(|| "redeliver".to_owned());
     let url = if address.to_string() == LISTEN { String::new() } else { format!(" --url ws://{address}") };
     // Nothing can be done about an stderr that is closed.
     let _ = write!(
         std::io::stderr(),
         "\nNow, in other terminals:\n  {program} listen orders --as alice{url}\n  {program} emit orders 'order 1: tea'{url}\n\
-         Stop the listener, emit some more, start it again: it prints what it missed.\n\n"
+         Stop the listener, emit some more, start it again: it prints what it missed.\n\
+         kill -9 {pid} ends this server as a crash would.\n\n"
     );
 }
 
