@@ -228,7 +228,8 @@ impl Standing {
             }
             StreamItem::CaughtUp { seq } => {
                 self.caught_up += 1;
-                self.head = self.head.max(seq);
+                // Each topic was opened at a moment of its own. Only up to the earliest of their heads is all of it delivered.
+                self.head = if self.caught_up == 1 { seq } else { self.head.min(seq) };
                 (self.caught_up >= members).then_some(StreamItem::CaughtUp { seq: self.head })
             }
             StreamItem::Event { .. } | StreamItem::Gap { .. } | StreamItem::Volatile { .. } => Some(item),
