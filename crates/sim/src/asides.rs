@@ -12,7 +12,7 @@ use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket,
 use redeliver_protocol::seq::SubscriptionId;
 use redeliver_protocol::server::{ConnectionId, Input as ServerInput};
 
-use crate::history::{Entry, Process};
+use crate::history::{Entry, Process, number_of};
 use crate::world::{Due, World};
 
 impl World {
@@ -29,8 +29,8 @@ impl World {
         if self.calm {
             return;
         }
-        self.asides += 1;
-        let number = self.asides;
+        self.given.asides += 1;
+        let number = self.given.asides;
         match self.aside_rng.below(3) {
             0 => {
                 let event = self.volatile(number);
@@ -109,11 +109,6 @@ impl World {
         event.topics = topics;
         event
     }
-}
-
-/// Which number a payload names.
-pub(crate) fn number_of(payload: &Bytes) -> Option<u64> {
-    std::str::from_utf8(payload).ok()?.split(' ').nth(1)?.parse().ok()
 }
 
 fn name() -> EventName {

@@ -4,7 +4,9 @@
 mod asides;
 mod durable;
 mod emits;
+mod emitted;
 mod readers;
+mod rows;
 mod truth;
 
 use std::fmt;
@@ -16,6 +18,7 @@ use redeliver_protocol::time::Instant;
 use self::asides::Asides;
 use self::emits::Emits;
 use self::readers::Readers;
+use self::rows::Rows;
 use self::truth::Truth;
 use crate::history::{Entry, History};
 
@@ -56,6 +59,8 @@ pub enum Rule {
     Told,
     /// What is not logged reaches a reader at most once; a request is asked and answered at most once.
     AtMostOnce,
+    /// Neither a session nor the log refuses to work, or works without end.
+    Works,
 }
 
 /// A history that does not keep the promise.
@@ -102,6 +107,8 @@ pub struct Figures {
     pub volatile: u64,
     /// Requests that were answered.
     pub answers: u64,
+    /// Events that merged subscriptions were given.
+    pub merged: u64,
 }
 
 impl AddAssign for Figures {
@@ -117,6 +124,7 @@ impl AddAssign for Figures {
         self.confirmed += other.confirmed;
         self.volatile += other.volatile;
         self.answers += other.answers;
+        self.merged += other.merged;
     }
 }
 
@@ -159,19 +167,20 @@ struct Judge {
     truth: Truth,
     emits: Emits,
     readers: Readers,
+    rows: Rows,
     asides: Asides,
     figures: Figures,
 }
 
 impl Judge {
     fn entry(&mut self, entry: &Entry) {
-        let Judge { case, truth, emits, readers, asides, figures } = self;
+        let Judge { case, truth, emits, readers, rows, asides, figures } = self;
         match entry {
             Entry::Configured(kept) => truth.kept = *kept,
             Entry::Fault(_) | Entry::Started(_) | Entry::Calm | Entry::Shutdown => {}
             Entry::Opened { opening, origin, epoch, head, dump } => {
                 figures.openings += 1;
-                truth.opened(case, emits, (*opening, *origin, *epoch, *head), dump);
+                truth.opened(case, &emits.emitted, (*opening, *origin, *epoch, *head), dump);
                 readers.durable.opened(*origin);
             }
             Entry::SnapshotTaken(snapshot) => {
@@ -179,7 +188,7 @@ impl Judge {
                 readers.durable.snapshot(*snapshot);
             }
             Entry::Dumped { head, dump } => truth.dumped(case, *head, dump),
-            Entry::Committed(events) => truth.committed(case, emits, events),
+            Entry::Committed(events) => truth.committed(case, &emits.emitted, events),
             Entry::Floor { topic, nth } => truth.floor(case, topic, *nth),
             Entry::Owned { subscriber, topic, connection } => {
                 readers.durable.owned(case, (subscriber, topic), *connection);
@@ -218,7 +227,14 @@ impl Judge {
                 figures.volatile += 1;
                 asides.delivered(case, *run, payload);
             }
-            Entry::Delivered { run, delivery } => readers.delivered(case, truth, emits, figures, *run, delivery),
+            Entry::Delivered { run, delivery } => {
+                readers.delivered(case, truth, &emits.emitted, figures, *run, delivery)
+            }
+            Entry::RowSubscribing { process, run, topics } => rows.subscribing(*process, *run, topics),
+            Entry::RowDelivered { run, topic, delivery } => {
+                rows.delivered((case, truth, &emits.emitted), figures, (*run, topic.as_ref()), delivery);
+            }
+            Entry::RowEnded { run } => rows.ended(*run),
             Entry::Handled { run, position } => readers.handled(case, *run, *position),
             Entry::Acked { run, position } => readers.acked(case, *run, *position),
             Entry::Confirmed { run, seq } => {
@@ -228,6 +244,7 @@ impl Judge {
             Entry::Ended { run, why } => readers.ended(case, truth, figures, *run, why),
             Entry::Settled { runs, processes } => {
                 readers.settled(case, truth, runs);
+                rows.settled(case, truth, processes);
                 emits.settled(case, truth, processes);
                 asides.settled(case, processes);
             }

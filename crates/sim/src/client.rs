@@ -2,6 +2,7 @@
 //! handles events one at a time per subscription, acknowledges what it has handled, and writes everything down.
 
 mod app;
+mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -12,12 +13,13 @@ use redeliver_protocol::client::{
 };
 use redeliver_protocol::codec;
 use redeliver_protocol::frame::Ownership;
-use redeliver_protocol::history::Cursor;
+use redeliver_protocol::history::{Cursor, Place};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{InstanceId, Nth, Position, PublisherId, SubscriptionId};
 use redeliver_protocol::server::ConnectionId;
 use redeliver_protocol::time::Instant;
 
+use self::rows::Row;
 use crate::history::{EmitKey, Entry, Keeper, Process, Run};
 use crate::link::{Link, Way};
 use crate::mutants::Mutant;
@@ -42,6 +44,7 @@ pub(crate) struct Running {
     attempt: u64,
     ticks: BTreeSet<Instant>,
     pub(crate) readers: BTreeMap<SubscriptionId, Reader>,
+    pub(crate) rows: BTreeMap<SubscriptionId, Row>,
     next_subscription: u32,
     publisher: u32,
     emitted: u64,
@@ -75,16 +78,16 @@ impl World {
         if self.clients[client].process.is_some() {
             return;
         }
-        let id = Process(self.processes);
-        self.processes += 1;
+        let id = Process(self.given.processes);
+        self.given.processes += 1;
         self.record(Entry::Started(id));
         let replays = self.clients[client].plan.replays;
         let publisher = match self.clients[client].publisher.filter(|_| replays) {
             Some(publisher) => publisher,
             None => {
-                self.publishers += 1;
-                self.clients[client].publisher = Some(self.publishers);
-                self.publishers
+                self.given.publishers += 1;
+                self.clients[client].publisher = Some(self.given.publishers);
+                self.given.publishers
             }
         };
         let identity = Identity {
@@ -103,6 +106,7 @@ impl World {
             attempt: 0,
             ticks: BTreeSet::new(),
             readers: BTreeMap::new(),
+            rows: BTreeMap::new(),
             next_subscription: 1,
             publisher,
             emitted: 0,
@@ -112,6 +116,9 @@ impl World {
         });
         for follow in self.clients[client].plan.follows.clone() {
             self.follow(id, follow);
+        }
+        if self.plan.rows.contains(&client) {
+            self.follow_row(id);
         }
         self.carry_out_client(id);
         self.plan_emit(id);
@@ -135,8 +142,8 @@ impl World {
     /// A subscription begins: a reader's run.
     pub(crate) fn follow(&mut self, id: Process, follow: FollowPlan) {
         let Some(client) = self.client_of(id) else { return };
-        let run = Run(self.runs);
-        self.runs += 1;
+        let run = Run(self.given.runs);
+        self.given.runs += 1;
         let found = &mut self.clients[client];
         let stored = found.disk.get(&follow.topic).cloned();
         let number = u32::try_from(client).unwrap_or(u32::MAX);
@@ -215,8 +222,8 @@ impl World {
             // Otherwise nobody ever answers, and the session gives up by itself.
             return;
         }
-        self.connections += 1;
-        let connection = ConnectionId(self.connections);
+        self.given.connections += 1;
+        let connection = ConnectionId(self.given.connections);
         let link = Link::new(&mut self.rng, self.queue.now());
         self.links.insert(connection, link);
         self.ends.insert(connection, id);
@@ -245,7 +252,10 @@ impl World {
     pub(crate) fn store_written(&mut self, id: Process) {
         let Some(client) = self.client_of(id) else { return };
         let saved = self.running(id).and_then(|running| running.saves.pop_front());
-        let Some((subscription, cursor)) = saved else { return };
+        let Some((subscription, mut cursor)) = saved else { return };
+        if self.plan.mutant == Some(Mutant::LineageLeftOut) {
+            cursor.known = Place::new(cursor.known.position, cursor.known.nth);
+        }
         let topic =
             self.running(id).and_then(|running| running.readers.get(&subscription)).map(|r| r.follow.topic.clone());
         let seq = cursor.known.position.seq;
@@ -337,6 +347,9 @@ impl World {
     }
 
     fn deliver(&mut self, id: Process, subscription: SubscriptionId, delivery: StreamItem) {
+        if self.deliver_to_row(id, subscription, &delivery) {
+            return;
+        }
         let item = match &delivery {
             StreamItem::Event { epoch, record, .. } => Some((Position::new(*epoch, record.seq), record.nth)),
             StreamItem::Gap { gap, .. } => Some((gap.through, gap.nth_through)),
@@ -357,6 +370,9 @@ impl World {
     }
 
     fn run_over(&mut self, id: Process, subscription: SubscriptionId, why: SubscriptionEnd) {
+        if self.row_over(id, subscription) {
+            return;
+        }
         let Some(reader) = self.running(id).and_then(|running| running.readers.get_mut(&subscription)) else { return };
         reader.over = true;
         reader.waiting.clear();

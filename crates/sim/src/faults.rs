@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use redeliver_log::LogError;
 use redeliver_log::kv::faulty::{Faults, Image};
 use redeliver_protocol::server::ConnectionId;
 
@@ -141,6 +142,24 @@ impl World {
         self.fault("the disk is full".to_owned());
     }
 
+    /// The next sync fails, after which the server must not go on.
+    pub(crate) fn fail_next_sync(&mut self) {
+        let Some(server) = self.server.as_ref().filter(|_| !self.calm) else { return };
+        let (_, syncs) = server.kv.operations();
+        server.kv.set_faults(Faults { fail_sync: Some(syncs + 1), ..Faults::default() });
+        self.disk.fails = true;
+        self.fault("the next sync fails".to_owned());
+    }
+
+    /// The log has failed. If a sync was made to fail the process ends, as a server's must; else it is a bug.
+    pub(crate) fn log_failed(&mut self, doing: &str, error: &LogError) {
+        if !self.disk.fails {
+            return self.fail(format!("{doing} failed: {error}"));
+        }
+        self.fault(format!("{doing} failed: {error}"));
+        self.crash_and_restart();
+    }
+
     fn part_some_client(&mut self) {
         let client = self.rng.index(self.clients.len());
         self.fault(format!("client {client} is parted from the server"));
@@ -165,8 +184,8 @@ impl World {
             return self.cut_some_link();
         }
         let Some(server) = &self.server else { return };
-        let snapshot = Snapshot(u32::try_from(self.snapshots.len()).unwrap_or(u32::MAX));
-        self.snapshots.push((snapshot, server.kv.durable()));
+        let snapshot = Snapshot(u32::try_from(self.disk.snapshots.len()).unwrap_or(u32::MAX));
+        self.disk.snapshots.push((snapshot, server.kv.durable()));
         self.record(Entry::SnapshotTaken(snapshot));
     }
 
@@ -176,15 +195,15 @@ impl World {
             return self.crash_and_restart();
         }
         self.crash_server();
-        if self.snapshots.is_empty() || self.rng.chance(300) {
+        if self.disk.snapshots.is_empty() || self.rng.chance(300) {
             self.fault("the store is wiped".to_owned());
-            self.store = Image::default();
-            self.origin = Origin::Wiped;
+            self.disk.store = Image::default();
+            self.disk.origin = Origin::Wiped;
         } else {
-            let (snapshot, image) = self.rng.pick(&self.snapshots).clone();
+            let (snapshot, image) = self.rng.pick(&self.disk.snapshots).clone();
             self.fault(format!("{snapshot:?} is put back"));
-            self.store = image;
-            self.origin = Origin::Restored(snapshot);
+            self.disk.store = image;
+            self.disk.origin = Origin::Restored(snapshot);
         }
         let down = Duration::from_millis(self.rng.between(0, 1_500));
         self.queue.after(down, Due::StartServer);

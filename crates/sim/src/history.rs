@@ -256,6 +256,29 @@ pub enum Entry {
         /// What.
         delivery: StreamItem,
     },
+    /// An app follows these topics as one.
+    RowSubscribing {
+        /// Where.
+        process: Process,
+        /// The run that begins.
+        run: Run,
+        /// The topics.
+        topics: Vec<TopicName>,
+    },
+    /// The session gave a merged subscription something.
+    RowDelivered {
+        /// Which.
+        run: Run,
+        /// The topic by which it came; none if it is about all of them.
+        topic: Option<TopicName>,
+        /// What.
+        delivery: StreamItem,
+    },
+    /// A merged subscription has ended.
+    RowEnded {
+        /// Which.
+        run: Run,
+    },
     /// The app has handled an event or gap.
     Handled {
         /// The reader.
@@ -352,4 +375,9 @@ impl fmt::Write for Fnv {
         }
         Ok(())
     }
+}
+
+/// Which volatile event, question or answer a payload names: its second word.
+pub(crate) fn number_of(payload: &Bytes) -> Option<u64> {
+    std::str::from_utf8(payload).ok()?.split(' ').nth(1)?.parse().ok()
 }

@@ -21,6 +21,7 @@ pub mod link;
 pub mod mutants;
 pub mod plan;
 pub mod queue;
+pub mod regressions;
 pub mod rng;
 pub mod seeds;
 mod server;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use redeliver_sim::checker::Figures;
+use redeliver_sim::checker::{Figures, Violation};
 use redeliver_sim::mutants::Mutant;
 use redeliver_sim::seeds::{self, Verdict};
 
@@ -14,7 +14,8 @@ const USAGE: &str = "usage: redeliver-sim [--seeds N] [--from N] [--seed N] [--t
   --seed N       run this seed alone
   --trace        print all that happened
   --keep-going   do not stop at the first seed that fails
-  --mutant NAME  break the shell on purpose: ack-before-sync, deliver-before-sync, cursor-before-handler, no-fencing";
+  --mutant NAME  break the shell on purpose: ack-before-sync, deliver-before-sync, cursor-before-handler, no-fencing,
+                 merged-member-skipped, lineage-left-out";
 
 #[derive(Debug)]
 struct Wish {
@@ -86,10 +87,10 @@ fn run(wish: &Wish) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn report(verdict: &Verdict, violations: &[String], wish: &Wish) {
+fn report(verdict: &Verdict, violations: &[Violation], wish: &Wish) {
     println!("seed {} fails:", verdict.seed);
-    for words in violations {
-        println!("  {words}");
+    for violation in violations {
+        println!("  {violation}");
     }
     if !wish.trace && !wish.keep_going {
         println!("the last that happened (all of it: --seed {} --trace):\n{}", verdict.seed, verdict.trace(Some(40)));

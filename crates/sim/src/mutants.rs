@@ -12,12 +12,22 @@ pub enum Mutant {
     CursorBeforeHandler,
     /// Displaced owners are not told, and their acks count.
     NoFencing,
+    /// A merged subscription leaves out one of its topics.
+    MergedMemberSkipped,
+    /// A client's store keeps a place without its positions in earlier epochs.
+    LineageLeftOut,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 4] =
-        [Mutant::AckBeforeSync, Mutant::DeliverBeforeSync, Mutant::CursorBeforeHandler, Mutant::NoFencing];
+    pub const ALL: [Mutant; 6] = [
+        Mutant::AckBeforeSync,
+        Mutant::DeliverBeforeSync,
+        Mutant::CursorBeforeHandler,
+        Mutant::NoFencing,
+        Mutant::MergedMemberSkipped,
+        Mutant::LineageLeftOut,
+    ];
 
     /// Its name on the command line.
     #[must_use]
@@ -27,6 +37,8 @@ impl Mutant {
             Mutant::DeliverBeforeSync => "deliver-before-sync",
             Mutant::CursorBeforeHandler => "cursor-before-handler",
             Mutant::NoFencing => "no-fencing",
+            Mutant::MergedMemberSkipped => "merged-member-skipped",
+            Mutant::LineageLeftOut => "lineage-left-out",
         }
     }
 

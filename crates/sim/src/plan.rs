@@ -13,8 +13,8 @@ use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 
 use crate::history::{EmitKey, Kept};
 use crate::mutants::Mutant;
+use crate::regressions::REGRESSIONS;
 use crate::rng::Rng;
-use crate::seeds::REGRESSIONS;
 
 /// Everything that is fixed before the first moment.
 #[derive(Clone, Debug)]
@@ -38,6 +38,10 @@ pub struct Plan {
     pub(crate) store_faults: bool,
     /// Mean pause between two things that are not logged (volatile events, requests), if there are any.
     pub(crate) aside_pause: Option<Duration>,
+    /// Which clients also follow all topics as one row.
+    pub(crate) rows: Vec<usize>,
+    /// After which time a sync fails, if one does.
+    pub(crate) sync_failure: Option<Duration>,
 }
 
 /// A client over all its processes.
@@ -81,19 +85,26 @@ impl Plan {
         let topics: Vec<TopicName> = names[..count].iter().filter_map(|name| TopicName::new(name).ok()).collect();
         let clients = (0..rng.between(2, 5)).map(|at| client(&mut rng, at, &topics)).collect();
         let (log, kept) = log(&mut rng);
+        let (server, client) = (server(&mut rng), client_config(&mut rng));
+        let sync_micros_max = *rng.pick(&[500, 5_000, 50_000]);
+        let load = Duration::from_millis(rng.between(4_000, 15_000));
+        let fault_pause = Duration::from_millis(*rng.pick(&[200, 700, 2_000, 10_000]));
+        let store_faults = rng.chance(400);
         Plan {
             seed,
             mutant,
+            rows: rows(seed, topics.len(), store_faults),
+            sync_failure: sync_failure(seed, mutant),
             topics,
             clients,
-            server: server(&mut rng),
-            client: client_config(&mut rng),
+            server,
+            client,
             log,
             kept,
-            sync_micros_max: *rng.pick(&[500, 5_000, 50_000]),
-            load: Duration::from_millis(rng.between(4_000, 15_000)),
-            fault_pause: Duration::from_millis(*rng.pick(&[200, 700, 2_000, 10_000])),
-            store_faults: rng.chance(400),
+            sync_micros_max,
+            load,
+            fault_pause,
+            store_faults,
             aside_pause: aside_pause(seed),
         }
     }
@@ -130,6 +141,20 @@ fn aside_pause(seed: u64) -> Option<Duration> {
     let mut rng = Rng::new(seed ^ 0xA51D_E5A5_1DE5_0001);
     let is_drawn = rng.chance(500) && !REGRESSIONS.contains(&seed);
     is_drawn.then(|| Duration::from_millis(*rng.pick(&[20, 200, 1_000])))
+}
+
+/// Drawn apart as well: the first client or two, where there are several topics whose history nobody takes away.
+fn rows(seed: u64, topics: usize, store_faults: bool) -> Vec<usize> {
+    let mut rng = Rng::new(seed ^ 0x4073_4073_4073_0001);
+    let is_drawn = rng.chance(600) && topics > 1 && !store_faults && !REGRESSIONS.contains(&seed);
+    (0..if is_drawn { 1 + rng.index(2) } else { 0 }).collect()
+}
+
+/// Drawn apart as well. A broken server's syncs are broken already.
+fn sync_failure(seed: u64, mutant: Option<Mutant>) -> Option<Duration> {
+    let mut rng = Rng::new(seed ^ 0xFA11_FA11_FA11_0001);
+    let is_drawn = rng.chance(200) && mutant.is_none() && !REGRESSIONS.contains(&seed);
+    is_drawn.then(|| Duration::from_millis(rng.between(500, 12_000)))
 }
 
 fn client(rng: &mut Rng, at: u64, topics: &[TopicName]) -> ClientPlan {

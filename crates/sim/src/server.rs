@@ -76,9 +76,10 @@ impl World {
         if self.server.is_some() {
             return;
         }
-        let kv = Arc::new(FaultyKv::from_image(&self.store));
-        let opening = Opening(self.openings);
-        self.openings += 1;
+        let kv = Arc::new(FaultyKv::from_image(&self.disk.store));
+        self.disk.fails = false;
+        let opening = Opening(self.given.openings);
+        self.given.openings += 1;
         let epoch = Epoch(self.rng.identity());
         let (wall, now) = (self.wall(), self.queue.now());
         let log = match Log::open(kv.clone(), self.plan.log.clone(), epoch, wall, now) {
@@ -101,7 +102,7 @@ impl World {
         };
         self.server = Some(server);
         let (head, dump) = self.dump();
-        let origin = std::mem::replace(&mut self.origin, crate::history::Origin::Continued);
+        let origin = std::mem::replace(&mut self.disk.origin, crate::history::Origin::Continued);
         self.record(Entry::Opened { opening, origin, epoch, head, dump });
         self.queue.after(Duration::from_millis(50), Due::Tend(opening));
     }
@@ -115,7 +116,7 @@ impl World {
             _ => Unsynced::Lost,
         };
         let unsynced = if self.plan.mutant.is_some() { Unsynced::Lost } else { unsynced };
-        self.store = server.kv.crash(unsynced).durable();
+        self.disk.store = server.kv.crash(unsynced).durable();
         self.fault(format!("{:?} is killed, unsynced batches: {unsynced:?}", server.opening));
         for connection in server.connections.keys() {
             // The system of a killed process ends its connections; that of a machine without power does not.
@@ -403,7 +404,7 @@ impl World {
                 Ok(Maintenance::Idle) => {}
                 Ok(Maintenance::More) => pause /= 20,
                 Err(error) if error.is_retryable() => {}
-                Err(error) => return self.fail(format!("tending failed: {error}")),
+                Err(error) => return self.log_failed("maintenance", &error),
             }
         }
         self.record_floors();

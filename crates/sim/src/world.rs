@@ -38,11 +38,13 @@ pub(crate) enum Due {
     Connecting(Process, u64),
     Tell(Process, ClientInput),
     HandlerDone(Process, SubscriptionId),
+    RowHandled(Process, SubscriptionId),
     StoreWritten(Process),
     Emit(Process),
     Aside(Process),
     Whim(Process),
     Fault,
+    FailSync,
     Heal(Fault),
 }
 
@@ -55,19 +57,12 @@ pub(crate) struct World {
     pub(crate) history: History,
     pub(crate) links: BTreeMap<ConnectionId, Link>,
     pub(crate) ends: BTreeMap<ConnectionId, Process>,
-    pub(crate) connections: u64,
     pub(crate) server: Option<Server>,
-    pub(crate) store: Image,
-    pub(crate) origin: Origin,
-    pub(crate) openings: u32,
-    pub(crate) snapshots: Vec<(Snapshot, Image)>,
+    pub(crate) disk: Disk,
     pub(crate) clients: Vec<Client>,
-    pub(crate) processes: u32,
-    pub(crate) runs: u32,
-    pub(crate) publishers: u32,
+    pub(crate) given: Given,
     /// Draws what is not logged, so that it changes nothing of the rest but its course.
     pub(crate) aside_rng: Rng,
-    pub(crate) asides: u64,
     /// Between which clients and the server nothing goes.
     pub(crate) parted: Vec<usize>,
     pub(crate) wall_offset_millis: i64,
@@ -75,6 +70,29 @@ pub(crate) struct World {
     /// What can never be: the simulation stops at it.
     pub(crate) failure: Option<String>,
     steps: u64,
+}
+
+/// What outlives the server's process.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    /// What the store durably holds while no server runs.
+    pub(crate) store: Image,
+    /// How the store came to be what the next server finds.
+    pub(crate) origin: Origin,
+    pub(crate) snapshots: Vec<(Snapshot, Image)>,
+    /// Whether a sync of the running server is to fail.
+    pub(crate) fails: bool,
+}
+
+/// The last numbers that were given to things of each kind. None is given twice.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) connections: u64,
+    pub(crate) openings: u32,
+    pub(crate) processes: u32,
+    pub(crate) runs: u32,
+    pub(crate) publishers: u32,
+    pub(crate) asides: u64,
 }
 
 /// What came of a seed.
@@ -106,18 +124,11 @@ impl World {
             history: History::default(),
             links: BTreeMap::new(),
             ends: BTreeMap::new(),
-            connections: 0,
             server: None,
-            store: Image::default(),
-            origin: Origin::Wiped,
-            openings: 0,
-            snapshots: Vec::new(),
+            disk: Disk { store: Image::default(), origin: Origin::Wiped, snapshots: Vec::new(), fails: false },
             clients,
-            processes: 0,
-            runs: 0,
-            publishers: 0,
+            given: Given::default(),
             aside_rng: Rng::new(plan.seed ^ 0xA51D_E5A5_1DE5_0002),
-            asides: 0,
             parted: Vec::new(),
             wall_offset_millis: 0,
             calm: false,
@@ -135,6 +146,9 @@ impl World {
             self.queue.after(delay, Due::StartProcess(client));
         }
         self.queue.after(self.plan.fault_pause, Due::Fault);
+        if let Some(after) = self.plan.sync_failure {
+            self.queue.after(after, Due::FailSync);
+        }
         self.run_for(self.plan.load);
         self.settle();
         self.say_goodbye();
@@ -223,6 +237,8 @@ impl World {
             Due::Connecting(process, attempt) => self.connecting(process, attempt),
             Due::Tell(process, input) => self.tell(process, input),
             Due::HandlerDone(process, id) => self.handler_done(process, id),
+            Due::RowHandled(process, id) => self.row_handled(process, id),
+            Due::FailSync => self.fail_next_sync(),
             Due::StoreWritten(process) => self.store_written(process),
             Due::Emit(process) => self.emit(process),
             Due::Aside(process) => self.aside(process),

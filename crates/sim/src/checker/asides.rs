@@ -8,8 +8,7 @@ use redeliver_protocol::name::TopicName;
 use redeliver_protocol::request::RequestError;
 
 use super::{Case, Rule};
-use crate::asides::number_of;
-use crate::history::{Process, Run};
+use crate::history::{Process, Run, number_of};
 
 #[derive(Debug, Default)]
 pub(super) struct Asides {

@@ -2,45 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use redeliver_protocol::client::EmitOutcome;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::seq::{Position, Seq};
 
+use super::emitted::{Emit, Emitted};
 use super::truth::Truth;
 use super::{Case, Rule};
 use crate::history::{EmitKey, Process};
 
 #[derive(Debug, Default)]
 pub(super) struct Emits {
-    emits: BTreeMap<EmitKey, Emit>,
-    payloads: BTreeMap<Bytes, EmitKey>,
+    pub(super) emitted: Emitted,
     pending: BTreeSet<(Process, EmitKey)>,
     acked: BTreeMap<(Process, EmitKey), Position>,
     lost: BTreeMap<(Process, u32), Vec<(u64, u64)>>,
 }
 
-/// One emit, whichever processes tried it.
-#[derive(Debug)]
-pub(super) struct Emit {
-    pub(super) event: NewEvent,
-    pub(super) refused: bool,
-    /// The line of history, and the highest seq in it that was acknowledged to anybody before this was first emitted.
-    pub(super) acked_before: (usize, Seq),
-    tries: u32,
-    was_unknown: bool,
-}
-
 impl Emits {
-    pub(super) fn known(&self, key: EmitKey) -> Option<&Emit> {
-        self.emits.get(&key)
-    }
-
-    /// Payloads are unlike one another: each names its emit.
-    pub(super) fn key_of(&self, payload: &Bytes) -> Option<EmitKey> {
-        self.payloads.get(payload).copied()
-    }
-
     pub(super) fn emitting(
         &mut self,
         case: &mut Case,
@@ -49,9 +28,9 @@ impl Emits {
         event: &NewEvent,
     ) {
         self.pending.insert((process, key));
-        self.payloads.insert(event.payload.clone(), key);
+        self.emitted.payloads.insert(event.payload.clone(), key);
         let bound = truth.current().map_or((usize::MAX, Seq::ZERO), |branch| (branch.line, branch.acked_through));
-        let emit = self.emits.entry(key).or_insert_with(|| Emit {
+        let emit = self.emitted.emits.entry(key).or_insert_with(|| Emit {
             event: event.clone(),
             refused: false,
             acked_before: bound,
@@ -79,7 +58,7 @@ impl Emits {
         case.must(self.pending.remove(&(process, key)), Rule::NothingInvented, || {
             format!("{key:?} was decided twice, or was never emitted by {process:?}: {outcome:?}")
         });
-        let Some(emit) = self.emits.get_mut(&key) else { return false };
+        let Some(emit) = self.emitted.emits.get_mut(&key) else { return false };
         let stored_at = truth.of(process).and_then(|branch| branch.keys.get(&key).copied());
         match outcome {
             EmitOutcome::Stored { position, .. } => {

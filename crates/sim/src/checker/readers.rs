@@ -10,8 +10,8 @@ use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 
 use super::durable::{DurableKey, Durables};
-use super::emits::Emits;
-use super::truth::{Branch, Truth};
+use super::emitted::Emitted;
+use super::truth::{Branch, Truth, check_content};
 use super::{Case, Figures, Rule};
 use crate::history::{Entry, Process, Run};
 
@@ -118,7 +118,7 @@ impl Readers {
         &mut self,
         case: &mut Case,
         truth: &mut Truth,
-        emits: &Emits,
+        emitted: &Emitted,
         figures: &mut Figures,
         run: Run,
         delivery: &StreamItem,
@@ -148,7 +148,7 @@ impl Readers {
                 figures.redelivered += u64::from(*redelivered);
                 reader.event(&mut ctx, *epoch, record, *redelivered);
                 let position = Position::new(*epoch, record.seq);
-                check_content(case, truth, emits, &reader.topic, position, record);
+                check_content(case, truth, emitted, &reader.topic, position, record);
             }
             StreamItem::Gap { gap, .. } => {
                 figures.gaps += 1;
@@ -459,23 +459,4 @@ impl Reader {
         self.place = Some(place);
         self.been.insert(place.position.epoch, (place.position.seq, place.nth));
     }
-}
-
-fn check_content(
-    case: &mut Case,
-    truth: &mut Truth,
-    emits: &Emits,
-    topic: &TopicName,
-    position: Position,
-    record: &Record,
-) {
-    let key = truth.at(position);
-    let emit = key.and_then(|key| emits.known(key));
-    case.must(emit.is_some(), Rule::DurableFirst, || format!("{position} was handed over and is not published"));
-    let Some(emit) = emit else { return };
-    let event = &emit.event;
-    let same = event.payload == record.payload && event.name == record.name && event.kind == record.kind;
-    case.must(same, Rule::OneContent, || format!("{position} is {key:?} and was handed over with other content"));
-    case.must(event.topics.contains(topic), Rule::NothingInvented, || format!("{key:?} leaked into {topic}"));
-    truth.time_seen(case, position, record.time);
 }

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use redeliver_protocol::event::Record;
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 
-use super::emits::Emits;
+use super::emitted::Emitted;
 use super::{Case, Rule};
 use crate::history::{Dumped, DumpedTopic, EmitKey, Kept, Opening, Origin, Process, Snapshot};
 
@@ -102,8 +103,8 @@ impl Branch {
         self.events.get(usize::try_from(seq.0.checked_sub(1)?).ok()?)
     }
 
-    fn append(&mut self, case: &mut Case, emits: &Emits, (key, position): (EmitKey, Position)) {
-        let Some(emit) = emits.known(key) else {
+    fn append(&mut self, case: &mut Case, emitted: &Emitted, (key, position): (EmitKey, Position)) {
+        let Some(emit) = emitted.known(key) else {
             case.must(false, Rule::NothingInvented, || {
                 format!("{key:?} is in the log at {position}, nobody emitted it")
             });
@@ -173,7 +174,7 @@ impl Truth {
     pub(super) fn opened(
         &mut self,
         case: &mut Case,
-        emits: &Emits,
+        emitted: &Emitted,
         (opening, origin, epoch, head): (Opening, Origin, Epoch, Seq),
         dump: &[DumpedTopic],
     ) {
@@ -196,14 +197,14 @@ impl Truth {
         case.must(branch.head() <= head, Rule::NothingTakenBack, || {
             format!("the log opened with head {head}, it had published up to {}", branch.head())
         });
-        self.adopt(case, emits, &mut branch, head, dump);
+        self.adopt(case, emitted, &mut branch, head, dump);
         branch.eras.push(Era { epoch, after: branch.head() });
         self.branches.push(branch);
         self.dumped(case, head, dump);
     }
 
     /// Takes over what was written but not yet published when the server before ended: that may be there or not.
-    fn adopt(&mut self, case: &mut Case, emits: &Emits, branch: &mut Branch, head: Seq, dump: &[DumpedTopic]) {
+    fn adopt(&mut self, case: &mut Case, emitted: &Emitted, branch: &mut Branch, head: Seq, dump: &[DumpedTopic]) {
         let mut extra: BTreeMap<Seq, (&Dumped, Vec<&TopicName>)> = BTreeMap::new();
         for topic in dump {
             for event in topic.events.iter().filter(|event| event.position.seq > branch.head()) {
@@ -211,17 +212,17 @@ impl Truth {
             }
         }
         for (event, topics) in extra.into_values() {
-            let Some(key) = emits.key_of(&event.payload) else {
+            let Some(key) = emitted.key_of(&event.payload) else {
                 case.must(false, Rule::NothingInvented, || {
                     format!("nobody emitted what the log has at {}", event.position)
                 });
                 return;
             };
             let known: Vec<&TopicName> =
-                emits.known(key).map(|emit| emit.event.topics.iter().collect()).unwrap_or_default();
+                emitted.known(key).map(|emit| emit.event.topics.iter().collect()).unwrap_or_default();
             let complete = known.len() == topics.len() && known.iter().all(|topic| topics.contains(topic));
             case.must(complete, Rule::NoHoles, || format!("{key:?} is in topics {topics:?} of {known:?} only"));
-            branch.append(case, emits, (key, event.position));
+            branch.append(case, emitted, (key, event.position));
             self.ever.insert((event.position.epoch, event.position.seq), key);
         }
         case.must(branch.head() >= head, Rule::NoHoles, || {
@@ -229,14 +230,14 @@ impl Truth {
         });
     }
 
-    pub(super) fn committed(&mut self, case: &mut Case, emits: &Emits, events: &[(EmitKey, Position)]) {
+    pub(super) fn committed(&mut self, case: &mut Case, emitted: &Emitted, events: &[(EmitKey, Position)]) {
         for (key, position) in events {
             let earlier = self.ever.insert((position.epoch, position.seq), *key);
             case.must(earlier.is_none_or(|earlier| earlier == *key), Rule::OneContent, || {
                 format!("{position} was {earlier:?} and is now {key:?}")
             });
             if let Some(branch) = self.branches.last_mut() {
-                branch.append(case, emits, (*key, *position));
+                branch.append(case, emitted, (*key, *position));
             }
         }
     }
@@ -329,3 +330,23 @@ const BYTES_SLACK: u64 = 4_096;
 
 /// Events are as old as their stage, which is a sync before they are published.
 const AGE_SLACK_MICROS: u128 = 100_000;
+
+/// Holds what was delivered against what was emitted.
+pub(super) fn check_content(
+    case: &mut Case,
+    truth: &mut Truth,
+    emitted: &Emitted,
+    topic: &TopicName,
+    position: Position,
+    record: &Record,
+) {
+    let key = truth.at(position);
+    let emit = key.and_then(|key| emitted.known(key));
+    case.must(emit.is_some(), Rule::DurableFirst, || format!("{position} was handed over and is not published"));
+    let Some(emit) = emit else { return };
+    let event = &emit.event;
+    let same = event.payload == record.payload && event.name == record.name && event.kind == record.kind;
+    case.must(same, Rule::OneContent, || format!("{position} is {key:?} and was handed over with other content"));
+    case.must(event.topics.contains(topic), Rule::NothingInvented, || format!("{key:?} leaked into {topic}"));
+    truth.time_seen(case, position, record.time);
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redeliver_protocol::client::{EmitTicket, Input};
 use redeliver_protocol::seq::SubscriptionId;
 
+use super::rows::Row;
 use crate::history::{EmitKey, Entry, Process, Run};
 use crate::mutants::Mutant;
 use crate::plan::KeeperPlan;
@@ -128,6 +129,7 @@ impl World {
                 && running.tickets.is_empty()
                 && running.saves.is_empty()
                 && running.readers.values().all(|reader| reader.over || reader.waiting.is_empty())
+                && running.rows.values().all(Row::is_quiet)
         });
         quiet
             && self

@@ -107,7 +107,7 @@ impl World {
         let Some(server) = &mut self.server else { return };
         match server.log.stage(requests, wall, self.queue.now()) {
             Ok(staged) => server.writer.staged = Some((staged, asked)),
-            Err(error) => return self.fail(format!("staging failed: {error}")),
+            Err(error) => return self.log_failed("staging", &error),
         }
         if self.plan.mutant.is_some_and(Mutant::skips_sync) {
             self.publish_too_early(sync_delay, opening);
@@ -168,7 +168,7 @@ impl World {
                     self.record_commit(&committed, &asked);
                     self.announce(&committed, asked, Told::All);
                 }
-                Err(error) => return self.fail(format!("publishing failed: {error}")),
+                Err(error) => return self.log_failed("publishing", &error),
             }
         }
         self.record_floors();
