@@ -6,6 +6,7 @@ CARGO   ?= cargo
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 BUILD   := --workspace --bins --tests --examples
 BINARY  := $(or $(CARGO_TARGET_DIR),target)/release/redeliver
+SKIPPED := $(or $(CARGO_TARGET_DIR),target)/debug/skipped
 SEEDS   ?= 1000
 
 .DEFAULT_GOAL := help
@@ -22,23 +23,23 @@ demo: ## a minute on the real thing: a server dies, a reader is away, the missed
 	@$(CARGO) build --release -p redeliver-cli
 	@REDELIVER_BIN=$(BINARY) docs/demo.sh
 
-test: ## everything: set up what tests need, build, doctests, then all tests (their summary comes last)
+test: ## everything: set up what tests need, build, doctests, then all tests (what was SKIPPED comes last)
 	@tests/setup.sh
 	$(CARGO) build $(BUILD)
 	$(CARGO) test --workspace --doc
 ifeq ($(NEXTEST),yes)
-	$(CARGO) nextest run --workspace --no-fail-fast
+	@$(CARGO) nextest run --workspace --no-fail-fast -E "$$($(SKIPPED) filter)"; status=$$?; $(SKIPPED) summary; exit $$status
 else
-	$(CARGO) test --workspace --bins --lib --tests --no-fail-fast
+	@$(CARGO) test --workspace --bins --lib --tests --no-fail-fast -- $$($(SKIPPED) args); status=$$?; $(SKIPPED) summary; exit $$status
 endif
 
 check: lint ## the fast loop: format, lints, unit tests
 	$(CARGO) test -q --workspace --lib --bins
 
-lint: ## format and lints only
+lint: ## format, lints and deny.toml
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy -q --workspace --all-targets -- -D warnings
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny -L error check; else echo "cargo-deny is not installed: deny.toml was not checked"; fi
+	@tests/deny.sh
 
 fmt: ## format the code
 	$(CARGO) fmt --all

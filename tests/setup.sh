@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sets up the tools that some tests need. Never fails: what cannot be had is named, and the tests that need it skip
-# themselves and say so. What is there already and unchanged costs nothing.
+# Sets up the tools that some tests need. Never fails: what cannot be had is named, and `make test` leaves out the
+# tests that need it and lists them as SKIPPED. What is there already and unchanged costs nothing.
 set -u
 cd "$(dirname "$0")/.." || exit 0
 
@@ -11,6 +11,8 @@ need() { # command, package, what for
 look() {
     missing=""
     need mkfs.ext4 e2fsprogs
+    need mkfs.xfs xfsprogs
+    need faketime faketime
     need losetup mount
     need python3 python3
     need strace strace

@@ -1,15 +1,12 @@
 //! Emitters and readers that live through whatever a test does to their server, and the ledger of what they saw.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::Result;
 
 use crate::emission::Load;
 use crate::emitter::Emitter;
 use crate::ledger::{Dump, Figures, Ledger};
-use crate::process::PATIENCE;
 use crate::reader::{Habits, Reader};
 
 /// Emitters and readers of one server.
@@ -70,18 +67,4 @@ impl Crowd {
         self.ledger.verdict()?;
         Ok(self.ledger.figures())
     }
-}
-
-/// Waits for a thread's end, but not for ever.
-///
-/// # Errors
-///
-/// What it ended with, or that it does not end.
-pub(crate) fn join(thread: JoinHandle<Result<()>>, who: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !thread.is_finished() {
-        ensure!(Instant::now() < deadline, "{who} does not come to its end");
-        thread::sleep(Duration::from_millis(5));
-    }
-    thread.join().map_err(|_| anyhow!("{who} panicked"))?
 }

@@ -10,9 +10,9 @@ use redeliver_client::Client;
 use tokio::task::JoinSet;
 
 use crate::chance::Chance;
-use crate::crowd::join;
 use crate::emission::Origin;
 use crate::ledger::Ledger;
+use crate::waiting::join;
 
 /// A running emitter.
 #[derive(Debug)]

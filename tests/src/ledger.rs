@@ -15,7 +15,7 @@ use redeliver_client::{Epoch, EventName, Position};
 
 pub use self::dump::Dump;
 use crate::emission::{EVENT_NAME, Load, Origin};
-use crate::process::PATIENCE;
+use crate::waiting::PATIENCE;
 
 /// All that is known of one log, by whoever saw a part of it.
 #[derive(Debug)]

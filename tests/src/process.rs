@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::power_cut::PowerCutDisk;
+pub use crate::waiting::PATIENCE;
 
 /// The built binary with these arguments, and nothing of the caller's environment that could lead it elsewhere.
 ///
@@ -479,6 +480,3 @@ fn gather(
 fn text(bytes: &Mutex<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
 }
-
-/// How long anything may take on a slow and busy machine before it counts as hanging.
-pub const PATIENCE: Duration = Duration::from_secs(120);

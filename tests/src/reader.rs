@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use redeliver_client::{Client, Delivery, Event, FileCursorStore, MemoryCursorStore, Start, Subscription};
 use tokio::sync::watch;
 
-use crate::crowd::join;
 use crate::emission::Load;
 use crate::emitter::{BACKOFF_FIRST, BACKOFF_MAX};
 use crate::ledger::Ledger;
+use crate::waiting::join;
 
 /// Who keeps a reader's cursor.
 #[derive(Clone, Debug)]

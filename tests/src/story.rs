@@ -15,7 +15,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use crate::process::{PATIENCE, Running, ServerProcess, free_port};
+use crate::process::{Running, ServerProcess, free_port};
+use crate::waiting::PATIENCE;
 
 /// What runs a story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +198,7 @@ impl Stage for ExampleProcess {
 /// The checks that do not hold, and what the story said.
 pub fn tell(runner: Runner, story: &str, stage: &mut impl Stage) -> Result<()> {
     if let Some(why) = runner.unavailable() {
-        println!("NOT RUN: {story}: {why}");
+        println!("SKIPPED: {story}: {why}");
         return Ok(());
     }
     let mut command = runner.command(story);

@@ -5,7 +5,6 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "whatever is not expected fails its test")]
 
 use std::fs;
-use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use redeliver_client::{
 use redeliver_protocol::history;
 use redeliver_server::{EventName, NewEvent, PayloadKind, Server, TopicName};
 use redeliver_tests::process::ServerProcess;
+use redeliver_tests::waiting::within;
 
 /// Who keeps a reader's place while it is away.
 #[derive(Clone)]
@@ -433,10 +433,6 @@ fn builder(server: &ServerProcess) -> ClientBuilder {
     Client::builder(server.url())
         .backoff(Duration::from_millis(10), Duration::from_millis(100))
         .connect_within(PATIENCE)
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> Result<T> {
-    tokio::time::timeout(PATIENCE, future).await.context("it takes too long")
 }
 
 /// Copies a folder with everything in it.

@@ -36,7 +36,7 @@ fn nothing_acknowledged_by_the_log_is_lost_to_a_power_cut_on_xfs() {
 
 fn cut(file_system: FileSystem, program: &str) {
     if let Some(why) = PowerCutDisk::unavailable(file_system) {
-        println!("NOT RUN: power cuts on {file_system:?}: {why}");
+        println!("SKIPPED: power cuts on {file_system:?}: {why}");
         return;
     }
     let cuts = from_environment("POWER_CUTS").unwrap_or(CUTS);

@@ -1,6 +1,6 @@
 //! Faults below the store: an fsync that fails, a disk that fills up, files that are damaged.
 //!
-//! `STORE_DAMAGES=200` damages more copies than the default. What cannot run here says so and passes.
+//! `STORE_DAMAGES=200` damages more copies than the default. What cannot run here says so; `make test` leaves it out.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail, and says what it did")]
 
@@ -9,18 +9,18 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
 
 use redeliver_log::kv::sled::{SledConfig, SledKv};
 use redeliver_log::kv::{Direction, Kv, KvError, WriteBatch};
 use redeliver_tests::chance::Chance;
+use redeliver_tests::needs::Need;
 use redeliver_tests::power_cut::{FileSystem, PowerCutDisk};
 use redeliver_tests::writer::{Store, Told};
 
 #[test]
 fn a_failed_fsync_ends_the_store_and_nothing_acknowledged_is_lost() {
-    if !Command::new("strace").args(["-V"]).output().is_ok_and(|output| output.status.success()) {
-        println!("NOT RUN: failing fsyncs: strace is not installed");
+    if let Some(why) = Need::Strace.missing() {
+        println!("SKIPPED: failing fsyncs: {why}");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ fn a_failed_fsync_ends_the_store_and_nothing_acknowledged_is_lost() {
 #[test]
 fn a_full_disk_refuses_writes_and_keeps_reads_and_is_used_again_once_it_is_freed() {
     if let Some(why) = PowerCutDisk::unavailable(FileSystem::Ext4) {
-        println!("NOT RUN: full disks: {why}");
+        println!("SKIPPED: full disks: {why}");
         return;
     }
     let disk = PowerCutDisk::new(FileSystem::Ext4, 64 * 1024 * 1024).unwrap();

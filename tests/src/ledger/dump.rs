@@ -8,7 +8,7 @@ use redeliver_client::{Client, Delivery, Seq, Start};
 
 use super::Ledger;
 use crate::emission::Load;
-use crate::process::PATIENCE;
+use crate::waiting::PATIENCE;
 
 /// The log's content from some seq on, or from the oldest that is retained.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use redeliver_client::{Client, Delivery, Start};
 use redeliver_server::{Server, ServerConfig};
+use redeliver_tests::waiting;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -118,10 +119,7 @@ impl Bystanders {
 
 /// Waits for something that must happen soon.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(done) => done,
-        Err(_) => panic!("in vain it was waited until {what}"),
-    }
+    waiting::within(future).await.unwrap_or_else(|error| panic!("in vain it was waited until {what}: {error:#}"))
 }
 
 /// Looks again and again until this is so.
