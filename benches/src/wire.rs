@@ -141,14 +141,23 @@ pub fn subscribe(topic: u64, start: &Start) -> Result<Bytes> {
 ///
 /// Never: the topic's name is a good one.
 pub fn subscribe_as(id: SubscriptionId, topic: u64, start: &Start) -> Result<Bytes> {
-    Ok(encode_client(&ClientFrame::Subscribe(Subscribe {
+    Ok(encode_client(&ClientFrame::Subscribe(subscribe_request(id, topic, start)?)))
+}
+
+/// What a request to follow a topic says, under this number.
+///
+/// # Errors
+///
+/// Never: the topic's name is a good one.
+pub fn subscribe_request(id: SubscriptionId, topic: u64, start: &Start) -> Result<Subscribe> {
+    Ok(Subscribe {
         id,
         topic: TopicName::new(topic_name(topic)).context("the topic's name")?,
         start: start.clone(),
         window: Window { events: WINDOW_EVENTS, bytes: u32::try_from(WINDOW_BYTES).unwrap_or(u32::MAX) },
         ownership: Ownership::Takeover,
         durable: false,
-    })))
+    })
 }
 
 /// An acknowledgement of everything up to here.

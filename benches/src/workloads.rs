@@ -6,6 +6,7 @@ pub mod emit;
 pub mod emitters;
 pub mod fanout;
 pub mod memory;
+pub mod merged;
 pub mod readers;
 pub mod recovery;
 pub mod restart;

@@ -10,7 +10,9 @@ use clap::Parser;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use redeliver_benches::report::{Machine, Report, Row, Wanted};
 use redeliver_benches::workloads::emitters::Pattern;
-use redeliver_benches::workloads::{Run, emit, fanout, memory, recovery, restart, slow, socketio, sustained, topics};
+use redeliver_benches::workloads::{
+    Run, emit, fanout, memory, merged, recovery, restart, slow, socketio, sustained, topics,
+};
 
 /// Drives a real server over loopback and measures it
 #[derive(Debug, Parser)]
@@ -150,6 +152,7 @@ fn workloads(args: &Args) -> Vec<Workload> {
     }
     add("reconnect storm, one topic".to_owned(), Box::new(|run| recovery::storm(run, 1000, 100, false)));
     add("reconnect storm, topics of their own".to_owned(), Box::new(|run| recovery::storm(run, 1000, 100, true)));
+    add("merged reading".to_owned(), Box::new(merged::mostly_empty));
     for readers in [1000, 10_000] {
         add(format!("idle memory, {readers} readers"), Box::new(move |run| Ok(vec![memory::idle(run, readers)?])));
     }
