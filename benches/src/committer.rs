@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use redeliver_log::{Log, LogConfig, Maintenance, WriteOutcome, WriteRequest, open_dir};
+use redeliver_log::{EmitSource, Log, LogConfig, Maintenance, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::history::ReadOutcome;
 use redeliver_protocol::name::{EventName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, PublisherId, Seq};
+use redeliver_protocol::seq::{EmitNumber, Epoch, IdentityTag, Nth, PublisherId, Seq};
 use redeliver_protocol::time::{self, Timestamp};
 use uuid::Uuid;
 
@@ -119,7 +119,15 @@ impl Committer {
                 events.push(Ok(NewEvent::new(self.topic.clone(), self.name.clone(), PayloadKind::Bytes, payload)));
                 *sent += 1;
             }
-            requests.push(WriteRequest::Emit { publisher: Some((*publisher, EmitNumber::ZERO)), first, events });
+            requests.push(WriteRequest::Emit {
+                publisher: Some(EmitSource {
+                    publisher: *publisher,
+                    owner: IdentityTag::default(),
+                    settled: EmitNumber::ZERO,
+                }),
+                first,
+                events,
+            });
         }
         Ok(requests)
     }

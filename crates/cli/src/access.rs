@@ -25,6 +25,10 @@ impl Grant {
         allows(&self.emit, topic)
     }
 
+    pub(crate) fn may_emit_something(&self) -> bool {
+        !self.emit.is_empty()
+    }
+
     pub(crate) fn may_subscribe(&self, topic: &str) -> bool {
         allows(&self.subscribe, topic)
     }
@@ -77,6 +81,7 @@ impl Access for Tokens {
         match action {
             Action::Emit { topic } => grant.may_emit(topic.as_str()),
             Action::Subscribe { topic } => grant.may_subscribe(topic.as_str()),
+            Action::UsePublisher { .. } => grant.may_emit_something(),
             Action::UseSubscriber { subscriber } => grant.may_be(subscriber.as_str()),
             _ => false,
         }

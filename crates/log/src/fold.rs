@@ -205,7 +205,7 @@ impl RunContent {
 
     fn emit_entries(&mut self, entries: &mut Vec<FoldEntry>) {
         for (id, publisher) in &mut self.publishers {
-            publisher.emits.sort_by_key(|emit| emit.number);
+            publisher.emits.sort_by_key(|emit| (emit.number, emit.seq));
             for emits in publisher.emits.chunks(PIECE_BYTES / EMIT_BYTES) {
                 let prefix = key::emits(*id, emits[0].number);
                 let value = value::encode_emits(emits).into();

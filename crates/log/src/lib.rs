@@ -46,6 +46,7 @@
 //! | `d` first topic | names of topics, written with the fold that first saw them |
 //! | `h` fold, part | topics' last seqs and nths: of those that a fold saw, or now and then of all |
 //! | `p` publisher | its last number, and when it emitted it, as of its last fold |
+//! | `o` publisher | whose it is: a tag of the identity that emitted as it first |
 //! | `c` subscriber, topic | a durable cursor, and when it was saved |
 //! | `x` seq, piece | who is not to get an event |
 //! | `w` key | a state of a gateway, or its beginning |
@@ -97,6 +98,7 @@ pub use crate::config::{LogConfig, Retention};
 pub use crate::data_dir::open_dir;
 pub use crate::error::LogError;
 pub use crate::log::{
-    Committed, Log, LogStats, Maintenance, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, Staged, WriteOutcome, WriteRequest,
+    Committed, EmitSource, Log, LogStats, Maintenance, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, Staged, WriteOutcome,
+    WriteRequest,
 };
 pub use crate::merged::{MergedEvent, MergedItem, MergedReader, MergedRow};

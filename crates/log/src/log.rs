@@ -27,7 +27,7 @@ use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitRun, Opened, Place, PublisherState, ReadOutcome, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::redelivery::DeliveredThrough;
-use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
+use redeliver_protocol::seq::{EmitNumber, Epoch, IdentityTag, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 
 use crate::clock::PacedClock;
@@ -97,8 +97,8 @@ struct WriterState {
 pub enum WriteRequest {
     /// Append events.
     Emit {
-        /// Who emits, and up to which number all is settled for it (from its Hello). `None`: no dedupe (in-process).
-        publisher: Option<(PublisherId, EmitNumber)>,
+        /// Who emits. `None`: no dedupe (in-process).
+        publisher: Option<EmitSource>,
         /// The number of the first. Without publisher it only numbers the answer.
         first: EmitNumber,
         /// The events; an `Err` with a final code consumes its number.
@@ -120,6 +120,17 @@ pub enum WriteRequest {
         /// The state: at most [`STATE_BYTES_MAX`](crate::STATE_BYTES_MAX) long.
         value: Option<Bytes>,
     },
+}
+
+/// Who emits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmitSource {
+    /// The publisher.
+    pub publisher: PublisherId,
+    /// The identity that speaks for it. A publisher belongs to the first one that has stored an event as it.
+    pub owner: IdentityTag,
+    /// Up to which number all is settled, as the publisher claims in its Hello.
+    pub settled: EmitNumber,
 }
 
 /// What became of one [`WriteRequest`].
@@ -402,6 +413,13 @@ impl Log {
                 Ok(Some(Cursor { known: Place::new(nowhere, Nth::ZERO), delivered_through }))
             }
         }
+    }
+
+    /// Returns whether an identity may speak for a publisher: nobody else has emitted as it. To be asked before an older
+    /// connection of that publisher is fenced.
+    #[must_use]
+    pub fn may_publish(&self, publisher: PublisherId, owner: IdentityTag) -> bool {
+        self.publishers.lock().belongs_to(publisher, owner)
     }
 
     /// What is known of a publisher that connects, durably.

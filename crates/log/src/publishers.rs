@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::PublisherState;
-use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq};
+use redeliver_protocol::seq::{EmitNumber, IdentityTag, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use crate::layout::value::{PublisherEntry, StoredEmit};
@@ -24,6 +24,8 @@ pub(crate) struct Publishers {
 /// One publisher.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Publisher {
+    /// Whose it is. Nothing if it emitted before that was remembered.
+    owner: Option<IdentityTag>,
     /// Every number up to this one is decided.
     last: EmitNumber,
     /// When it last emitted, by the paced clock.
@@ -37,6 +39,7 @@ pub(crate) struct Publisher {
 /// What one commit changes of one publisher.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PublisherDraft {
+    pub(crate) owner: IdentityTag,
     pub(crate) last: EmitNumber,
     /// Its new emits and the refusals among them, in order.
     pub(crate) emits: Vec<StoredEmit>,
@@ -49,6 +52,23 @@ impl Publishers {
             Some(publisher) => PublisherState::Reached(publisher.last),
             None if settled == EmitNumber::ZERO => PublisherState::New,
             None => PublisherState::Forgotten,
+        }
+    }
+
+    /// Whether an identity may speak for a publisher.
+    pub(crate) fn belongs_to(&self, id: PublisherId, owner: IdentityTag) -> bool {
+        self.owner(id).is_none_or(|known| known == owner)
+    }
+
+    /// Whose a publisher is, if that is known.
+    pub(crate) fn owner(&self, id: PublisherId) -> Option<IdentityTag> {
+        self.all.get(&id)?.owner
+    }
+
+    /// Takes over whose a known publisher is, at open.
+    pub(crate) fn load_owner(&mut self, id: PublisherId, owner: IdentityTag) {
+        if let Some(publisher) = self.all.get_mut(&id) {
+            publisher.owner = Some(owner);
         }
     }
 
@@ -69,15 +89,18 @@ impl Publishers {
     /// Takes over what a durable commit changed, or what is consumed without one.
     pub(crate) fn apply(&mut self, id: PublisherId, draft: PublisherDraft, when: Timestamp) {
         let publisher = self.all.entry(id).or_default();
+        publisher.owner.get_or_insert(draft.owner);
         publisher.last = publisher.last.max(draft.last);
         publisher.when = publisher.when.max(when);
         let stored = draft.emits.iter().rposition(|emit| emit.seq > Seq::ZERO).map_or(0, |at| at + 1);
         if stored > 0 {
-            publisher.recent.extend(publisher.refused.drain(..).map(refusal));
+            for refused in std::mem::take(&mut publisher.refused) {
+                publisher.remember(refusal(refused));
+            }
         }
         for (at, emit) in draft.emits.into_iter().enumerate() {
             if at < stored {
-                publisher.recent.push_back(emit);
+                publisher.remember(emit);
             } else if let Some(code) = refusal_code(&emit) {
                 publisher.refused.push_back((emit.number, code));
             }
@@ -92,16 +115,17 @@ impl Publishers {
         let publisher = self.all.entry(id).or_default();
         publisher.last = publisher.last.max(emit.number);
         publisher.when = publisher.when.max(when);
-        publisher.recent.push_back(emit);
+        publisher.remember(emit);
     }
 
     /// Forgets emits that a fold has put into their own keys.
     pub(crate) fn folded_through(&mut self, id: PublisherId, through: Seq) {
         let Some(publisher) = self.all.get_mut(&id) else { return };
-        let gone = publisher.recent.iter().rposition(|emit| emit.seq > Seq::ZERO && emit.seq <= through);
-        if let Some(last) = gone {
-            publisher.recent.drain(..=last);
-        }
+        let is_folded = |emit: &StoredEmit| emit.seq > Seq::ZERO && emit.seq <= through;
+        let last =
+            publisher.recent.iter().rev().find(|emit| is_folded(emit)).map_or(EmitNumber::ZERO, |emit| emit.number);
+        // Refusals went with the event after them.
+        publisher.recent.retain(|emit| emit.seq > through || (emit.seq == Seq::ZERO && emit.number > last));
         if publisher.recent.is_empty() {
             publisher.recent = VecDeque::new();
         }
@@ -138,6 +162,18 @@ impl Publishers {
 }
 
 impl Publisher {
+    /// Puts an emit where its number belongs, in place of what was known of that number.
+    fn remember(&mut self, emit: StoredEmit) {
+        if self.recent.back().is_none_or(|last| last.number < emit.number) {
+            return self.recent.push_back(emit);
+        }
+        let at = self.recent.partition_point(|other| other.number < emit.number);
+        match self.recent.get_mut(at) {
+            Some(same) if same.number == emit.number => *same = emit,
+            Some(_) | None => self.recent.insert(at, emit),
+        }
+    }
+
     fn is_idle(&self, before: Timestamp) -> bool {
         self.when < before && self.recent.is_empty()
     }
@@ -148,9 +184,9 @@ impl Publisher {
 
     /// What became of a number, if its event is not folded yet or it was refused lately.
     pub(crate) fn emit(&self, number: EmitNumber) -> Option<StoredEmit> {
-        let at = self.recent.partition_point(|emit| emit.number < number);
-        if let Some(emit) = self.recent.get(at).filter(|emit| emit.number == number) {
-            return Some(*emit);
+        let at = self.recent.partition_point(|emit| emit.number <= number);
+        if let Some(emit) = at.checked_sub(1).and_then(|at| found(&self.recent[at], number)) {
+            return Some(emit);
         }
         self.refused.iter().find(|(refused, _)| *refused == number).copied().map(refusal)
     }
@@ -160,6 +196,29 @@ impl Publisher {
         self.refused.iter().copied()
     }
 }
+
+/// What an emit says of a number, if it is the last one up to that number.
+pub(crate) fn found(emit: &StoredEmit, number: EmitNumber) -> Option<StoredEmit> {
+    match refusal_code(emit) {
+        Some(HOLE_BEGINS | RefusalCode::NumberSkipped) if emit.number <= number => {
+            let is_in_hole = emit.number == number || refusal_code(emit) == Some(HOLE_BEGINS);
+            is_in_hole.then(|| refusal((number, RefusalCode::NumberSkipped)))
+        }
+        Some(_) | None => Some(*emit).filter(|emit| emit.number == number),
+    }
+}
+
+/// The numbers after `last` and before `next`, which were said to be settled but never came: as refusals, of which the
+/// first stands for all up to the second.
+pub(crate) fn hole(last: EmitNumber, next: EmitNumber) -> impl Iterator<Item = StoredEmit> {
+    let (first, end) = (last.0.saturating_add(1), next.0.saturating_sub(1));
+    let begin = (first < end).then(|| refusal((EmitNumber(first), HOLE_BEGINS)));
+    let end = (first <= end).then(|| refusal((EmitNumber(end), RefusalCode::NumberSkipped)));
+    begin.into_iter().chain(end)
+}
+
+/// The first number of several that were passed over. It is in the store alone.
+const HOLE_BEGINS: RefusalCode = RefusalCode(u16::MAX);
 
 /// A final refusal as it is remembered.
 pub(crate) fn refusal((number, code): (EmitNumber, RefusalCode)) -> StoredEmit {

@@ -66,6 +66,8 @@ codes! {
         Expired = 202, "the credentials are no longer valid";
         /// The server's app has sent the peer away.
         Disconnected = 203, "the server has ended this connection";
+        /// The publisher belongs to another identity.
+        NotYourPublisher = 204, "the publisher belongs to another identity";
         /// The same client instance has a newer connection.
         Superseded = 300, "the same client has a newer connection";
         /// The publisher has a newer connection.
@@ -111,6 +113,8 @@ codes! {
         Declined = 108, "the app declined to answer";
         /// The request was handled, but its answer is larger than can be carried, or than there was room for.
         AnswerTooLarge = 109, "the request was handled, but its answer is too large";
+        /// The number was passed over: later ones came, with the word that this one was settled, but it never came.
+        NumberSkipped = 110, "this number was said to be settled, but never came here";
         /// Numbers before this one are missing.
         OutOfOrder = 200, "numbers before this one are missing";
         /// The disk is full.
@@ -127,6 +131,13 @@ codes! {
 }
 
 impl RefusalCode {
+    /// Whether the refusal depends on permission or on the server's settings, so that the same emit may be taken once these
+    /// have changed. The log takes it then under the number that the refusal consumed.
+    #[must_use]
+    pub fn depends_on_server(self) -> bool {
+        matches!(self, RefusalCode::Forbidden | RefusalCode::TooLarge)
+    }
+
     /// Whether trying the same again cannot help. A final refusal consumes an emit's number.
     #[must_use]
     pub fn is_final(self) -> bool {

@@ -129,6 +129,11 @@ macro_rules! identity {
 }
 
 identity! {
+    /// What is stored of an identity's name with what belongs to it: a hash that the server makes of it.
+    IdentityTag
+}
+
+identity! {
     /// One opening of the log for writing. A log's epochs, in order, are its lineage.
     Epoch
 }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{InstanceId, PublisherId};
+use redeliver_protocol::seq::{IdentityTag, InstanceId, PublisherId};
+use sha2::{Digest as _, Sha256};
 
 /// Judges connections and what they ask for. Give one to [`ServerBuilder::access`](crate::ServerBuilder::access).
 ///
@@ -141,6 +142,13 @@ impl Identity {
         self
     }
 
+    /// What is stored of the name with what belongs to this identity: half of its SHA-256.
+    pub(crate) fn tag(&self) -> IdentityTag {
+        let [head @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _]: [u8; 32] =
+            Sha256::digest(self.name.as_bytes()).into();
+        IdentityTag(head)
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -178,6 +186,12 @@ pub enum Action<'a> {
     UseSubscriber {
         /// The subscriber.
         subscriber: &'a SubscriberName,
+    },
+    /// Emit as this publisher, and fence an older connection that does. Who may not is let in all the same, but each of its
+    /// emits is refused. To be refused to identities that may emit nothing at all; every client that emits asks for it.
+    UsePublisher {
+        /// The publisher.
+        publisher: PublisherId,
     },
 }
 

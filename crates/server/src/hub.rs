@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use redeliver_log::EmitSource;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::VolatileEmit;
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::TopicName;
-use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, InstanceId, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
-use redeliver_protocol::server::publishers::Publishers;
+use redeliver_protocol::server::publishers::{NotYours, Publishers};
 use redeliver_protocol::server::{ConnectionId, Input};
 
 use crate::inbox::Inbox;
@@ -52,15 +53,28 @@ impl Hub {
     }
 
     /// A connection is authenticated: it speaks for its publisher from now on, and an older one does no longer.
-    pub(crate) fn enter(&self, connection: ConnectionId, instance: InstanceId, publisher: Option<PublisherId>) {
+    ///
+    /// # Errors
+    ///
+    /// [`NotYours`] if another identity is connected as this publisher, which stays as it is.
+    pub(crate) fn enter(
+        &self,
+        connection: ConnectionId,
+        instance: InstanceId,
+        publisher: Option<EmitSource>,
+    ) -> Result<(), NotYours> {
         let mut claims = self.claims.lock();
+        let fenced = match publisher {
+            Some(source) => claims.publishers.claim(source.publisher, source.owner, connection)?,
+            None => None,
+        };
         claims.instances.insert(connection, instance);
-        let fenced = publisher.and_then(|publisher| claims.publishers.claim(publisher, connection));
         if let Some(fenced) = fenced {
             let same_client = claims.instances.get(&fenced) == Some(&instance);
             let code = if same_client { CloseCode::Superseded } else { CloseCode::PublisherFenced };
             self.tell(fenced, Input::Displaced(displaced(code)));
         }
+        Ok(())
     }
 
     /// Claims a durable subscriber's topic; the answers go into the inboxes.
@@ -111,12 +125,12 @@ impl Hub {
         &self,
         queue: &Queue,
         (connection, inbox): (ConnectionId, &Arc<Inbox>),
-        publisher: Option<(PublisherId, EmitNumber)>,
+        publisher: Option<EmitSource>,
         first: EmitNumber,
         events: Events,
     ) -> bool {
         let claims = self.claims.lock();
-        let fenced = publisher.is_some_and(|(publisher, _)| !claims.publishers.is_current(publisher, connection));
+        let fenced = publisher.is_some_and(|source| !claims.publishers.is_current(source.publisher, connection));
         if fenced {
             let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
             queue.refuse_for(inbox, first, count, RefusalCode::Fenced);

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use redeliver_log::EmitSource;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
 use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, Seq, SubscriptionId};
 use redeliver_protocol::server::Input;
 use tokio::sync::oneshot;
 
@@ -54,7 +55,7 @@ pub(crate) type Events = Vec<Result<NewEvent, RefusalCode>>;
 /// Events to be appended for one answer.
 #[derive(Debug)]
 pub(crate) struct Append {
-    pub(crate) publisher: Option<(PublisherId, EmitNumber)>,
+    pub(crate) publisher: Option<EmitSource>,
     pub(crate) first: EmitNumber,
     pub(crate) events: Events,
     /// Set if these were refused already, and only the answer keeps its place in the order. There are no events then.
@@ -124,7 +125,7 @@ impl Queue {
     pub(crate) fn append_for(
         &self,
         inbox: &Arc<Inbox>,
-        publisher: Option<(PublisherId, EmitNumber)>,
+        publisher: Option<EmitSource>,
         first: EmitNumber,
         events: Events,
     ) -> bool {
@@ -389,13 +390,7 @@ impl Content {
 }
 
 impl Append {
-    fn new(
-        publisher: Option<(PublisherId, EmitNumber)>,
-        first: EmitNumber,
-        events: Events,
-        bytes: usize,
-        answer: Answer,
-    ) -> Append {
+    fn new(publisher: Option<EmitSource>, first: EmitNumber, events: Events, bytes: usize, answer: Answer) -> Append {
         Append { publisher, first, events, refused: None, bytes, answer }
     }
 

@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri};
-use redeliver_log::LogError;
+use redeliver_log::{EmitSource, LogError};
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::{Hello, SUBPROTOCOL, ServerFrame};
 use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::request::Request;
-use redeliver_protocol::seq::{EmitNumber, Epoch, PublisherId, RequestId, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, Epoch, RequestId, SubscriptionId};
 use redeliver_protocol::server::owners::Claim;
 use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, ServerSession};
 use redeliver_protocol::time::Instant;
@@ -70,7 +70,9 @@ pub(crate) struct SessionDriver {
     origin: Option<Box<Origin>>,
     peer: Option<SocketAddr>,
     identity: Option<Identity>,
-    publisher: Option<(PublisherId, EmitNumber)>,
+    publisher: Option<EmitSource>,
+    /// Whether it may emit as the publisher that its Hello names.
+    may_publish: bool,
     judging: Option<(Box<Hello>, Judgement<'static>)>,
     log_calls: LogCalls,
     handling: Handling,
@@ -94,6 +96,7 @@ impl SessionDriver {
             origin: Some(Box::new(origin)),
             identity: None,
             publisher: None,
+            may_publish: true,
             judging: None,
             log_calls: LogCalls::new(Arc::clone(shared)),
             handling: Handling::default(),
@@ -281,13 +284,26 @@ impl SessionDriver {
         }
         // Names of peers go through Debug: they must not forge log lines.
         Span::current().record("identity", tracing::field::debug(identity.name()));
+        // Who may not emit fences nobody.
+        let allows = |publisher| self.access.allow(&identity, Action::UsePublisher { publisher });
+        self.may_publish = hello.publisher.is_none_or(allows);
+        let publisher = hello.publisher.filter(|_| self.may_publish);
+        self.publisher =
+            publisher.map(|publisher| EmitSource { publisher, owner: identity.tag(), settled: hello.settled });
+        let is_anothers = |source: EmitSource| !self.shared.log.may_publish(source.publisher, source.owner);
+        // The older connection of the publisher is fenced before its state is read, so that nothing is added behind it.
+        if self.publisher.is_some_and(is_anothers)
+            || self.shared.hub.enter(self.connection, hello.instance, self.publisher).is_err()
+        {
+            self.publisher = None;
+            let reason = "another identity emits as this publisher: use a new one".to_owned();
+            let close = Close { code: CloseCode::NotYourPublisher, reason, retry: RetryAdvice::Never };
+            return self.handle(Input::Authenticated(Err(close)));
+        }
         debug!(client = ?hello.client_name, subscriber = ?hello.subscriber, "authenticated");
         let entry = self.shared.registry.enter(self.connection, identity.clone(), self.peer, SUBPROTOCOL);
         self.entry = Some(entry);
         self.identity = Some(identity);
-        self.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));
-        // The older connection of the publisher is fenced before its state is read, so that nothing is added behind it.
-        self.shared.hub.enter(self.connection, hello.instance, hello.publisher);
         match self.admitted() {
             Ok(admitted) => self.handle(Input::Authenticated(Ok(admitted))),
             Err(error) => self.shared.fail(&error.to_string()),
@@ -297,7 +313,7 @@ impl SessionDriver {
     /// What the log knows of the client and of itself. All of it is in memory: a storm of reconnects needs no other thread.
     fn admitted(&self) -> Result<Admitted, LogError> {
         let publisher = match self.publisher {
-            Some((id, settled)) => self.shared.log.publisher(id, settled)?,
+            Some(source) => self.shared.log.publisher(source.publisher, source.settled)?,
             None => PublisherState::New,
         };
         let head = self.shared.log.head();
@@ -318,7 +334,8 @@ impl SessionDriver {
     }
 
     fn append(&mut self, first: EmitNumber, events: Events) {
-        let events = events.into_iter().map(|event| event.and_then(|event| self.permitted(event))).collect();
+        let judge = |event| if self.may_publish { self.permitted(event) } else { Err(RefusalCode::Forbidden) };
+        let events = events.into_iter().map(|event| event.and_then(judge)).collect();
         let me = (self.connection, &self.inbox);
         if !self.shared.hub.append(&self.shared.queue, me, self.publisher, first, events) {
             add(&self.shared.counters.overloads, 1);

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redeliver_log::kv::faulty::{FaultyKv, Unsynced};
-use redeliver_log::{Log, Maintenance};
+use redeliver_log::{EmitSource, Log, Maintenance};
 use redeliver_protocol::codec;
 use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Seq, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
 use redeliver_protocol::server::watchers::Watchers;
@@ -52,7 +52,7 @@ pub(crate) struct Server {
 pub(crate) struct Connection {
     session: ServerSession,
     ticks: BTreeSet<Instant>,
-    publisher: Option<(PublisherId, EmitNumber)>,
+    publisher: Option<EmitSource>,
     claims: BTreeMap<SubscriptionId, (SubscriberName, TopicName)>,
     /// Something was written since the session was last told that all has left.
     wrote: bool,

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use redeliver_log::{Log, LogConfig, Maintenance, WriteOutcome, WriteRequest, open_dir};
+use redeliver_log::{EmitSource, Log, LogConfig, Maintenance, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::history::{Cursor, EmitFate, GapCause, Place, PublisherState, ReadOutcome};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 use redeliver_protocol::redelivery::DeliveredThrough;
-use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, PublisherId, Seq};
+use redeliver_protocol::seq::{EmitNumber, Epoch, IdentityTag, Nth, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 use redeliver_tests::chance::Chance;
 use redeliver_tests::content::Event;
@@ -130,7 +130,8 @@ impl Writer {
             events.push(Ok(NewEvent::new(topic_name(event.topic)?, name, PayloadKind::Bytes, event.body)));
         }
         let last = head.seq.0 + u64::try_from(events.len())?;
-        let publisher = Some((PUBLISHER, EmitNumber(head.seq.0)));
+        let settled = EmitNumber(head.seq.0);
+        let publisher = Some(EmitSource { publisher: PUBLISHER, owner: IdentityTag::default(), settled });
         let known = Place::new(head, Nth::ZERO);
         let requests = vec![
             WriteRequest::Emit { publisher, first: EmitNumber(first), events },

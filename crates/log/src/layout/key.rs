@@ -22,6 +22,8 @@ pub(crate) const HEADS: u8 = b'h';
 pub(crate) const TOPIC: u8 = b'n';
 /// A publisher: `p | publisher`.
 pub(crate) const PUBLISHER: u8 = b'p';
+/// Whose a publisher is: `o | publisher`.
+pub(crate) const OWNER: u8 = b'o';
 /// Folded emits of a publisher: `q | publisher | first_number`.
 pub(crate) const EMITS: u8 = b'q';
 /// A durable cursor: `c | length of subscriber | subscriber | topic`.
@@ -91,6 +93,12 @@ pub(crate) fn heads(fold: Seq, part: u32) -> Vec<u8> {
 
 pub(crate) fn publisher(id: PublisherId) -> Vec<u8> {
     let mut key = vec![PUBLISHER];
+    key.extend_from_slice(&id.0);
+    key
+}
+
+pub(crate) fn owner(id: PublisherId) -> Vec<u8> {
+    let mut key = vec![OWNER];
     key.extend_from_slice(&id.0);
     key
 }

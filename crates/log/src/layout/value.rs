@@ -223,16 +223,22 @@ pub(crate) fn encode_emits(emits: &[StoredEmit]) -> Vec<u8> {
     out
 }
 
-/// The emit with this number in a chunk, if it is there.
+/// The last emit up to this number in a chunk, if there is one. Of two for one number the event counts.
 pub(crate) fn find_emit(bytes: &[u8], number: EmitNumber) -> Result<Option<StoredEmit>, Damaged> {
     let mut reader = ByteReader::new(bytes);
+    let mut found: Option<StoredEmit> = None;
     while !reader.is_empty() {
         let emit = StoredEmit { number: EmitNumber(reader.u64()?), seq: Seq(reader.u64()?), content: reader.u64()? };
-        if emit.number == number {
-            return Ok(Some(emit));
+        if emit.number > number {
+            continue;
+        }
+        let is_refusal_of_stored =
+            found.is_some_and(|found| found.number == emit.number && found.seq > Seq::ZERO && emit.seq == Seq::ZERO);
+        if !is_refusal_of_stored {
+            found = Some(emit);
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// `c | subscriber | topic`: a durable cursor, and when it was saved (by the paced clock).
@@ -299,7 +305,8 @@ mod tests {
             (3..9).map(|n| StoredEmit { number: EmitNumber(n), seq: Seq(100 + n), content: n * n }).collect();
         let bytes = encode_emits(&emits);
         assert_eq!(find_emit(&bytes, EmitNumber(5)), Ok(Some(emits[2])));
-        assert_eq!(find_emit(&bytes, EmitNumber(9)), Ok(None));
+        assert_eq!(find_emit(&bytes, EmitNumber(9)), Ok(Some(emits[5])), "the last one up to it");
+        assert_eq!(find_emit(&bytes, EmitNumber(2)), Ok(None));
         assert_eq!(find_emit(&bytes[1..], EmitNumber(9)), Err(Damaged));
     }
 }

@@ -8,16 +8,16 @@ use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
 use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, Position, PublisherId, Seq};
+use redeliver_protocol::seq::{EmitNumber, IdentityTag, Position, PublisherId, Seq};
 
-use super::{Log, WriteOutcome, WriteRequest};
+use super::{EmitSource, Log, WriteOutcome, WriteRequest};
 use crate::content::content_hash;
 use crate::error::LogError;
 use crate::kv::Direction;
 use crate::layout::value::{self, StoredEmit};
 use crate::layout::{key, piece};
 use crate::lineage::Lineage;
-use crate::publishers::{PublisherDraft, Publishers, REFUSED_MAX, refusal, refusal_code};
+use crate::publishers::{PublisherDraft, Publishers, REFUSED_MAX, found, hole, refusal, refusal_code};
 use crate::store::Store;
 
 /// What is to become of a row of requests.
@@ -74,8 +74,8 @@ impl Log {
         for request in requests {
             let outcome = match request {
                 WriteRequest::Emit { publisher: None, first, events } => decider.plain(*first, events),
-                WriteRequest::Emit { publisher: Some((id, settled)), first, events } => {
-                    decider.numbered(*id, *settled, *first, events)?
+                WriteRequest::Emit { publisher: Some(source), first, events } => {
+                    decider.numbered(*source, *first, events)?
                 }
                 WriteRequest::SaveCursor { subscriber, topic, cursor } => {
                     decider.decision.cursors.insert((subscriber, topic), cursor);
@@ -112,36 +112,35 @@ impl<'a> Decider<'a, '_> {
     /// Emits of a publisher, in the order of their numbers and without a hole.
     fn numbered(
         &mut self,
-        id: PublisherId,
-        settled: EmitNumber,
+        source: EmitSource,
         first: EmitNumber,
         events: &'a [Result<NewEvent, RefusalCode>],
     ) -> Result<WriteOutcome, LogError> {
+        let id = source.publisher;
         let mut runs = Runs::default();
         let mut number = first;
-        let mut place = self.places.get(&id).copied();
-        let mut next = self.last(id).max(settled).saturating_add(1);
-        let mut blocked = None;
+        let mut next = self.last(id).max(source.settled).saturating_add(1);
+        // Who connected as this publisher before it belonged to somebody else is refused as an older connection is.
+        let is_anothers = self.owner(id).is_some_and(|owner| owner != source.owner);
+        let mut blocked = is_anothers.then_some(RefusalCode::Fenced);
         for event in events {
             let fate = if let Some(code) = blocked {
                 EmitFate::Refused(code)
             } else if number < next {
-                self.repeated(id, number, event)?
+                self.repeated(source, number, event)?
             } else if number > next {
                 EmitFate::Refused(RefusalCode::OutOfOrder)
             } else {
                 match event.as_ref().map_err(|code| *code).and_then(judged) {
                     Err(code) if code.is_final() => {
-                        let at = place.unwrap_or_else(|| self.place(id));
-                        place = Some(at);
+                        let at = self.place(source, number);
                         self.refuse(at, number, code);
                         EmitFate::Refused(code)
                     }
                     Err(code) => EmitFate::Refused(code),
                     Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::StorageFull),
                     Ok(event) => {
-                        let at = place.unwrap_or_else(|| self.place(id));
-                        place = Some(at);
+                        let at = self.place(source, number);
                         EmitFate::Stored(self.store(event, Some((at, number, content_hash(event)))))
                     }
                 }
@@ -161,11 +160,16 @@ impl<'a> Decider<'a, '_> {
 
     /// What is said of a number that was decided before.
     fn repeated(
-        &self,
-        id: PublisherId,
+        &mut self,
+        source: EmitSource,
         number: EmitNumber,
-        event: &Result<NewEvent, RefusalCode>,
+        event: &'a Result<NewEvent, RefusalCode>,
     ) -> Result<EmitFate, LogError> {
+        let id = source.publisher;
+        let last = self.last(id);
+        if number > last && last > EmitNumber::ZERO {
+            return Ok(EmitFate::Refused(RefusalCode::NumberSkipped));
+        }
         let Some(emit) = self.emit(id, number)? else {
             // Nothing is known of it. What cannot be stored now either is refused as it would be.
             return Ok(match event {
@@ -174,7 +178,15 @@ impl<'a> Decider<'a, '_> {
             });
         };
         if let Some(code) = refusal_code(&emit) {
-            return Ok(EmitFate::Refused(code));
+            return Ok(match event.as_ref().map_err(|code| *code).and_then(judged) {
+                // Permission or the server's settings have changed meanwhile: it comes late, but it comes.
+                Ok(_) if code.depends_on_server() && self.is_full() => EmitFate::Refused(RefusalCode::StorageFull),
+                Ok(event) if code.depends_on_server() => {
+                    let at = self.place(source, number);
+                    EmitFate::Stored(self.store(event, Some((at, number, content_hash(event)))))
+                }
+                Ok(_) | Err(_) => EmitFate::Refused(code),
+            });
         }
         let is_same = match event {
             Ok(event) => content_hash(event) == emit.content,
@@ -192,9 +204,9 @@ impl<'a> Decider<'a, '_> {
     /// What became of a number: in these requests, in memory, or in the store.
     fn emit(&self, id: PublisherId, number: EmitNumber) -> Result<Option<StoredEmit>, LogError> {
         if let Some(draft) = self.draft(id) {
-            let at = draft.emits.partition_point(|emit| emit.number < number);
-            if let Some(emit) = draft.emits.get(at).filter(|emit| emit.number == number) {
-                return Ok(Some(*emit));
+            let at = draft.emits.partition_point(|emit| emit.number <= number);
+            if let Some(emit) = at.checked_sub(1).and_then(|at| found(&draft.emits[at], number)) {
+                return Ok(Some(emit));
             }
         }
         let Some(publisher) = self.publishers.find(id) else { return Ok(None) };
@@ -205,13 +217,23 @@ impl<'a> Decider<'a, '_> {
             return Ok(None);
         }
         let (from, to) = (key::emits(id, EmitNumber::ZERO), key::emits(id, number.saturating_add(1)));
-        let Some(entry) = self.store.kv().range(&from, &to, Direction::Down).next() else { return Ok(None) };
-        let (key, sealed) = entry?;
-        let Ok(bytes) = piece::open_small(&key, &sealed) else {
-            tracing::error!(key = %key::in_words(&key), "a publisher's emits are damaged");
-            return Ok(None);
-        };
-        Ok(value::find_emit(bytes, number).unwrap_or(None))
+        // The nearest value has it, unless what came late lies between.
+        for entry in self.store.kv().range(&from, &to, Direction::Down).take(LATE_VALUES_MAX) {
+            let (key, sealed) = entry?;
+            let Ok(bytes) = piece::open_small(&key, &sealed) else {
+                tracing::error!(key = %key::in_words(&key), "a publisher's emits are damaged");
+                continue;
+            };
+            let emit = value::find_emit(bytes, number).unwrap_or(None);
+            if let Some(emit) = emit.and_then(|emit| found(&emit, number)) {
+                return Ok(Some(emit));
+            }
+        }
+        Ok(None)
+    }
+
+    fn owner(&self, id: PublisherId) -> Option<IdentityTag> {
+        self.draft(id).map(|draft| draft.owner).or_else(|| self.publishers.owner(id))
     }
 
     fn last(&self, id: PublisherId) -> EmitNumber {
@@ -225,12 +247,19 @@ impl<'a> Decider<'a, '_> {
         self.places.get(&id).map(|place| &self.decision.publishers[*place].1)
     }
 
-    /// The publisher's place in the decision.
-    fn place(&mut self, id: PublisherId) -> usize {
-        *self.places.entry(id).or_insert_with(|| {
-            self.decision.publishers.push((id, PublisherDraft::default()));
+    /// The publisher's place in the decision, for its next number. What it passes over is remembered, if the publisher was
+    /// known before: of one that is not known, nobody can tell what came and was forgotten.
+    fn place(&mut self, source: EmitSource, number: EmitNumber) -> usize {
+        let last = self.last(source.publisher);
+        let at = *self.places.entry(source.publisher).or_insert_with(|| {
+            let draft = PublisherDraft { owner: source.owner, last, ..PublisherDraft::default() };
+            self.decision.publishers.push((source.publisher, draft));
             self.decision.publishers.len() - 1
-        })
+        });
+        if last > EmitNumber::ZERO {
+            self.decision.publishers[at].1.emits.extend(hole(last, number));
+        }
+        at
     }
 
     fn is_full(&self) -> bool {
@@ -242,9 +271,18 @@ impl<'a> Decider<'a, '_> {
         let seq = Seq(self.head.0 + self.decision.stored.len() as u64);
         if let Some((place, number, content)) = emitter {
             let draft = &mut self.decision.publishers[place].1;
-            draft.last = number;
-            forget_old_refusals(&mut draft.emits);
-            draft.emits.push(StoredEmit { number, seq, content });
+            let emit = StoredEmit { number, seq, content };
+            if number > draft.last || draft.emits.is_empty() {
+                draft.last = draft.last.max(number);
+                forget_old_refusals(&mut draft.emits);
+                draft.emits.push(emit);
+            } else {
+                let at = draft.emits.partition_point(|other| other.number < number);
+                match draft.emits.get_mut(at).filter(|other| other.number == number) {
+                    Some(refused) => *refused = emit,
+                    None => draft.emits.insert(at, emit),
+                }
+            }
         }
         Position::new(self.lineage.current(), seq)
     }
@@ -255,6 +293,9 @@ impl<'a> Decider<'a, '_> {
         draft.emits.push(refusal((number, code)));
     }
 }
+
+/// A publisher's values are searched for a number in so many of them: each emit that came late may have made one.
+const LATE_VALUES_MAX: usize = 16;
 
 /// Keeps the last few of the refusals at the end.
 fn forget_old_refusals(emits: &mut Vec<StoredEmit>) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use redeliver_protocol::codec::{encode_record, record_bytes};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::name::TopicName;
-use redeliver_protocol::seq::{EmitNumber, Nth, PublisherId, Seq};
+use redeliver_protocol::seq::{EmitNumber, IdentityTag, Nth, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::decide::StoredEvent;
@@ -49,6 +49,8 @@ pub(super) struct Drafter<'a> {
     new_topics: HashMap<&'a TopicName, u32>,
     /// Topics that earlier commits of the same row have grown.
     nths: HashMap<u32, Nth>,
+    /// Which publishers' owners stand in commits of the same row, or are stored.
+    owned: Vec<bool>,
     /// How much of each publisher's draft stands in commits of the same row, once one of its events does.
     written: Vec<Option<usize>>,
     /// What stands before the first event of the next commit: it was looked up when that did not fit into the last one.
@@ -74,6 +76,8 @@ struct CommitTables<'a> {
     /// Each draft's index in `publishers`.
     publisher_index: Vec<Option<u32>>,
     publishers: Vec<CommitPublisher>,
+    /// Publishers that belong to somebody from this commit on.
+    owners: Vec<(PublisherId, IdentityTag)>,
     events: Vec<NewCommitEvent<'a>>,
     event_bytes: u64,
     excepts: Vec<(Seq, Arc<[TopicName]>)>,
@@ -96,6 +100,7 @@ impl<'a> Drafter<'a> {
             next: head.next(),
             new_topics: HashMap::new(),
             nths: HashMap::new(),
+            owned: drafts.iter().map(|(id, _)| publishers.owner(*id).is_some()).collect(),
             written: vec![None; drafts.len()],
             carried: None,
         }
@@ -126,6 +131,7 @@ impl<'a> Drafter<'a> {
                 (None, None) => Vec::new(),
             };
             bytes += encoded_bytes_max(event.event) + refused.len() * REFUSED_BYTES;
+            bytes += event.emitter.map_or(0, |(draft, _, _)| if self.owned[draft] { 0 } else { OWNER_BYTES });
             if bytes > COMMIT_BYTES_MAX && !tables.events.is_empty() {
                 self.carried = Some(refused);
                 break;
@@ -162,7 +168,11 @@ impl<'a> Drafter<'a> {
         }
         let emitter = stored.emitter.map(|(draft, number, hash)| {
             let publisher = *tables.publisher_index[draft].get_or_insert_with(|| {
-                tables.publishers.push(CommitPublisher { id: self.drafts[draft].0, refused: Vec::new() });
+                let (id, PublisherDraft { owner, .. }) = &self.drafts[draft];
+                if !std::mem::replace(&mut self.owned[draft], true) {
+                    tables.owners.push((*id, *owner));
+                }
+                tables.publishers.push(CommitPublisher { id: *id, refused: Vec::new() });
                 u32::try_from(tables.publishers.len() - 1).unwrap_or(u32::MAX)
             });
             tables.publishers[publisher as usize].refused.extend(refused);
@@ -243,6 +253,9 @@ impl<'a> Drafter<'a> {
         .encode();
         let mut batch = WriteBatch::default();
         piece::put(&mut batch, &key::commit(first), &value);
+        for (id, owner) in &tables.owners {
+            piece::put_small(&mut batch, key::owner(*id), &owner.0);
+        }
         for (seq, list) in &tables.excepts {
             piece::put(&mut batch, &key::except(*seq), &excepts::encode(list));
         }
@@ -282,6 +295,9 @@ impl Hasher for IdHasher {
         self.0 = spread ^ (spread >> 32);
     }
 }
+
+/// Bytes of an owner in a batch, at most.
+const OWNER_BYTES: usize = 64;
 
 /// Bytes of a refused number in a commit's table.
 const REFUSED_BYTES: usize = 10;

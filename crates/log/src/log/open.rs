@@ -11,7 +11,7 @@ pub(super) use self::topics::{StoredHeads, Taken};
 use bytes::Bytes;
 use redeliver_protocol::codec::{encode_record, record_bytes};
 use redeliver_protocol::name::TopicName;
-use redeliver_protocol::seq::{Epoch, Nth, Seq};
+use redeliver_protocol::seq::{Epoch, IdentityTag, Nth, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use crate::clock::SavedClock;
@@ -81,6 +81,7 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     };
     recovery.publishers()?;
     recovery.tail(&mut shared)?;
+    recovery.owners()?;
     shared.excepts = Excepts::new(shared.head);
     if let Some(format) = format {
         piece::put_small(&mut recovery.batch, key::meta(Meta::Format), &format.encode());
@@ -207,6 +208,19 @@ impl<'a> Recovery<'a> {
             let entry = entry?;
             if let (Ok(id), Some(saved)) = (key::read_publisher(&entry.0), small(&entry, PublisherEntry::decode)) {
                 self.publishers.load(id, saved);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose the publishers are. One that has none belongs to the first who comes.
+    fn owners(&mut self) -> Result<(), LogError> {
+        for entry in self.all(key::OWNER) {
+            let entry = entry?;
+            if let (Ok(id), Some(owner)) = (key::read_publisher(&entry.0), small(&entry, |bytes| Ok(bytes.to_vec())))
+                && let Ok(tag) = owner.try_into()
+            {
+                self.publishers.load_owner(id, IdentityTag(tag));
             }
         }
         Ok(())

@@ -191,6 +191,7 @@ impl Log {
                     batch.delete(entry?.0);
                 }
                 batch.delete(key::publisher(id));
+                batch.delete(key::owner(id));
                 gone.push(id);
             }
             left.pop();

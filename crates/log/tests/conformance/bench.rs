@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use redeliver_log::kv::Kv;
 use redeliver_log::kv::faulty::{FaultyKv, Image, Unsynced};
-use redeliver_log::{Committed, Log, LogConfig, Maintenance, Staged, WriteOutcome, WriteRequest, open_dir};
+use redeliver_log::{Committed, EmitSource, Log, LogConfig, Maintenance, Staged, WriteOutcome, WriteRequest, open_dir};
 use redeliver_protocol::codec::Records;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::{NewEvent, PayloadKind};
 use redeliver_protocol::history::{Cursor, EmitRun, Gap, Opened, Place, ReadOutcome, Start};
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
-use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
+use redeliver_protocol::seq::{EmitNumber, Epoch, IdentityTag, Nth, Position, PublisherId, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 use tempfile::TempDir;
 
@@ -292,15 +292,21 @@ pub(crate) fn publisher(number: u8) -> PublisherId {
     PublisherId([number; 16])
 }
 
-/// Emits to the topic `t`. A payload `!` is a final refusal, `?` a retryable one.
+/// A publisher of one of several identities.
+pub(crate) fn source(number: u8, owner: u8, settled: u64) -> EmitSource {
+    EmitSource { publisher: publisher(number), owner: IdentityTag([owner; 16]), settled: EmitNumber(settled) }
+}
+
+/// Emits to the topic `t`. A payload `!` is a final refusal, `#` one for want of permission, `?` a retryable one.
 pub(crate) fn emit_as(number: u8, settled: u64, first: u64, payloads: &[&str]) -> WriteRequest {
     let judge = |payload: &&str| match *payload {
-        "!" => Err(RefusalCode::Forbidden),
+        "!" => Err(RefusalCode::Invalid),
+        "#" => Err(RefusalCode::Forbidden),
         "?" => Err(RefusalCode::Overloaded),
         payload => Ok(event(&["t"], payload)),
     };
     WriteRequest::Emit {
-        publisher: Some((publisher(number), EmitNumber(settled))),
+        publisher: Some(source(number, 1, settled)),
         first: EmitNumber(first),
         events: payloads.iter().map(judge).collect(),
     }

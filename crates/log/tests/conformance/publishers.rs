@@ -5,9 +5,9 @@ use redeliver_log::{LogConfig, WriteRequest};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::EmitFate::{Duplicate, DuplicateForgotten, Refused, Stored};
 use redeliver_protocol::history::{EmitFate, PublisherState};
-use redeliver_protocol::seq::EmitNumber;
+use redeliver_protocol::seq::{EmitNumber, IdentityTag};
 
-use crate::bench::{Bench, at, emit_as, emitted, event, publisher};
+use crate::bench::{Bench, at, emit_as, emitted, event, publisher, source};
 
 /// First number, count and fate of each run.
 fn fates(runs: &[redeliver_protocol::history::EmitRun]) -> Vec<(u64, u32, EmitFate)> {
@@ -74,10 +74,10 @@ fn what_is_settled_need_not_come() {
 #[test]
 fn a_final_refusal_consumes_its_number_and_is_repeated() {
     for bench in Bench::each(&LogConfig::default()) {
-        let forbidden = Refused(RefusalCode::Forbidden);
-        let first = [(1, 1, Stored(at(1, 1))), (2, 1, forbidden), (3, 1, Stored(at(1, 2)))];
+        let invalid = Refused(RefusalCode::Invalid);
+        let first = [(1, 1, Stored(at(1, 1))), (2, 1, invalid), (3, 1, Stored(at(1, 2)))];
         assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "!", "c"])), first);
-        let again = [(1, 1, Duplicate(at(1, 1))), (2, 1, forbidden), (3, 1, Duplicate(at(1, 2)))];
+        let again = [(1, 1, Duplicate(at(1, 1))), (2, 1, invalid), (3, 1, Duplicate(at(1, 2)))];
         assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "now allowed", "c"])), again);
         let bench = bench.reopen();
         assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "now allowed", "c"])), again, "also after a restart");
@@ -90,13 +90,13 @@ fn refusals_between_events_that_need_several_commits_are_all_remembered() {
     let large = "x".repeat(250_000);
     let payloads: Vec<&str> = (0..8).flat_map(|_| ["!", &large]).collect();
     let runs = bench.publish(1, 0, 1, &payloads);
-    assert_eq!(runs.iter().filter(|run| run.fate == Refused(RefusalCode::Forbidden)).count(), 8);
+    assert_eq!(runs.iter().filter(|run| run.fate == Refused(RefusalCode::Invalid)).count(), 8);
     assert_eq!(bench.head_seq(), 8);
     let bench = bench.reopen();
     let allowed: Vec<&str> = (0..8).flat_map(|_| ["now allowed", &large]).collect();
     let again = bench.publish(1, 0, 1, &allowed);
     let refused: Vec<_> =
-        again.iter().filter(|run| run.fate == Refused(RefusalCode::Forbidden)).map(|run| run.first.0).collect();
+        again.iter().filter(|run| run.fate == Refused(RefusalCode::Invalid)).map(|run| run.first.0).collect();
     assert_eq!(refused, [1, 3, 5, 7, 9, 11, 13, 15], "{again:?}");
 }
 
@@ -104,13 +104,13 @@ fn refusals_between_events_that_need_several_commits_are_all_remembered() {
 fn a_refusal_alone_is_consumed_without_a_commit_and_becomes_durable_with_the_next_event() {
     let bench = Bench::new();
     let (batches, _) = bench.kv.operations();
-    assert_eq!(fates(&bench.publish(1, 0, 1, &["!"])), [(1, 1, Refused(RefusalCode::Forbidden))]);
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["!"])), [(1, 1, Refused(RefusalCode::Invalid))]);
     assert_eq!(bench.kv.operations().0, batches, "nothing is written");
     assert_eq!(state(&bench, 0), PublisherState::Reached(EmitNumber(1)));
     bench.publish(1, 0, 2, &["b"]);
     let bench = bench.reopen();
     assert_eq!(state(&bench, 0), PublisherState::Reached(EmitNumber(2)));
-    assert_eq!(fates(&bench.publish(1, 0, 1, &["a"])), [(1, 1, Refused(RefusalCode::Forbidden))]);
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["a"])), [(1, 1, Refused(RefusalCode::Invalid))]);
 }
 
 #[test]
@@ -188,15 +188,117 @@ fn without_a_publisher_nothing_is_a_duplicate() {
     let request = || WriteRequest::Emit {
         publisher: None,
         first: EmitNumber(1),
-        events: vec![Ok(event(&["t"], "x")), Err(RefusalCode::Forbidden), Ok(event(&["t"], "x"))],
+        events: vec![Ok(event(&["t"], "x")), Err(RefusalCode::Invalid), Ok(event(&["t"], "x"))],
     };
     for round in 0..2 {
         let runs = emitted(bench.write(vec![request()])).remove(0);
         let expected = [
             (1, 1, Stored(at(1, 2 * round + 1))),
-            (2, 1, Refused(RefusalCode::Forbidden)),
+            (2, 1, Refused(RefusalCode::Invalid)),
             (3, 1, Stored(at(1, 2 * round + 2))),
         ];
         assert_eq!(fates(&runs), expected);
+    }
+}
+
+#[test]
+fn a_refusal_that_depends_on_the_server_ends_when_the_server_has_changed() {
+    for bench in Bench::each(&LogConfig::default()) {
+        let forbidden = Refused(RefusalCode::Forbidden);
+        let first = [(1, 1, Stored(at(1, 1))), (2, 1, forbidden), (3, 1, Stored(at(1, 2)))];
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "#", "c"])), first);
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "#", "c"]))[1], (2, 1, forbidden), "as long as it has not");
+        let bench = bench.reopen();
+        let late = [(1, 1, Duplicate(at(1, 1))), (2, 1, Stored(at(2, 3))), (3, 1, Duplicate(at(1, 2)))];
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "b", "c"])), late);
+        let again = [(1, 1, Duplicate(at(1, 1))), (2, 1, Duplicate(at(2, 3))), (3, 1, Duplicate(at(1, 2)))];
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "b", "c"])), again, "and only once");
+        let bench = bench.reopen();
+        assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "b", "c"])), again, "also after a restart");
+        assert_eq!(bench.payloads("t"), ["a", "c", "b"]);
+    }
+}
+
+#[test]
+fn what_came_late_is_known_in_the_store_and_hides_nothing_beside_it() {
+    let mut config = LogConfig::default();
+    config.fold_bytes = 0;
+    for bench in Bench::each(&config) {
+        bench.publish(1, 0, 1, &["a", "#", "c", "#", "e"]);
+        bench.tend_all();
+        bench.publish(1, 0, 1, &["a", "b", "c", "d", "e"]);
+        for _ in 0..2 {
+            bench.tend_all();
+            let duplicate = |seq| Duplicate(at(1, seq));
+            let fates: Vec<_> = (1..=5)
+                .map(|number| bench.publish(1, 0, number, &[["a", "b", "c", "d", "e"][number as usize - 1]])[0].fate)
+                .collect();
+            assert_eq!(fates, [duplicate(1), duplicate(4), duplicate(2), duplicate(5), duplicate(3)]);
+        }
+    }
+}
+
+#[test]
+fn a_publisher_belongs_to_the_identity_that_first_stored_something_as_it() {
+    for bench in Bench::each(&LogConfig::default()) {
+        let may = |bench: &Bench, owner| bench.log.may_publish(publisher(1), IdentityTag([owner; 16]));
+        assert!(may(&bench, 1) && may(&bench, 2), "it is nobody's yet");
+        bench.publish(1, 0, 1, &["order 1"]);
+        assert!(may(&bench, 1) && !may(&bench, 2));
+        let guest = || WriteRequest::Emit {
+            publisher: Some(source(1, 2, 1_000_000_000)),
+            first: EmitNumber(1_000_000_001),
+            events: vec![Ok(event(&["chat"], "x"))],
+        };
+        // It had connected before the publisher was anybody's.
+        assert_eq!(emitted(bench.write(vec![guest()]))[0][0].fate, Refused(RefusalCode::Fenced));
+        let bench = bench.reopen();
+        bench.tend_all();
+        assert!(may(&bench, 1) && !may(&bench, 2), "also after a restart");
+        assert_eq!(emitted(bench.write(vec![guest()]))[0][0].fate, Refused(RefusalCode::Fenced));
+        let stored = bench.publish(1, 0, 1, &["order 1", "order 2", "order 3"]);
+        assert_eq!(fates(&stored), [(1, 1, Duplicate(at(1, 1))), (2, 2, Stored(at(2, 2)))]);
+    }
+}
+
+#[test]
+fn a_publisher_of_a_directory_without_owners_belongs_to_the_first_who_comes() {
+    let bench = Bench::new();
+    bench.publish(1, 0, 1, &["a"]);
+    let mut owner = vec![b'o'];
+    owner.extend_from_slice(&publisher(1).0);
+    let bench = bench.damaged(|image| image.set(&owner, None));
+    let request = WriteRequest::Emit {
+        publisher: Some(source(1, 2, 0)),
+        first: EmitNumber(1),
+        events: ["a", "b"].map(|payload| Ok(event(&["t"], payload))).to_vec(),
+    };
+    assert_eq!(fates(&emitted(bench.write(vec![request]))[0]), [(1, 1, Duplicate(at(1, 1))), (2, 1, Stored(at(2, 2)))]);
+    let bench = bench.reopen();
+    assert!(!bench.log.may_publish(publisher(1), IdentityTag([1; 16])));
+}
+
+#[test]
+fn a_number_that_never_came_is_never_taken_for_stored() {
+    let mut config = LogConfig::default();
+    for fold_bytes in [usize::MAX, 0] {
+        config.fold_bytes = fold_bytes;
+        for mut bench in Bench::each(&config) {
+            let skipped = Refused(RefusalCode::NumberSkipped);
+            bench.publish(1, 0, 1, &["a", "b"]);
+            assert_eq!(bench.publish(1, 9, 3, &["x"])[0].fate, skipped, "before anything behind it came");
+            bench.publish(1, 9, 10, &["j"]);
+            bench.publish(1, 11, 12, &["l"]);
+            for _ in 0..2 {
+                for number in [3, 4, 8, 9, 11] {
+                    assert_eq!(bench.publish(1, 0, number, &["x"])[0].fate, skipped, "{number}");
+                }
+                for (number, payload, seq) in [(1, "a", 1), (2, "b", 2), (10, "j", 3), (12, "l", 4)] {
+                    assert_eq!(bench.publish(1, 0, number, &[payload])[0].fate, Duplicate(at(1, seq)), "{number}");
+                }
+                bench = bench.reopen();
+                bench.tend_all();
+            }
+        }
     }
 }

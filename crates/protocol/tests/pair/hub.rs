@@ -12,7 +12,7 @@ use redeliver_protocol::event::{NewEvent, VolatileEmit};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, PublisherState};
 use redeliver_protocol::request::Response;
-use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, IdentityTag, InstanceId, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
 use redeliver_protocol::server::watchers::Watchers;
@@ -311,7 +311,9 @@ impl Hub {
         let head = self.log.head();
         let admitted = Admitted { epoch: head.epoch, head: head.seq, publisher };
         self.inputs.push_back((id, Input::Authenticated(Ok(admitted))));
-        if let Some(fenced) = hello.publisher.and_then(|publisher| self.publishers.claim(publisher, id)) {
+        if let Some(fenced) =
+            hello.publisher.and_then(|publisher| self.publishers.claim(publisher, IdentityTag::default(), id).unwrap())
+        {
             let is_same = self.connections.get(&fenced).is_some_and(|fenced| fenced.instance == hello.instance);
             let code = if is_same { CloseCode::Superseded } else { CloseCode::PublisherFenced };
             self.inputs.push_back((fenced, Input::Displaced(close_with(code))));

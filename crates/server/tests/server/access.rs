@@ -29,6 +29,7 @@ impl Access for Names {
                 topic.as_str().starts_with("public/") || topic.as_str().starts_with(identity.name())
             }
             Action::UseSubscriber { subscriber } => subscriber.as_str() == identity.name(),
+            Action::UsePublisher { .. } => identity.name() != "reader",
             _ => false,
         }
     }
@@ -106,4 +107,41 @@ async fn the_process_itself_is_let_in_and_may_do_everything() {
     assert_eq!(here.closed().await.code, CloseCode::Draining);
     drop(here);
     shutdown.await.expect("no panic").expect("ends in time");
+}
+
+#[tokio::test]
+async fn another_identity_with_a_publishers_id_is_sent_away_and_fences_nobody() {
+    let (server, address) = serve_names().await;
+    let victim = named("ali", hello_publisher());
+    let mut ali = Peer::welcomed(&address, victim.clone()).await;
+    let closed = async |hello: Hello| {
+        let mut peer = Peer::connect(&address).await;
+        peer.send_bytes(redeliver_protocol::codec::encode_hello(&hello)).await;
+        peer.closed().await
+    };
+    // Before anything is stored, and after it, whatever it claims to have settled.
+    for number in 1..=2 {
+        let settled = redeliver_protocol::seq::EmitNumber(1_000_000_000);
+        let close = closed(named("bob", Hello { settled, ..victim.clone() })).await;
+        assert_eq!((close.code, close.retry), (CloseCode::NotYourPublisher, RetryAdvice::Never));
+        assert!(ali.emit(number, vec![event("ali/a", "x")]).await[0].fate.is_stored(), "the victim's connection stays");
+    }
+    drop(ali);
+    let close = closed(named("bob", victim.clone())).await;
+    assert_eq!(close.code, CloseCode::NotYourPublisher, "also while its owner is away");
+    let mut ali = Peer::welcomed(&address, victim).await;
+    assert!(ali.emit(3, vec![event("ali/a", "x")]).await[0].fate.is_stored());
+    assert_eq!(server.head().seq.0, 3);
+}
+
+#[tokio::test]
+async fn who_may_not_emit_fences_nobody() {
+    let (server, address) = serve_names().await;
+    let victim = named("ali", hello_publisher());
+    let mut ali = Peer::welcomed(&address, victim.clone()).await;
+    let mut reader = Peer::welcomed(&address, named("reader", victim)).await;
+    let runs = reader.emit(1, vec![event("reader/a", "x")]).await;
+    assert_eq!(runs[0].fate, EmitFate::Refused(RefusalCode::Forbidden));
+    assert!(ali.emit(1, vec![event("ali/a", "x")]).await[0].fate.is_stored());
+    assert_eq!(server.head().seq.0, 1);
 }

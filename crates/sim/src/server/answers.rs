@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redeliver_log::kv::faulty::FaultyKv;
-use redeliver_log::{Log, LogConfig};
+use redeliver_log::{EmitSource, Log, LogConfig};
 use redeliver_protocol::codec;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{PublisherState, ReadOutcome, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
+use redeliver_protocol::seq::{Epoch, IdentityTag, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::server::{Admitted, ConnectionId, Input};
 use redeliver_protocol::time::Timestamp;
 
@@ -50,8 +50,10 @@ impl World {
     fn admit(&mut self, connection: ConnectionId, hello: &Hello) -> Option<Input> {
         let server = self.server.as_mut()?;
         let found = server.connections.get_mut(&connection)?;
-        found.publisher = hello.publisher.map(|publisher| (publisher, hello.settled));
-        let fenced = hello.publisher.and_then(|publisher| server.publishers.claim(publisher, connection));
+        let owner = IdentityTag::default();
+        found.publisher = hello.publisher.map(|publisher| EmitSource { publisher, owner, settled: hello.settled });
+        let claim = |publisher| server.publishers.claim(publisher, owner, connection).ok().flatten();
+        let fenced = hello.publisher.and_then(claim);
         let publisher = match hello.publisher.map(|publisher| server.log.publisher(publisher, hello.settled)) {
             None => PublisherState::New,
             Some(Ok(state)) => state,

@@ -123,7 +123,7 @@ impl World {
         match work {
             Work::Append { connection, first, events } => {
                 let publisher = server.connections.get(&connection).and_then(|found| found.publisher);
-                let current = publisher.filter(|(id, _)| server.publishers.is_current(*id, connection));
+                let current = publisher.filter(|source| server.publishers.is_current(source.publisher, connection));
                 let Some(publisher) = current else {
                     let run = refused(first, events.len(), RefusalCode::Fenced);
                     self.queue.after(Duration::ZERO, Due::Serve(connection, Input::Appended(vec![run])));
