@@ -71,7 +71,7 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     }
     info!("ending");
     if let Some(io) = gateway
-        && !io.shutdown(GATEWAY_PATIENCE).await
+        && !io.close(GATEWAY_PATIENCE).await
     {
         warn!("some Socket.IO clients did not end in time and are cut");
     }

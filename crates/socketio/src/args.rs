@@ -164,12 +164,45 @@ impl Args {
 
     fn from_json(payload: &Bytes) -> Option<Args> {
         serde_json::from_slice::<IgnoredAny>(payload).ok()?;
+        let shape = Shape::of(payload);
+        if shape.digits > DIGITS_MAX {
+            return None;
+        }
         let text = trimmed(payload);
+        let is_list = text.starts_with(b"[") && shape.elements <= ARGS_MAX;
         let list = match text.strip_prefix(b"[").and_then(|text| text.strip_suffix(b"]")) {
-            Some(list) => trimmed(&text.slice_ref(list)),
-            None => text,
+            Some(list) if is_list => trimmed(&text.slice_ref(list)),
+            Some(_) | None => text,
         };
         Some(Args { list, attachments: Vec::new() })
+    }
+
+    /// Whether every stock client can take these arguments in an event or an answer of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ArgsError`] if not: the client would close its connection, or crash.
+    pub(crate) fn check(&self) -> Result<(), ArgsError> {
+        if self.attachments.len() > ATTACHMENTS_MAX {
+            let count = self.attachments.len();
+            return Err(ArgsError::new(format!("at most {ATTACHMENTS_MAX} binary parts, these are {count}")));
+        }
+        let array = self.array();
+        let shape = Shape::of(&array);
+        if shape.elements > ARGS_MAX {
+            return Err(ArgsError::new(format!("at most {ARGS_MAX} arguments, these are {}", shape.elements)));
+        }
+        if shape.digits > DIGITS_MAX {
+            return Err(ArgsError::new(format!("a number of more than {DIGITS_MAX} characters")));
+        }
+        let attached = self.attachments.len();
+        if attached > 0 {
+            let values: Vec<Value> = serde_json::from_slice(&array)?;
+            if !values.iter().all(|value| has_its_bytes(value, attached)) {
+                return Err(ArgsError::new("a placeholder without its binary part"));
+            }
+        }
+        Ok(())
     }
 
     fn from_container(payload: &Bytes) -> Option<Args> {
@@ -269,6 +302,43 @@ impl<T: Serialize> IntoArgs for T {
     }
 }
 
+/// What is to be known of a valid JSON text before it is handed to a client.
+struct Shape {
+    /// How many elements the array has, if it is one.
+    elements: usize,
+    /// How long the longest number is.
+    digits: usize,
+}
+
+impl Shape {
+    fn of(json: &[u8]) -> Shape {
+        let (mut depth, mut commas, mut run, mut digits) = (0_usize, 0, 0, 0);
+        let mut bytes = json.iter();
+        while let Some(byte) = bytes.next() {
+            run = if matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-') { run + 1 } else { 0 };
+            digits = digits.max(run);
+            match byte {
+                b'"' => skip_string(&mut bytes),
+                b'[' | b'{' => depth += 1,
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                b',' if depth == 1 => commas += 1,
+                _ => {}
+            }
+        }
+        Shape { elements: commas + 1, digits }
+    }
+}
+
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
+}
+
 /// Whether every placeholder in a value stands for one of so many attachments.
 fn has_its_bytes(value: &Value, attachments: usize) -> bool {
     match value {
@@ -314,8 +384,15 @@ const MAGIC: &[u8] = b"RDIO1\0";
 
 const LENGTH_BYTES: usize = 4;
 
-/// Most attachments that are taken out of a container: more are not arguments but somebody's bytes.
-const ATTACHMENTS_MAX: usize = 1024;
+/// Most binary parts that `socket.io-parser` 4.2.7 takes in one packet: it closes the connection if there are more.
+const ATTACHMENTS_MAX: usize = 10;
+
+/// Most arguments of one event. JavaScript hands each to the handler as an argument of a call, whose number is bounded by
+/// the stack: beyond, the client crashes.
+const ARGS_MAX: usize = 1024;
+
+/// Longest number, in characters. Python refuses to read integers of more than 4,300 digits.
+const DIGITS_MAX: usize = 4_000;
 
 #[cfg(test)]
 mod tests {
@@ -380,6 +457,7 @@ mod tests {
             let bytes = if container { [MAGIC, &bytes].concat() } else { bytes };
             let args = Args::from_payload(kind, &bytes.into());
             let values: Vec<Value> = args.parse().unwrap();
+            prop_assert_eq!(args.check(), Ok(()));
             prop_assert!(args.attachments().is_empty() || values.iter().all(|value| has_its_bytes(value, args.attachments().len())));
         }
     }
@@ -425,6 +503,34 @@ mod tests {
             let args = Args::from_payload(PayloadKind::Bytes, &bad);
             assert_eq!((args.len(), args.binary(0)), (1, Some(bad)));
         }
+    }
+
+    #[test]
+    fn what_a_stock_client_cannot_take_comes_in_a_form_that_it_takes() {
+        let eleven = (0..11_u8).fold(Args::new(), |args, byte| args.with_binary(vec![byte]));
+        assert!(eleven.check().is_err());
+        let (kind, payload) = eleven.to_payload();
+        let args = Args::from_payload(kind, &payload);
+        assert_eq!((args.len(), args.binary(0)), (1, Some(payload)), "eleven parts are one");
+        let ten = (0..10_u8).fold(Args::new(), |args, byte| args.with_binary(vec![byte]));
+        assert_eq!(ten.check(), Ok(()));
+
+        let many = Bytes::from(format!("[{}1]", "1,".repeat(100_000)));
+        let args = Args::from_payload(PayloadKind::Json, &many);
+        assert_eq!((args.len(), args.check()), (1, Ok(())), "a long array is one argument");
+        assert_eq!(args.parse_at::<Vec<u8>>(0).unwrap().len(), 100_001);
+
+        let long = Bytes::from("1".repeat(5_000));
+        let args = Args::from_payload(PayloadKind::Json, &long);
+        assert_eq!(args.binary(0), Some(long), "a number that Python cannot read is bytes");
+        let text = Bytes::from(format!("\"{}\"", "1".repeat(5_000)));
+        assert!(Args::from_payload(PayloadKind::Json, &text).binary(0).is_none(), "digits in a string are no number");
+    }
+
+    #[test]
+    fn arguments_with_a_placeholder_of_nothing_are_not_sent() {
+        let args = Args::new().with(&json!({ "_placeholder": true, "num": 7 })).unwrap().with_binary(vec![1]);
+        assert!(args.check().is_err());
     }
 
     #[test]

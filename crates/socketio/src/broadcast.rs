@@ -159,6 +159,7 @@ impl Broadcast {
     }
 
     fn event(&self, name: &str, args: &Args, asks: bool) -> Result<NewEvent, SendError> {
+        args.check()?;
         let (kind, payload) = args.to_payload();
         let mut topics = self.topics()?;
         let first = topics.remove(0);

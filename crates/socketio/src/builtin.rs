@@ -155,6 +155,9 @@ async fn emit(socket: Socket, args: Args) -> Reply {
     }
     let Some((_, args)) = args.split_first() else { return Reply::refused("invalid", &NO_TOPIC) };
     let Some((_, args)) = args.split_first() else { return Reply::refused("invalid", &NO_TOPIC) };
+    if let Err(error) = args.check() {
+        return Reply::refused("invalid", &error);
+    }
     let (kind, payload) = args.to_payload();
     match server.emit_event(NewEvent::new(topic, name, kind, payload)).await {
         // What has no publisher is no duplicate, and so has a position.

@@ -207,7 +207,9 @@ impl Connection {
             Ok(Some(received)) => self.packet(received),
             Ok(None) => None,
             Err(error) => {
-                debug!(%error, "a client sent what is no packet");
+                let remedy =
+                    "it must speak Socket.IO v5 with the default parser, within the limits of docs/socketio.md";
+                self.core.refusals.refused("a client sent what is no packet", self.handshake.peer, &error, remedy);
                 Some(self.close(DisconnectReason::ParseError))
             }
         }
@@ -267,7 +269,8 @@ impl Connection {
                 self.refuse(&namespace, &error);
             }
             Err(Refusal::ForNow(reason)) => {
-                debug!(reason, "a client cannot be taken now");
+                let remedy = "it comes back by itself";
+                self.core.refusals.refused("a client cannot be taken now", self.handshake.peer, &reason, remedy);
                 self.sockets.remove(&namespace);
                 return Some(self.close(DisconnectReason::ForcedServerClose));
             }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::namespace::NamespaceCore;
 use crate::presence::Presence;
+use crate::refusals::RefusalLog;
 
 pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
@@ -21,6 +22,7 @@ pub(crate) struct Core {
     /// Set before `shutdown` tells, for a look that costs nothing.
     pub(crate) is_ending: AtomicBool,
     pub(crate) presence: Presence,
+    pub(crate) refusals: RefusalLog,
 }
 
 impl Core {

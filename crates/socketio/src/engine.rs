@@ -4,11 +4,12 @@
 //! An [`Engine`] answers HTTP requests, and hands each session that a client opens to the app as an [`EngineConnection`].
 
 mod connection;
-mod door;
 mod http;
 mod packet;
 mod payload;
+mod reply;
 mod session;
+mod sessions;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,10 +22,11 @@ use redeliver_protocol::time::Instant;
 
 pub use self::connection::EngineConnection;
 pub(crate) use self::connection::Interest;
-use self::door::Sessions;
 pub use self::packet::SharedFrame;
 use self::session::Terms;
 pub use self::session::{EngineCloseReason, EngineEvent};
+use self::sessions::Sessions;
+use crate::refusals::RefusalLog;
 
 /// How an engine behaves.
 #[derive(Clone)]
@@ -117,6 +119,7 @@ struct Inner {
     sessions: Arc<Sessions>,
     on_connection: Box<OnConnection>,
     origin: tokio::time::Instant,
+    refusals: RefusalLog,
 }
 
 impl Engine {
@@ -133,6 +136,7 @@ impl Engine {
             config,
             on_connection: Box::new(move |connection| Box::pin(on_connection(connection))),
             origin: tokio::time::Instant::now(),
+            refusals: RefusalLog::default(),
         }))
     }
 

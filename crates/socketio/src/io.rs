@@ -11,8 +11,9 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use parking_lot::RwLock;
-use redeliver_server::{Receipt, Server};
+use redeliver_server::{Receipt, Server, ShutdownError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::args::IntoArgs;
@@ -27,6 +28,7 @@ use crate::error::{NamespaceError, SendError};
 use crate::namespace::{Namespace, NamespaceCore};
 use crate::presence::Presence;
 use crate::recovery::{KEYS, SocketSession, is_named};
+use crate::refusals::RefusalLog;
 use crate::socket::Socket;
 
 /// The Socket.IO gateway of a [`Server`]. A handle, cheap to clone.
@@ -124,6 +126,7 @@ impl SocketIoBuilder {
             shutdown: watch::Sender::new(false),
             is_ending: AtomicBool::new(false),
             presence,
+            refusals: RefusalLog::default(),
         });
         let serving = Arc::clone(&core);
         let engine = Engine::new(engine_config, move |connection| connection::serve(Arc::clone(&serving), connection));
@@ -224,16 +227,35 @@ impl SocketIo {
         self.engine.respond(request, peer).await
     }
 
-    /// Ends all connections, and stores how far their clients have come; they come back as soon as there is a server. To be
-    /// called before [`Server::shutdown`](redeliver_server::Server::shutdown). Returns whether all of it was done within `patience`.
+    /// Ends the gateway and then its server: closes all connections, stores how far their clients have come, and shuts the
+    /// server down. The clients come back as soon as there is a server.
+    ///
+    /// # Errors
+    ///
+    /// [`ShutdownError`] if not all of it was done within `timeout`. What is left goes on by itself.
     ///
     /// # Cancel safety
     ///
-    /// The shutdown goes on if the future is dropped; calling it again waits for the same.
-    pub async fn shutdown(&self, patience: Duration) -> bool {
+    /// The closing of the gateway goes on if the future is dropped. A second call waits for the same.
+    pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
+        let deadline = Instant::now() + timeout;
+        let _is_closed = self.close(timeout).await;
+        // With the time over, the server tells what is left.
+        self.core.server.shutdown(deadline.saturating_duration_since(Instant::now())).await
+    }
+
+    /// Closes all connections and stores how far their clients have come, without ending the server. Requests that come
+    /// later are closed as well. Returns whether all of it was done within `timeout`. [`SocketIo::shutdown`] does this
+    /// first; a server that is shut down by itself takes no more states from its gateways.
+    ///
+    /// # Cancel safety
+    ///
+    /// The closing goes on if the future is dropped. A second call waits for the same.
+    #[must_use]
+    pub async fn close(&self, timeout: Duration) -> bool {
         self.core.is_ending.store(true, Ordering::Release);
         self.core.shutdown.send_replace(true);
-        tokio::time::timeout(patience, self.core.presence.none()).await.is_ok()
+        tokio::time::timeout(timeout, self.core.presence.none()).await.is_ok()
     }
 }
 

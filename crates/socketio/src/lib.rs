@@ -61,6 +61,7 @@ mod offset;
 mod packet;
 mod presence;
 mod recovery;
+mod refusals;
 mod rooms;
 mod socket;
 

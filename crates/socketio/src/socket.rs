@@ -139,6 +139,7 @@ impl Ack {
     /// [`ArgsError`] if there is no JSON for the answer.
     pub fn send(self, args: impl IntoArgs) -> Result<(), ArgsError> {
         let args = args.into_args()?;
+        args.check()?;
         // Nobody is there to be told if the connection is gone.
         let _ = self.commands.send(Command::Answer { id: self.id, args });
         Ok(())

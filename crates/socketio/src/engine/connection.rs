@@ -1,4 +1,4 @@
-//! A session with its IO, for the one task that owns it: hears the HTTP requests that come to its door, carries its
+//! A session with its IO, for the one task that owns it: hears the HTTP requests that come to its inbox, carries its
 //! WebSocket, keeps its timer. Does nothing between two calls of `next`; never holds more than it was given to send.
 
 use std::collections::VecDeque;
@@ -15,13 +15,11 @@ use redeliver_websocket::{SocketEvent, WebSocket, close_code};
 use tokio::time::Sleep;
 use tracing::debug;
 
-use super::door::{Post, Reply, SessionEntry, Visit};
-use super::http::Refusal;
 use super::packet::{Message, SharedFrame};
+use super::reply::{Reply, Socket, finish, refuse, turn_away};
 use super::session::{EngineCloseReason, EngineEvent, EngineSession, ProbeStep};
+use super::sessions::{Post, SessionEntry, SessionRequest};
 use super::{Engine, HandshakeRequest};
-
-type Socket = WebSocket<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// One Engine.IO session, whatever carries it now. One task owns it; dropped, it is closed.
 pub struct EngineConnection {
@@ -29,7 +27,7 @@ pub struct EngineConnection {
     request: HandshakeRequest,
     session: EngineSession,
     /// None when it is over.
-    place: Option<SessionEntry>,
+    entry: Option<SessionEntry>,
     /// The session's WebSocket, or the one under probe while it polls.
     carrier: Carrier,
     get: Option<Reply>,
@@ -37,6 +35,8 @@ pub struct EngineConnection {
     /// Whether the owner is owed a word that all it sent has left.
     drain_owed: bool,
     timer: Pin<Box<Sleep>>,
+    /// What the WebSocket is closed with.
+    close_code: u16,
 }
 
 /// A WebSocket on its way or there.
@@ -72,7 +72,7 @@ enum Step {
 impl EngineConnection {
     pub(super) fn new(
         engine: Engine,
-        place: SessionEntry,
+        entry: SessionEntry,
         request: HandshakeRequest,
         session: EngineSession,
         carrier: Carrier,
@@ -82,11 +82,12 @@ impl EngineConnection {
             request,
             drain_owed: !session.is_polling(),
             session,
-            place: Some(place),
+            entry: Some(entry),
             carrier,
             get: None,
             post: None,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            close_code: close_code::NORMAL,
         }
     }
 
@@ -173,7 +174,7 @@ impl EngineConnection {
         let reads = interest.reads;
         loop {
             let now = self.engine.now();
-            self.hear_visits(cx, now, reads);
+            self.take_requests(cx, now, reads);
             let mut step = Step::Idle;
             if reads {
                 step = self.take_posts(cx, now);
@@ -204,11 +205,11 @@ impl EngineConnection {
         }
     }
 
-    fn hear_visits(&mut self, cx: &mut Context<'_>, now: Instant, reads: bool) {
-        let Some(place) = &self.place else { return };
-        for visit in place.door.poll_visits(cx) {
-            match visit {
-                Visit::Get(reply) => {
+    fn take_requests(&mut self, cx: &mut Context<'_>, now: Instant, reads: bool) {
+        let Some(entry) = &self.entry else { return };
+        for request in entry.inbox.poll_requests(cx) {
+            match request {
+                SessionRequest::Get(reply) => {
                     // A client that was silent for too long must not have its ping now, however late the timer is.
                     if reads && self.post.is_none() {
                         self.session.expire(now);
@@ -218,13 +219,13 @@ impl EngineConnection {
                         Err(_) => refuse(reply),
                     }
                 }
-                Visit::Post(post) if !self.session.is_polling() => refuse(post.reply),
-                Visit::Post(post) if self.post.is_some() => {
+                SessionRequest::Post(post) if !self.session.is_polling() => refuse(post.reply),
+                SessionRequest::Post(post) if self.post.is_some() => {
                     self.session.post_twice();
                     refuse(post.reply);
                 }
-                Visit::Post(post) => self.post = Some(Posting::Reading(post)),
-                Visit::WebSocket(upgrade) => {
+                SessionRequest::Post(post) => self.post = Some(Posting::Reading(post)),
+                SessionRequest::WebSocket(upgrade) => {
                     if self.session.probe_opened(now) {
                         self.carrier = Carrier::Opening { upgrade, waiting: VecDeque::new() };
                     } else {
@@ -332,8 +333,15 @@ impl EngineConnection {
             SocketEvent::Text(text) => self.session.text(text, now).map_or(Step::Again, Step::Event),
             SocketEvent::Message(bytes) => Step::Event(EngineEvent::Binary(bytes)),
             SocketEvent::Drained => Step::Again,
-            SocketEvent::Broken(_, reason) => {
-                debug!(reason, "a WebSocket was broken");
+            SocketEvent::Broken(code, reason) => {
+                let remedy = "it is closed with a code that says so; see the limits in docs/socketio.md";
+                self.engine.0.refusals.refused(
+                    "a client broke the rules of its WebSocket",
+                    self.request.peer,
+                    &reason,
+                    remedy,
+                );
+                self.close_code = code;
                 self.carrier_ended(EngineCloseReason::TransportError);
                 Step::Again
             }
@@ -429,17 +437,17 @@ impl EngineConnection {
 
     fn drop_carrier(&mut self) {
         if let Carrier::Open(socket) = std::mem::replace(&mut self.carrier, Carrier::None) {
-            finish(socket);
+            finish(socket, self.close_code);
         }
     }
 
     /// Gives back all that the session holds.
     fn conclude(&mut self) {
-        let (Some(place), Some(end)) = (self.place.take(), self.session.end().cloned()) else { return };
+        let (Some(entry), Some(end)) = (self.entry.take(), self.session.end().cloned()) else { return };
         match self.get.take() {
             // If the client is not there to hear it, it knows.
-            Some(reply) => drop(reply.send(Ok(end.farewell))),
-            None if end.lingers => place.leave(end.farewell),
+            Some(reply) => drop(reply.send(Ok(end.last_response))),
+            None if end.lingers => entry.leave(end.last_response),
             None => {}
         }
         self.post = None;
@@ -466,41 +474,8 @@ fn write(socket: &mut Socket, message: Message) {
     socket.send_frame(head, body);
 }
 
-fn refuse(reply: Reply) {
-    // Whoever asked may have gone.
-    let _ = reply.send(Err(Refusal::BadRequest));
-}
-
-/// Closes a WebSocket that no session will have.
-pub(super) fn turn_away(upgrade: OnUpgrade, patience: Duration) {
-    spawn(async move {
-        if let Ok(Ok(io)) = tokio::time::timeout(patience, upgrade).await {
-            let socket: Socket = WebSocket::new(TokioIo::new(io), CLOSING_BYTES_MAX, CLOSING_BYTES_MAX);
-            socket.finish(Some(close_code::NORMAL), LINGER).await;
-        }
-    });
-}
-
-/// Writes what waits, and the close.
-fn finish(socket: Box<Socket>) {
-    spawn(async move { socket.finish(Some(close_code::NORMAL), LINGER).await });
-}
-
-/// What outlives its session. Without a runtime there is nobody to write to either.
-fn spawn(work: impl Future<Output = ()> + Send + 'static) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(work);
-    }
-}
-
 /// Farther than any deadline: additions to a runtime's instant must not overflow.
 const FAR: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
-
-/// How long an ended connection may take to write its close and be read by the peer.
-const LINGER: Duration = Duration::from_secs(2);
-
-/// Largest message of a WebSocket that is only closed, in bytes.
-const CLOSING_BYTES_MAX: usize = 1024;
 
 impl std::fmt::Debug for EngineConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -13,45 +13,12 @@ use hyper::upgrade::OnUpgrade;
 use redeliver_websocket::handshake::{Handshake, own_headers, own_uri};
 use tokio::sync::oneshot;
 
-use super::connection::{Carrier, EngineConnection, turn_away};
-use super::door::{Door, Found, Post, Sid, Visit};
+use super::connection::{Carrier, EngineConnection};
 use super::packet::Message;
+use super::reply::{RequestRefusal, TEXT, answer, turn_away};
 use super::session::EngineSession;
+use super::sessions::{Inbox, Post, SessionLookup, SessionRequest, Sid};
 use super::{Engine, HandshakeRequest};
-
-/// Why a request gets no good answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    UnknownTransport,
-    UnknownSid,
-    BadMethod,
-    BadRequest,
-    Forbidden,
-    UnsupportedVersion,
-    TooLarge,
-    NoRoom,
-}
-
-impl Refusal {
-    fn response(self) -> Response<Full<Bytes>> {
-        let (status, code, words) = match self {
-            Refusal::UnknownTransport => (StatusCode::BAD_REQUEST, 0, "Transport unknown"),
-            Refusal::UnknownSid => (StatusCode::BAD_REQUEST, 1, "EngineSession ID unknown"),
-            Refusal::BadMethod => (StatusCode::BAD_REQUEST, 2, "Bad handshake method"),
-            Refusal::BadRequest => (StatusCode::BAD_REQUEST, 3, "Bad request"),
-            Refusal::Forbidden => (StatusCode::FORBIDDEN, 4, "Forbidden"),
-            Refusal::UnsupportedVersion => (StatusCode::BAD_REQUEST, 5, "Unsupported protocol version"),
-            Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 3, "Payload too large"),
-            Refusal::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, 3, "No session is taken now"),
-        };
-        let mut response = answer(status, "application/json", format!(r#"{{"code":{code},"message":"{words}"}}"#));
-        if matches!(self, Refusal::TooLarge) {
-            // Its body is not read: the connection is of no more use.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-}
 
 impl Engine {
     /// Answers a request. Polls wait for their answer as long as the session has nothing for them.
@@ -66,12 +33,15 @@ impl Engine {
     {
         let origin = request.headers().get(header::ORIGIN).cloned();
         if origin.is_some() && !(self.0.config.admits)(request.headers()) {
-            return Refusal::Forbidden.response();
+            let origin = origin.as_ref().and_then(|origin| origin.to_str().ok()).unwrap_or_default();
+            let remedy = "if the page is yours, name its origin in `allowed_origins`";
+            self.0.refusals.refused("a page of another origin was refused", peer, &origin, remedy);
+            return RequestRefusal::Forbidden.response();
         }
         let mut response = if request.method() == Method::OPTIONS {
             preflight(request.headers())
         } else {
-            self.dispatch(request, peer).await.unwrap_or_else(Refusal::response)
+            self.dispatch(request, peer).await.unwrap_or_else(RequestRefusal::response)
         };
         let headers = response.headers_mut();
         if let Some(origin) = origin {
@@ -86,7 +56,7 @@ impl Engine {
         &self,
         mut request: Request<B>,
         peer: Option<SocketAddr>,
-    ) -> Result<Response<Full<Bytes>>, Refusal>
+    ) -> Result<Response<Full<Bytes>>, RequestRefusal>
     where
         B: Body,
         B::Data: Buf,
@@ -96,30 +66,37 @@ impl Engine {
         let accept = match query.transport {
             Some("polling") if !request.headers().contains_key(header::UPGRADE) => None,
             Some("websocket") => Some(accept_websocket(&request, upgrade)),
-            Some("polling") => return Err(Refusal::BadRequest),
-            Some(_) | None => return Err(Refusal::UnknownTransport),
+            Some("polling") => return Err(RequestRefusal::BadRequest),
+            Some(_) | None => return Err(RequestRefusal::UnknownTransport),
         };
         let Some(sid) = query.sid else {
             if request.method() != Method::GET {
-                return Err(Refusal::BadMethod);
+                return Err(RequestRefusal::BadMethod);
             }
             if query.version != Some("4") {
-                return Err(Refusal::UnsupportedVersion);
+                let remedy = "it needs socket.io-client 3 or newer, and 4.6 or newer to get what it missed";
+                self.0.refusals.refused(
+                    "a client speaks an old Engine.IO",
+                    peer,
+                    &query.version.unwrap_or("none"),
+                    remedy,
+                );
+                return Err(RequestRefusal::UnsupportedVersion);
             }
             return self.shake_hands(request, peer, accept.transpose()?);
         };
-        let sid = Sid::parse(sid).ok_or(Refusal::UnknownSid)?;
+        let sid = Sid::parse(sid).ok_or(RequestRefusal::UnknownSid)?;
         let is_get = request.method() == Method::GET;
-        let door = match self.0.sessions.find(sid, is_get && accept.is_none()) {
-            Found::Door(door) => door,
-            Found::Farewell(body) => return Ok(answer(StatusCode::OK, TEXT, body)),
-            Found::Nobody => return Err(Refusal::UnknownSid),
+        let inbox = match self.0.sessions.find(sid, is_get && accept.is_none()) {
+            SessionLookup::Open(inbox) => inbox,
+            SessionLookup::Ended(body) => return Ok(answer(StatusCode::OK, TEXT, body)),
+            SessionLookup::Unknown => return Err(RequestRefusal::UnknownSid),
         };
         match (accept, request.method()) {
-            (Some(accept), _) => Ok(self.probe(&door, accept?)),
-            (None, &Method::GET) => poll(&door).await,
-            (None, &Method::POST) => self.post(&door, request).await,
-            (None, _) => Err(Refusal::BadRequest),
+            (Some(accept), _) => Ok(self.probe(&inbox, accept?)),
+            (None, &Method::GET) => poll(&inbox).await,
+            (None, &Method::POST) => self.post(&inbox, request).await,
+            (None, _) => Err(RequestRefusal::BadRequest),
         }
     }
 
@@ -129,11 +106,11 @@ impl Engine {
         request: Request<B>,
         peer: Option<SocketAddr>,
         accept: Option<Accept>,
-    ) -> Result<Response<Full<Bytes>>, Refusal> {
-        let place = self.0.sessions.enter().ok_or(Refusal::NoRoom)?;
+    ) -> Result<Response<Full<Bytes>>, RequestRefusal> {
+        let entry = self.0.sessions.enter().ok_or(RequestRefusal::NoRoom)?;
         let config = &self.0.config;
         let (parts, _) = request.into_parts();
-        let opening = config.opening(&place.sid.to_string(), accept.is_none());
+        let opening = config.opening(&entry.sid.to_string(), accept.is_none());
         let (now, terms) = (self.now(), config.terms());
         let (session, carrier, response) = match accept {
             None => (EngineSession::over_polling(terms, now), Carrier::None, answer(StatusCode::OK, TEXT, opening)),
@@ -144,35 +121,35 @@ impl Engine {
             }
         };
         let request = keep(&parts, peer);
-        let connection = EngineConnection::new(self.clone(), place, request, session, carrier);
+        let connection = EngineConnection::new(self.clone(), entry, request, session, carrier);
         tokio::spawn((self.0.on_connection)(connection));
         Ok(response)
     }
 
     /// A WebSocket for a session that polls. One that cannot have it closes it: it is too late for another answer.
-    fn probe(&self, door: &Door, accept: Accept) -> Response<Full<Bytes>> {
-        if let Err(Visit::WebSocket(upgrade)) = door.visit(Visit::WebSocket(accept.upgrade)) {
+    fn probe(&self, inbox: &Inbox, accept: Accept) -> Response<Full<Bytes>> {
+        if let Err(SessionRequest::WebSocket(upgrade)) = inbox.push(SessionRequest::WebSocket(accept.upgrade)) {
             turn_away(upgrade, self.0.config.upgrade_timeout);
         }
         accept.handshake.response(None)
     }
 
-    async fn post<B>(&self, door: &Door, request: Request<B>) -> Result<Response<Full<Bytes>>, Refusal>
+    async fn post<B>(&self, inbox: &Inbox, request: Request<B>) -> Result<Response<Full<Bytes>>, RequestRefusal>
     where
         B: Body,
         B::Data: Buf,
     {
         let (body_sender, body) = oneshot::channel();
         let (reply, answered) = oneshot::channel();
-        door.visit(Visit::Post(Post { body, reply })).map_err(|_| Refusal::UnknownSid)?;
+        inbox.push(SessionRequest::Post(Post { body, reply })).map_err(|_| RequestRefusal::UnknownSid)?;
         let config = &self.0.config;
         let reading = read(request, config.payload_bytes_max);
-        let body = tokio::time::timeout(config.body_timeout, reading).await.unwrap_or(Err(Refusal::BadRequest));
+        let body = tokio::time::timeout(config.body_timeout, reading).await.unwrap_or(Err(RequestRefusal::BadRequest));
         let outcome = body.as_ref().map(drop).map_err(|refusal| *refusal);
         // If the session is gone, so is its answer.
         let _ = body_sender.send(body);
         outcome?;
-        let body = answered.await.unwrap_or(Err(Refusal::UnknownSid))?;
+        let body = answered.await.unwrap_or(Err(RequestRefusal::UnknownSid))?;
         let mut response = answer(StatusCode::OK, "text/html", body);
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         Ok(response)
@@ -184,29 +161,29 @@ fn keep(parts: &http::request::Parts, peer: Option<SocketAddr>) -> HandshakeRequ
     HandshakeRequest { uri: own_uri(&parts.uri), headers: own_headers(&parts.headers), peer }
 }
 
-async fn poll(door: &Arc<Door>) -> Result<Response<Full<Bytes>>, Refusal> {
+async fn poll(inbox: &Arc<Inbox>) -> Result<Response<Full<Bytes>>, RequestRefusal> {
     let (reply, answered) = oneshot::channel();
-    door.visit(Visit::Get(reply)).map_err(|_| Refusal::UnknownSid)?;
-    let body = answered.await.unwrap_or(Err(Refusal::UnknownSid))?;
+    inbox.push(SessionRequest::Get(reply)).map_err(|_| RequestRefusal::UnknownSid)?;
+    let body = answered.await.unwrap_or(Err(RequestRefusal::UnknownSid))?;
     Ok(answer(StatusCode::OK, TEXT, body))
 }
 
 /// Reads a body that is small enough.
-async fn read<B>(request: Request<B>, bytes_max: usize) -> Result<Bytes, Refusal>
+async fn read<B>(request: Request<B>, bytes_max: usize) -> Result<Bytes, RequestRefusal>
 where
     B: Body,
     B::Data: Buf,
 {
     let announced = request.body().size_hint().lower();
     if announced > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
-        return Err(Refusal::TooLarge);
+        return Err(RequestRefusal::TooLarge);
     }
     let mut body = std::pin::pin!(request.into_body());
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(mut data) = frame.map_err(|_| Refusal::BadRequest)?.into_data() else { continue };
+        let Ok(mut data) = frame.map_err(|_| RequestRefusal::BadRequest)?.into_data() else { continue };
         if read.len() + data.remaining() > bytes_max {
-            return Err(Refusal::TooLarge);
+            return Err(RequestRefusal::TooLarge);
         }
         if read.is_empty() && announced == u64::try_from(data.remaining()).unwrap_or(u64::MAX) {
             return Ok(data.copy_to_bytes(data.remaining()));
@@ -245,8 +222,8 @@ struct Accept {
     upgrade: OnUpgrade,
 }
 
-fn accept_websocket<B>(request: &Request<B>, upgrade: Option<OnUpgrade>) -> Result<Accept, Refusal> {
-    let (handshake, upgrade) = Handshake::check(request).ok().zip(upgrade).ok_or(Refusal::BadRequest)?;
+fn accept_websocket<B>(request: &Request<B>, upgrade: Option<OnUpgrade>) -> Result<Accept, RequestRefusal> {
+    let (handshake, upgrade) = Handshake::check(request).ok().zip(upgrade).ok_or(RequestRefusal::BadRequest)?;
     Ok(Accept { handshake, upgrade })
 }
 
@@ -262,14 +239,3 @@ fn preflight(asked: &HeaderMap) -> Response<Full<Bytes>> {
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response
 }
-
-fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-const TEXT: &str = "text/plain; charset=UTF-8";

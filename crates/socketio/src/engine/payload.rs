@@ -58,11 +58,12 @@ impl Packets {
     }
 }
 
-/// Takes messages from the front of a queue until a body has `bytes_max` bytes or the queue is empty. One message always
-/// fits.
+/// Takes messages from the front of a queue until a body has `bytes_max` bytes or as many packets as every client takes,
+/// or the queue is empty. One message always fits.
 pub(super) fn encode(queue: &mut VecDeque<Message>, bytes_max: usize) -> Bytes {
     let mut out = Vec::new();
-    while let Some(message) = queue.front() {
+    let mut packets = 0;
+    while let Some(message) = queue.front().filter(|_| packets < PACKETS_MAX) {
         if !out.is_empty() {
             if out.len() + message.bytes() > bytes_max {
                 break;
@@ -70,12 +71,16 @@ pub(super) fn encode(queue: &mut VecDeque<Message>, bytes_max: usize) -> Bytes {
             out.push(SEPARATOR);
         }
         message.put_packet(&mut out);
+        packets += 1;
         queue.pop_front();
     }
     Bytes::from(out)
 }
 
 const SEPARATOR: u8 = 0x1e;
+
+/// Most packets of one body: python-engineio drops its connection if there are more.
+const PACKETS_MAX: usize = 16;
 
 /// Clients pad, or do not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -120,7 +120,7 @@ enum Heartbeat {
 pub(super) struct End {
     pub(super) reason: EngineCloseReason,
     /// For a GET that waits.
-    pub(super) farewell: Bytes,
+    pub(super) last_response: Bytes,
     /// Whether a GET that comes too late for it may have it still.
     pub(super) lingers: bool,
 }
@@ -347,14 +347,14 @@ impl EngineSession {
 
     /// Ends it, for a reason other than its owner's or its client's wish.
     pub(super) fn fail(&mut self, reason: EngineCloseReason) {
-        self.finish(End { reason, farewell: Bytes::from_static(CLOSE), lingers: false });
+        self.finish(End { reason, last_response: Bytes::from_static(CLOSE), lingers: false });
     }
 
     /// Ends it because its owner wants so. What waits for a poll goes before the close.
     pub(super) fn close(&mut self) {
         self.queue.push_back(Message::Packet(Bytes::from_static(CLOSE)));
-        let farewell = encode(&mut self.queue, usize::MAX);
-        self.finish(End { reason: EngineCloseReason::Forced, farewell, lingers: true });
+        let last_response = encode(&mut self.queue, usize::MAX);
+        self.finish(End { reason: EngineCloseReason::Forced, last_response, lingers: true });
     }
 
     /// The number of a ping that is due now. It must be sent.
@@ -406,8 +406,8 @@ impl EngineSession {
             ClientPacket::Close => {
                 // Its poll may be a moment behind the POST that brought this: both are on their way at once.
                 let lingers = self.is_polling() && self.poll.is_none();
-                let farewell = Bytes::from_static(NOOP);
-                self.finish(End { reason: EngineCloseReason::TransportClose, farewell, lingers });
+                let last_response = Bytes::from_static(NOOP);
+                self.finish(End { reason: EngineCloseReason::TransportClose, last_response, lingers });
                 None
             }
             ClientPacket::Probe | ClientPacket::Upgrade => None,

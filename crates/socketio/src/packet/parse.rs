@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use redeliver_websocket::Utf8Bytes;
+use serde_json::Number;
 
 use super::json::{check_object, check_placeholders, elements};
 use super::{
@@ -93,7 +94,7 @@ impl Head {
                 let elements = arguments(&text, self.json_at, self.attachments, limits)?;
                 let Some((name, args)) = elements.split_first() else { return Err(PacketError::EventName) };
                 let name = text.get(name.clone()).unwrap_or_default();
-                let name: String = serde_json::from_str(name).map_err(|_| PacketError::EventName)?;
+                let name = event_name(name)?;
                 if RESERVED_NAMES.contains(&&*name) {
                     return Err(PacketError::EventName);
                 }
@@ -125,6 +126,12 @@ fn arguments(
         }
     }
     Ok(elements.into_iter().map(|range| json_at + range.start..json_at + range.end).collect())
+}
+
+/// A name: a string, or a number, which stock clients take for the string of it.
+fn event_name(json: &str) -> Result<String, PacketError> {
+    let number = || serde_json::from_str::<Number>(json).map(|number| number.to_string());
+    serde_json::from_str::<String>(json).or_else(|_| number()).map_err(|_| PacketError::EventName)
 }
 
 /// From the first to the last.

@@ -159,8 +159,7 @@ async fn a_server_that_starts_again_knows_its_clients() {
     emit(&host, 0..2).await;
     assert_eq!(client.numbers("n", 2).await, [0, 1]);
     host.io.to("room").emit("n", 2).await.unwrap();
-    assert!(host.io.shutdown(std::time::Duration::from_secs(10)).await);
-    host.server.shutdown(std::time::Duration::from_secs(10)).await.expect("ends in time");
+    host.io.shutdown(std::time::Duration::from_secs(10)).await.expect("ends in time");
     drop(host);
     let host = open().await;
     host.io.to("room").emit("n", 3).await.unwrap();
@@ -178,8 +177,7 @@ async fn who_missed_nothing_costs_no_read_of_the_store() {
     let mut client = host.connect().await;
     emit(&host, 0..2).await;
     assert_eq!(client.numbers("n", 2).await, [0, 1]);
-    assert!(host.io.shutdown(std::time::Duration::from_secs(10)).await);
-    host.server.shutdown(std::time::Duration::from_secs(10)).await.expect("ends in time");
+    host.io.shutdown(std::time::Duration::from_secs(10)).await.expect("ends in time");
     drop(host);
     let host = open().await;
     host.io.to("elsewhere").emit("n", 2).await.unwrap();

@@ -50,7 +50,7 @@ fn two_polls_at_once_end_the_session() {
     session.get(at(0)).unwrap();
     assert_eq!(session.get(at(0)), Err(Refused));
     let end = session.end().unwrap();
-    assert_eq!((end.reason, &*end.farewell, end.lingers), (EngineCloseReason::TransportError, &b"1"[..], false));
+    assert_eq!((end.reason, &*end.last_response, end.lingers), (EngineCloseReason::TransportError, &b"1"[..], false));
     assert_eq!(session.get(at(0)), Err(Refused));
 }
 
@@ -77,7 +77,7 @@ fn a_client_that_closes_has_its_poll_answered_even_if_that_is_late() {
     session.post(Bytes::from_static(b"4last\x1e1\x1e4more")).unwrap();
     assert_eq!(events(&mut session), [EngineEvent::Text("last".into())]);
     let end = session.end().unwrap();
-    assert_eq!((end.reason, &*end.farewell, end.lingers), (EngineCloseReason::TransportClose, &b"6"[..], false));
+    assert_eq!((end.reason, &*end.last_response, end.lingers), (EngineCloseReason::TransportClose, &b"6"[..], false));
 
     let mut session = polling();
     session.post(Bytes::from_static(b"1")).unwrap();
@@ -91,7 +91,7 @@ fn what_was_sent_before_the_owner_closes_goes_before_the_close() {
     text(&mut session, b"4{}");
     session.close();
     let end = session.end().unwrap();
-    assert_eq!((end.reason, &*end.farewell, end.lingers), (EngineCloseReason::Forced, &b"44{}\x1e1"[..], true));
+    assert_eq!((end.reason, &*end.last_response, end.lingers), (EngineCloseReason::Forced, &b"44{}\x1e1"[..], true));
 }
 
 #[test]
