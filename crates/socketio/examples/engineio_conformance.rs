@@ -1,5 +1,5 @@
-//! The server that the public test suite of the Engine.IO protocol expects: every message is echoed. PORT (default 3000)
-//! says where. Never a model for apps: its heartbeat is too short, and it takes every page's requests.
+//! The server that the public test suite of the Engine.IO protocol expects: every message is echoed. PORT (default
+//! 3000) says where. Never a model for apps: its heartbeat is too short, and it takes every page's requests.
 
 use std::convert::Infallible;
 use std::sync::Arc;

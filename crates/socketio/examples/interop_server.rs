@@ -1,6 +1,6 @@
-//! The application that the stories of stock clients in other languages are told against (`tests/interop/app.mjs` and `app.py`):
-//! rooms, acks, questions to a room, namespaces, and a namespace that not everybody may enter. `tests/interop/reference.mjs` has the
-//! same on Socket.IO's own server.
+//! The application that the stories of stock clients in other languages are told against (`tests/interop/app.mjs` and
+//! `app.py`): rooms, acks, questions to a room, namespaces, and a namespace that not everybody may enter.
+//! `tests/interop/reference.mjs` has the same on Socket.IO's own server.
 //!
 //! Listens on 127.0.0.1 on `PORT`, 3000 unless set, and keeps its log in `DATA`, or in memory.
 

@@ -1,5 +1,6 @@
-//! The server that Socket.IO's public protocol suite expects: run the suite beside `cargo run -p redeliver-socketio --example
-//! socketio_conformance`. Listens on `PORT`, 3000 unless set. Nothing is durable here, and nobody is asked for credentials.
+//! The server that Socket.IO's public protocol suite expects: run the suite beside `cargo run -p redeliver-socketio
+//! --example socketio_conformance`. Listens on `PORT`, 3000 unless set. Nothing is durable here, and nobody is asked
+//! for credentials.
 
 #![allow(clippy::print_stderr, reason = "an example speaks to whoever started it")]
 
@@ -42,8 +43,8 @@ async fn greet(socket: Socket) {
             eprintln!("{error}");
         }
     });
-    // The suite awaits one message after the other, and never sees one that is read together with the one before: on a busy
-    // machine, the CONNECT's answer and this one.
+    // The suite awaits one message after the other, and never sees one that is read together with the one before: on a
+    // busy machine, the CONNECT's answer and this one.
     tokio::time::sleep(BETWEEN_MESSAGES).await;
     answer_or_complain(socket.emit("auth", socket.handshake().auth.clone()).await);
 }

@@ -1,5 +1,5 @@
-//! Answers: those that the app waits for ([`Collectors`]), and which ack id of a socket belongs to what ([`Asked`]). Bounded:
-//! who never answers is forgotten.
+//! Answers: those that the app waits for ([`Collectors`]), and which ack id of a socket belongs to what ([`Asked`]).
+//! Bounded: who never answers is forgotten.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -167,7 +167,8 @@ impl Asked {
     }
 }
 
-/// In ack mode, what was sent and not yet answered, in order. The cursor is behind the last one before the first that is open.
+/// In ack mode, what was sent and not yet answered, in order. The cursor is behind the last one before the first that
+/// is open.
 #[derive(Debug)]
 pub(crate) struct AckWindow {
     sent: VecDeque<Sent>,

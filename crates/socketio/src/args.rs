@@ -12,8 +12,8 @@ use crate::error::ArgsError;
 
 /// The arguments of an event or of an answer: JSON values, some of which may stand for binary ones.
 ///
-/// Everything that serializes becomes arguments ([`IntoArgs`]): a tuple or an array is the list of the arguments, anything
-/// else is the only one.
+/// Everything that serializes becomes arguments ([`IntoArgs`]): a tuple or an array is the list of the arguments,
+/// anything else is the only one.
 ///
 /// ```
 /// use redeliver_socketio::{Args, IntoArgs};
@@ -41,7 +41,7 @@ impl Args {
         Args::default()
     }
 
-    /// The same arguments and one more.
+    /// Adds an argument.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Args {
         Ok(self.with_json(&value))
     }
 
-    /// The same arguments and one more, a binary one (an `ArrayBuffer` in the browser, a `Buffer` in Node, `bytes` in Python).
+    /// Adds a binary argument (an `ArrayBuffer` in the browser, a `Buffer` in Node, `bytes` in Python).
     #[must_use]
     pub fn with_binary(mut self, bytes: impl Into<Bytes>) -> Args {
         let placeholder = placeholder(self.attachments.len());
@@ -387,8 +387,8 @@ const LENGTH_BYTES: usize = 4;
 /// Most binary parts that `socket.io-parser` 4.2.7 takes in one packet: it closes the connection if there are more.
 const ATTACHMENTS_MAX: usize = 10;
 
-/// Most arguments of one event. JavaScript hands each to the handler as an argument of a call, whose number is bounded by
-/// the stack: beyond, the client crashes.
+/// Most arguments of one event. JavaScript hands each to the handler as an argument of a call, whose number is bounded
+/// by the stack: beyond, the client crashes.
 const ARGS_MAX: usize = 1024;
 
 /// Longest number, in characters. Python refuses to read integers of more than 4,300 digits.

@@ -15,8 +15,8 @@ use http::header::{
 use http::{HeaderValue, Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
-/// The stock client by the last part of its path, behind Engine.IO's path: `socket.io.js` and `socket.io.min.js` are the
-/// same, minified file.
+/// The stock client by the last part of its path, behind Engine.IO's path: `socket.io.js` and `socket.io.min.js` are
+/// the same, minified file.
 pub(crate) fn client(file: &str) -> Option<&'static Asset> {
     match file {
         "socket.io.js" | "socket.io.min.js" => Some(&CLIENT),
@@ -81,8 +81,8 @@ impl Asset {
     }
 }
 
-/// Scripts of this origin (the stock client), the page's own script and style, connections back to where it came from (which
-/// includes WebSockets), an icon in a `data:` URL. Nobody may frame it.
+/// Scripts of this origin (the stock client), the page's own script and style, connections back to where it came from
+/// (which includes WebSockets), an icon in a `data:` URL. Nobody may frame it.
 fn page_policy(page: &str) -> String {
     let hash = |tag: &str| {
         let inside = inline(page, tag).unwrap_or_default();

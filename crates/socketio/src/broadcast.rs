@@ -1,4 +1,4 @@
-//! Speaking to many: rooms, who is left out, and what is emitted to them. Each is one event in the log, whoever gets it.
+//! Addressing many: rooms, who is left out, and what is emitted to them. Each is one event in the log, whoever gets it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Broadcast {
         Broadcast { namespace, rooms: Vec::new(), except: Vec::new() }
     }
 
-    /// Also to this room. Whoever is in several gets the event once.
+    /// Adds a room. Whoever is in several gets the event once.
     pub fn to(mut self, room: impl Into<String>) -> Broadcast {
         let room = room.into();
         if !self.rooms.contains(&room) {
@@ -37,7 +37,7 @@ impl Broadcast {
         self
     }
 
-    /// Not to whoever is in this room when the event is emitted.
+    /// Leaves out whoever is in this room when the event is emitted.
     pub fn except(mut self, room: impl Into<String>) -> Broadcast {
         let room = room.into();
         if !self.except.contains(&room) {
@@ -46,12 +46,12 @@ impl Broadcast {
         self
     }
 
-    /// Only to whoever is connected and keeps up: not stored, at most once.
+    /// Makes the event volatile: not stored, and only for who is connected and keeps up, at most once.
     pub fn volatile(self) -> Volatile {
         Volatile(self)
     }
 
-    /// Only to this server's sockets: these are all there are, so it changes nothing.
+    /// Addresses only this server's sockets. There is one server, so this changes nothing.
     pub fn local(self) -> Broadcast {
         self
     }
@@ -70,8 +70,8 @@ impl Broadcast {
         Ok(self.namespace.server.emit_event(event).await?)
     }
 
-    /// Emits and waits for the answers of those that are connected now. One that is cut off meanwhile gets the event again,
-    /// and may still answer.
+    /// Emits and waits for the answers of those that are connected now. One that is cut off meanwhile gets the event
+    /// again, and may still answer.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
-//! What a client can do on a server without an app's code: `subscribe`, `unsubscribe` and `emit`, events of the namespace `/`
-//! with answers. Topics are redeliver's own, so native and Socket.IO clients share them. Everything is asked of the
-//! server's `Access`.
+//! What a client can do on a server without an app's code: `subscribe`, `unsubscribe` and `emit`, events of the
+//! namespace `/` with answers. Topics are redeliver's own, so native and Socket.IO clients share them. Everything is
+//! asked of the server's `Access`.
 
 use std::sync::{Arc, OnceLock};
 
@@ -166,8 +166,8 @@ async fn emit(socket: Socket, args: Args) -> Reply {
     }
 }
 
-/// The emits of one socket that wait for their receipts. They are answered in their order, by a task that begins with the
-/// first one.
+/// The emits of one socket that wait for their receipts. They are answered in their order, by a task that begins with
+/// the first one.
 #[derive(Clone, Default)]
 struct Receipts(Arc<OnceLock<mpsc::Sender<Waiting>>>);
 

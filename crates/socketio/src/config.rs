@@ -5,12 +5,13 @@ use std::time::Duration;
 /// Whether a namespace's sockets can go on after a cut, and who is given offsets: see the crate's front page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recovery {
-    /// Every socket gets a `pid`. Offsets are given to clients that take them: those that are recognised as JavaScript by
-    /// their handshake, that say `auth: {redeliver: …}`, or that show a pid. The others go on from what has provably arrived.
+    /// Every socket gets a `pid`. Offsets are given to clients that take them: those that are recognised as JavaScript
+    /// by their handshake, that say `auth: {redeliver: …}`, or that show a pid. The others go on from what has provably
+    /// arrived.
     #[default]
     Auto,
-    /// Every client is given offsets from its first CONNECT on, as Socket.IO's own server does with recovery. Handlers of
-    /// other clients get one more argument then.
+    /// Every client is given offsets from its first CONNECT on, as Socket.IO's own server does with recovery. Handlers
+    /// of other clients get one more argument then.
     On,
     /// No `pid`, no offsets, nothing stored of a socket.
     Off,
@@ -32,10 +33,11 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Largest message of a client, in bytes. 1,000,000, as the reference.
     pub payload_bytes_max: usize,
-    /// How long a stored socket without a connection is kept, at most: as long as retention keeps what it has missed, and
-    /// no longer than this. 7 days.
+    /// How long a stored socket without a connection is kept, at most: as long as retention keeps what it has missed,
+    /// and no longer than this. 7 days.
     pub session_idle_max: Duration,
-    /// How long the place of a durable subscriber that has no connection is kept. 90 days, as the cursors of native clients.
+    /// How long the place of a durable subscriber that has no connection is kept. 90 days, as the cursors of native
+    /// clients.
     pub subscriber_idle_max: Duration,
     /// In ack mode, how long an answer is waited for before an event is sent again. 10 s.
     pub ack_timeout: Duration,
@@ -44,15 +46,15 @@ pub struct Config {
     pub ack_resends_max: u32,
     /// In ack mode, how many events may be unanswered at once. 64.
     pub ack_window: usize,
-    /// Engine.IO sessions at once, polling and WebSocket; beyond, newcomers are refused. 65,536: as many as a server takes
-    /// connections. Each counts among those as well.
+    /// Engine.IO sessions at once, polling and WebSocket; beyond, newcomers are refused. 65,536: as many as a server
+    /// takes connections. Each counts among those as well.
     pub sessions_max: usize,
     /// Namespaces that one connection may be in. 64.
     pub namespaces_max: usize,
     /// Events of one socket that may wait for the app's handlers. Beyond, the connection is not read. 256.
     pub waiting_events_max: usize,
-    /// Whether the namespace `/` offers the events `subscribe`, `unsubscribe` and `emit` to clients. Off unless set: the
-    /// standalone binary sets it.
+    /// Whether the namespace `/` offers the events `subscribe`, `unsubscribe` and `emit` to clients. Off unless set:
+    /// the standalone binary sets it.
     pub builtin_events: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The task of one Engine.IO connection: takes its packets apart by namespace and lets its sockets live. What is allowed
-//! where is decided in [`connecting`]; what a socket does in [`live`].
+//! The task of one Engine.IO connection: takes its packets apart by namespace and lets its sockets live. What is
+//! allowed where is decided in [`connecting`]; what a socket does in [`live`].
 
 mod connecting;
 mod delivery;
@@ -44,7 +44,8 @@ pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
     let deadline = Some(Instant::now() + core.config.connect_timeout);
     let limits = PacketLimits { attachment_bytes_max: core.config.payload_bytes_max, ..PacketLimits::default() };
     let mut watched = core.shutdown.subscribe();
-    // The sender is the gateway's: if it is gone, so is the gateway. Unconstrained, so that asked once it is surely watched.
+    // The sender is the gateway's: if it is gone, so is the gateway. Unconstrained, so that asked once it is surely
+    // watched.
     let shutdown = async move { drop(watched.wait_for(|shutdown| *shutdown).await) };
     let shutdown = tokio::task::unconstrained(shutdown).boxed();
     let is_script = is_script(&handshake);
@@ -138,8 +139,8 @@ impl Connection {
         let mut event = pin!(self.engine.next_of(Interest { reads, drained: !is_drained }));
         let Connection { core, shutdown, watches_shutdown, .. } = self;
         poll_fn(|cx| {
-            // Sockets first: what they are given leaves with the same look at the engine. Now and then it is first, so that
-            // no app keeps it from being heard.
+            // Sockets first: what they are given leaves with the same look at the engine. Now and then it is first, so
+            // that no app keeps it from being heard.
             if is_engines_turn && let Poll::Ready(event) = event.as_mut().poll(cx) {
                 return Poll::Ready(Step::Engine(event));
             }
@@ -152,8 +153,8 @@ impl Connection {
             if late.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Step::Late);
             }
-            // Asked once, it wakes this task: there is no other that runs this connection. All connections share it, so asking
-            // each time is what many would wait for.
+            // Asked once, it wakes this task: there is no other that runs this connection. All connections share it, so
+            // asking each time is what many would wait for.
             let is_ending = *watches_shutdown && core.is_ending.load(Ordering::Acquire);
             if is_ending || (!*watches_shutdown && shutdown.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Step::Shutdown);

@@ -1,7 +1,8 @@
 //! Engine.IO v4: sessions that outlive their HTTP requests and may move from polling to a WebSocket. Never knows a
 //! Socket.IO packet.
 //!
-//! An [`Engine`] answers HTTP requests, and hands each session that a client opens to the app as an [`EngineConnection`].
+//! An [`Engine`] answers HTTP requests, and hands each session that a client opens to the app as an
+//! [`EngineConnection`].
 
 mod connection;
 mod http;
@@ -38,7 +39,8 @@ pub struct EngineConfig {
     pub ping_interval: Duration,
     /// How long a client may take to answer a ping.
     pub ping_timeout: Duration,
-    /// Largest body of a POST and largest message of a WebSocket, in bytes. Larger ones are refused before they are read.
+    /// Largest body of a POST and largest message of a WebSocket, in bytes. Larger ones are refused before they are
+    /// read.
     pub payload_bytes_max: usize,
     /// How long a client may try out a WebSocket before it switches to it.
     pub upgrade_timeout: Duration,
@@ -48,8 +50,8 @@ pub struct EngineConfig {
     pub write_timeout: Duration,
     /// Most sessions at once.
     pub sessions_max: usize,
-    /// Whether a request that names an origin (a page's) is taken. Without this check any page in the world could use its
-    /// visitors' access.
+    /// Whether a request that names an origin (a page's) is taken. Without this check any page in the world could use
+    /// its visitors' access.
     pub admits: Arc<dyn Fn(&HeaderMap) -> bool + Send + Sync>,
 }
 
@@ -98,9 +100,9 @@ impl EngineConfig {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HandshakeRequest {
-    /// Its target, with the query.
+    /// The request's target, with the query.
     pub uri: Uri,
-    /// Its headers.
+    /// The request's headers.
     pub headers: HeaderMap,
     /// Who sent it, if that is known.
     pub peer: Option<SocketAddr>,

@@ -1,5 +1,5 @@
-//! Events as packets. What is the same for all sockets of a namespace is made once and shared: the packet of an event, with
-//! or without its offset. Bounded by slots and by bytes.
+//! Events as packets. What is the same for all sockets of a namespace is made once and shared: the packet of an event,
+//! with or without its offset. Bounded by slots and by bytes.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -17,7 +17,7 @@ use crate::packet::{AckId, NamespaceName, PacketWriter, RESERVED_NAMES};
 pub(crate) enum Form {
     /// Its name and its arguments.
     Plain,
-    /// And its offset, in this turn.
+    /// Name, arguments, and the event's offset in this turn.
     WithOffset(u32),
     /// As one object that names the topic; with the offset, if there is a turn.
     Envelope { topic: TopicName, turn: Option<u32> },
@@ -139,7 +139,7 @@ impl EventPacket {
         }
     }
 
-    /// The same as the only argument of an `event`: what it is, and where it stands.
+    /// Wraps the packet into the only argument of an `event`, which says what it is and where it stands.
     fn in_envelope(self, event: &FeedEvent, topic: &TopicName) -> EventPacket {
         #[derive(Serialize)]
         struct Envelope<'a> {
@@ -181,8 +181,8 @@ fn put_args(writer: &mut PacketWriter, args: &Args) {
     }
 }
 
-/// Clients drop a connection on which an event has one of their own names. Native clients know no such names, so an event
-/// may have one.
+/// Clients drop a connection on which an event has one of their own names. Native clients know no such names, so an
+/// event may have one.
 fn safe_name(name: &str) -> String {
     if RESERVED_NAMES.contains(&name) { format!("event:{name}") } else { name.to_owned() }
 }

@@ -19,7 +19,6 @@ use tracing::{debug, warn};
 use crate::args::IntoArgs;
 use crate::assets;
 use crate::broadcast::{Broadcast, Volatile};
-use crate::clock::wall_clock;
 use crate::config::{Config, Recovery};
 use crate::connection;
 use crate::core::Core;
@@ -33,7 +32,7 @@ use crate::socket::Socket;
 
 /// The Socket.IO gateway of a [`Server`]. A handle, cheap to clone.
 ///
-/// It answers requests as [`Routes`](redeliver_server::Routes) of the server's own listener
+/// Requests reach the gateway as [`Routes`](redeliver_server::Routes) of the server's own listener
 /// ([`Server::serve_with`](redeliver_server::Server::serve_with)), or as a tower layer around an app of axum or
 /// hyper ([`SocketIo::layer`]).
 #[derive(Clone)]
@@ -44,7 +43,7 @@ pub struct SocketIo {
     main: Namespace,
 }
 
-/// Settles what a [`SocketIo`] is made of. Made by [`SocketIo::builder`].
+/// Configures a [`SocketIo`]. Made by [`SocketIo::builder`].
 #[derive(Debug)]
 #[must_use]
 pub struct SocketIoBuilder {
@@ -53,38 +52,38 @@ pub struct SocketIoBuilder {
 }
 
 impl SocketIoBuilder {
-    /// All settings at once.
+    /// Sets all settings at once.
     pub fn config(mut self, config: Config) -> SocketIoBuilder {
         self.config = config;
         self
     }
 
-    /// The path of the endpoint; `/socket.io` unless set.
+    /// Sets the path of the endpoint; `/socket.io` unless set.
     pub fn path(mut self, path: impl Into<String>) -> SocketIoBuilder {
         self.config.path = path.into();
         self
     }
 
-    /// The recovery of all namespaces that do not set it themselves.
+    /// Sets the recovery of all namespaces that do not set it themselves.
     pub fn recovery(mut self, recovery: Recovery) -> SocketIoBuilder {
         self.config.recovery = recovery;
         self
     }
 
-    /// How often clients are pinged, and how long they may take to answer.
+    /// Sets how often clients are pinged, and how long they may take to answer.
     pub fn ping(mut self, interval: Duration, timeout: Duration) -> SocketIoBuilder {
         self.config.ping_interval = interval;
         self.config.ping_timeout = timeout;
         self
     }
 
-    /// How long a connection may be in no namespace.
+    /// Sets how long a connection may be in no namespace.
     pub fn connect_timeout(mut self, timeout: Duration) -> SocketIoBuilder {
         self.config.connect_timeout = timeout;
         self
     }
 
-    /// Largest message of a client, in bytes.
+    /// Sets the largest message of a client, in bytes.
     pub fn payload_bytes_max(mut self, bytes: usize) -> SocketIoBuilder {
         self.config.payload_bytes_max = bytes;
         self
@@ -96,7 +95,7 @@ impl SocketIoBuilder {
         self
     }
 
-    /// Makes the gateway. Must be called within a tokio runtime.
+    /// Builds the gateway. Must be called within a tokio runtime.
     #[must_use]
     pub fn build(self) -> SocketIo {
         let SocketIoBuilder { server, mut config } = self;
@@ -136,13 +135,13 @@ impl SocketIoBuilder {
 }
 
 impl SocketIo {
-    /// Starts to put a gateway of this server together. Its clients are held to the server's
+    /// Returns a builder for a gateway of this server. Its clients are held to the server's
     /// [`Access`](redeliver_server::Access), origins and limits.
     pub fn builder(server: Server) -> SocketIoBuilder {
         SocketIoBuilder { server, config: Config::default() }
     }
 
-    /// A namespace, which clients can connect to from now on. `/` is always there.
+    /// Returns a namespace, which clients can connect to from now on. `/` is always there.
     ///
     /// # Errors
     ///
@@ -209,8 +208,8 @@ impl SocketIo {
         path.strip_prefix(&self.core.config.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Answers a request for one of its paths. `peer` is where it came from, if that is known. Must be called within a tokio
-    /// runtime.
+    /// Answers a request for one of its paths. `peer` is where it came from, if that is known. Must be called within a
+    /// tokio runtime.
     ///
     /// # Cancel safety
     ///
@@ -299,7 +298,7 @@ async fn sweep(core: Weak<Core>) {
 
 fn is_abandoned(core: &Core, key: &Bytes, value: &[u8]) -> bool {
     let Some(session) = SocketSession::decode(value) else { return true };
-    let age = wall_clock().0.saturating_sub(session.saved().0);
+    let age = core.gateway.paced_now().0.saturating_sub(session.saved().0);
     let idle_max = if is_named(key) { core.config.subscriber_idle_max } else { core.config.session_idle_max };
     let is_old = u128::from(age) > idle_max.as_millis();
     let is_owned = core.namespace(&session.namespace).is_some_and(|namespace| namespace.members.is_owned(key));

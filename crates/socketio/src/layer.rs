@@ -18,14 +18,15 @@ use crate::assets;
 use crate::io::{SocketIo, asset_answer};
 
 impl SocketIo {
-    /// The gateway as a tower layer: requests for its paths are its own, the others go to the service inside. For axum and
-    /// any other server on hyper 1.
+    /// The gateway as a tower layer: requests for its paths are its own, the others go to the service inside. For axum
+    /// and any other server on hyper 1.
     #[must_use]
     pub fn layer(&self) -> SocketIoLayer {
         SocketIoLayer { io: self.clone() }
     }
 
-    /// The gateway with the demo page under `/`, as routes for [`Server::serve_with`](redeliver_server::Server::serve_with).
+    /// The gateway with the demo page under `/`, as routes for
+    /// [`Server::serve_with`](redeliver_server::Server::serve_with).
     #[must_use]
     pub fn with_page(&self) -> WithPage {
         WithPage { io: self.clone() }

@@ -1,8 +1,8 @@
 //! redeliver's gateway for stock Socket.IO clients.
 //!
-//! Browsers, Node, Python and whoever else speaks Socket.IO connect as they are, and get what redeliver's native clients
-//! get: an event is durable before anybody is told of it, and a client that was cut off gets what it missed, in order,
-//! once, also if the server was killed meanwhile.
+//! Browsers, Node, Python and whoever else speaks Socket.IO connect as they are, and get what redeliver's native
+//! clients get: an event is durable before anybody is told of it, and a client that was cut off gets what it missed, in
+//! order, once, also if the server was killed meanwhile.
 //!
 //! ```
 //! use redeliver_server::Server;
@@ -30,23 +30,23 @@
 //! ```
 //!
 //! Native clients and Socket.IO clients share topics: the namespace `/n` is the topic `/n`, a room `r` in it the topic
-//! `/n#r`. Clients are held to the server's [`Access`](redeliver_server::Access), and each namespace may have middlewares.
-//! In an axum or hyper app, [`SocketIo::layer`] puts the gateway around it (`examples/axum_chat.rs`).
+//! `/n#r`. Clients are held to the server's [`Access`](redeliver_server::Access), and each namespace may have
+//! middlewares. In an axum or hyper app, [`SocketIo::layer`] puts the gateway around it (`examples/axum_chat.rs`).
 //!
 //! How recovery works, for which clients, and what differs from Socket.IO's own server: docs/socketio.md.
 //!
 //! # Within
 //!
 //! [`engine`] is Engine.IO v4: sessions over polling and WebSocket. Above it, `packet` is Socket.IO v5 (pure),
-//! `connection` the task of one client, which reads the merged row of each socket's topics as the client takes it; there
-//! is no other way for an event to get out. `rooms` and `recovery` (pure) know what a socket is to get and where it goes on.
+//! `connection` the task of one client, which reads the merged row of each socket's topics as the client takes it;
+//! there is no other way for an event to get out. `rooms` and `recovery` (pure) know what a socket is to get and where
+//! it goes on.
 
 mod acks;
 mod args;
 mod assets;
 mod broadcast;
 mod builtin;
-mod clock;
 mod config;
 mod connection;
 mod core;

@@ -57,7 +57,8 @@ impl Fence {
     }
 }
 
-/// The ownership of a stored session: while it is held, nobody else writes the session. To be dropped after the last write.
+/// The ownership of a stored session: while it is held, nobody else writes the session. To be dropped after the last
+/// write.
 pub(crate) struct Claim {
     pub(crate) key: Bytes,
     pub(crate) fence: Arc<Fence>,

@@ -94,21 +94,22 @@ impl std::fmt::Debug for NamespaceCore {
 }
 
 impl Namespace {
-    /// Its name, which begins with `/`.
+    /// The namespace's name, which begins with `/`.
     #[must_use]
     pub fn name(&self) -> &str {
         self.core.name.as_str()
     }
 
-    /// Sets its recovery, for sockets that come from now on.
+    /// Sets the namespace's recovery, for sockets that come from now on.
     pub fn set_recovery(&self, recovery: Recovery) -> &Namespace {
         *self.core.recovery.write() = recovery;
         self
     }
 
-    /// Runs this for each socket that wants in, also for one that comes back, before it is told that it is connected. They
-    /// run in the order in which they were added, after the server's [`Access`](redeliver_server::Access) has let the client in; the first that
-    /// returns an error turns the socket away with it.
+    /// Adds a middleware: it runs for each socket that wants in, also for one that comes back, before the client is
+    /// told that it is connected. Middlewares run in the order in which they were added, after the server's
+    /// [`Access`](redeliver_server::Access) has let the client in. The first that returns an error turns the socket
+    /// away with it.
     pub fn middleware<F, R>(&self, middleware: F) -> &Namespace
     where
         F: Fn(Socket) -> R + Send + Sync + 'static,
@@ -118,8 +119,8 @@ impl Namespace {
         self
     }
 
-    /// Runs this for each socket that is connected. Events of the socket are handled when it has returned, so register
-    /// their handlers here and spawn what takes long.
+    /// Adds a handler that runs for each socket that is connected. Events of the socket are handled when it has
+    /// returned, so register their handlers here and spawn what takes long.
     pub fn on_connection<F, R>(&self, handler: F) -> &Namespace
     where
         F: Fn(Socket) -> R + Send + Sync + 'static,
@@ -160,17 +161,17 @@ impl Namespace {
         self.all().emit_with_ack(name, args, timeout).await
     }
 
-    /// Speaks to a room; call [`Broadcast::to`] on it for more of them.
+    /// Addresses a room; call [`Broadcast::to`] on it for more of them.
     pub fn to(&self, room: impl Into<String>) -> Broadcast {
         self.all().to(room)
     }
 
-    /// Speaks to everybody who is not in this room.
+    /// Addresses everybody who is not in this room.
     pub fn except(&self, room: impl Into<String>) -> Broadcast {
         self.all().except(room)
     }
 
-    /// Speaks to everybody in the namespace.
+    /// Addresses everybody in the namespace.
     pub fn all(&self) -> Broadcast {
         Broadcast::new(Arc::clone(&self.core))
     }

@@ -1,6 +1,6 @@
-//! Offsets: the string that stands behind a logged event's arguments, which a stock client keeps and shows when it comes
-//! back. It has a form of its own and a check, because clients keep *any* last string for their offset: what does not
-//! parse is nobody's offset, and never an error.
+//! Offsets: the string that stands behind a logged event's arguments, which a stock client keeps and shows when it
+//! comes back. It has a form of its own and a check, because clients keep *any* last string for their offset: what does
+//! not parse is nobody's offset, and never an error.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redeliver_server::{Epoch, Position, Seq};
 
-/// How far a client has come in the merged row of its rooms: `rd1.<epoch, base64url>.<seq, base36>[-<turn, base36>].<check>`.
+/// How far a client has come in the merged row of its rooms: `rd1.<epoch, base64url>.<seq, base36>[-<turn,
+/// base36>].<check>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Offset {
     pub(crate) position: Position,

@@ -1,5 +1,5 @@
-//! Socket.IO v5 packets, parsed and encoded over slices of raw JSON: arguments stay the text that the peer wrote. Pure: no
-//! IO, no clock. Nothing that a peer sends is believed before it is bounded.
+//! Socket.IO v5 packets, parsed and encoded over slices of raw JSON: arguments stay the text that the peer wrote. Pure:
+//! no IO, no clock. Nothing that a peer sends is believed before it is bounded.
 
 mod json;
 mod parse;
@@ -76,8 +76,8 @@ pub(crate) struct PacketArgs {
 }
 
 impl PacketArgs {
-    /// The arguments' JSON with commas between, without brackets, and placeholders as they came. No copy: it keeps the whole
-    /// message in memory.
+    /// The arguments' JSON with commas between, without brackets, and placeholders as they came. No copy: it keeps the
+    /// whole message in memory.
     pub(crate) fn list(&self) -> Bytes {
         Bytes::from(self.text.clone()).slice(self.range.clone())
     }

@@ -198,8 +198,8 @@ pub(crate) fn subscriber_key(namespace: &str, subscriber: &str) -> Option<Bytes>
     (key.len() <= STATE_KEY_BYTES_MAX).then(|| Bytes::from(key))
 }
 
-/// The key under which the session of one of a durable subscriber's devices is stored; none if the names are too long for
-/// one.
+/// The key under which the session of one of a durable subscriber's devices is stored; none if the names are too long
+/// for one.
 pub(crate) fn device_key(namespace: &str, subscriber: &str, device: &str) -> Option<Bytes> {
     let (namespace_len, subscriber_len) = (namespace.len(), subscriber.len());
     let key = format!("{DEVICE_KEYS}{namespace_len}:{namespace}:{subscriber_len}:{subscriber}:{device}");

@@ -1,9 +1,9 @@
 //! Which events are a socket's: rooms and topics, each with the stretches of the log during which the socket was in it.
 //! Pure; part of what is stored for a socket that is away.
 //!
-//! A socket reads the rows of its topics merged by seq, so that one seq says how far it has come. Only when it asks for a
-//! topic's history are events older than its place given to it: its row is *turned back*. Each turn has a number, which
-//! offsets carry, and each topic remembers up to where it was given before the turn, so that nothing comes twice.
+//! A socket reads the rows of its topics merged by seq, so that one seq says how far it has come. Only when it asks for
+//! a topic's history are events older than its place given to it: its row is *turned back*. Each turn has a number,
+//! which offsets carry, and each topic remembers up to where it was given before the turn, so that nothing comes twice.
 
 use std::collections::BTreeMap;
 
@@ -96,8 +96,8 @@ impl Memberships {
         true
     }
 
-    /// Whether the socket is in a topic, in this form, and each of its events after this seq is given in this turn. Then the
-    /// row need not turn back for them: what it is past has been given, and the rest will be.
+    /// Whether the socket is in a topic, in this form, and each of its events after this seq is given in this turn.
+    /// Then the row need not turn back for them: what it is past has been given, and the rest will be.
     pub(crate) fn gives_after(&self, topic: &TopicName, after: Seq, envelope: bool) -> bool {
         let Some(known) = self.topics.get(topic) else { return false };
         let stay = known.spans.last().filter(|stay| stay.until.is_none());
@@ -183,7 +183,8 @@ impl Memberships {
         membership.is_some_and(|membership| membership.spans.iter().any(|span| span.holds(seq)))
     }
 
-    /// Whether this event of the topic, or with no seq whatever comes now, is to be given in this turn; and then, whether as one object.
+    /// Whether this event of the topic, or with no seq whatever comes now, is to be given in this turn; and then,
+    /// whether as one object.
     pub(crate) fn gives(&self, topic: &TopicName, seq: Option<Seq>) -> Option<Enveloped> {
         let known = self.topics.get(topic)?;
         let gives = match seq {

@@ -1,4 +1,5 @@
-//! A socket as the app sees it: a handle on one client in one namespace. What it asks for is done by the connection's task.
+//! A socket as the app sees it: a handle on one client in one namespace. What it asks for is done by the connection's
+//! task.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -85,7 +86,7 @@ pub(crate) enum Command {
 
 pub(crate) type Done = oneshot::Sender<Result<(), ChangeError>>;
 
-/// With what a client has come.
+/// A client's handshake: where it comes from, and what it showed.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Handshake {
@@ -107,7 +108,7 @@ pub struct Incoming {
     pub socket: Socket,
     /// What the event is called.
     pub name: String,
-    /// Its arguments.
+    /// The event's arguments.
     pub args: Args,
     /// How to answer, if the client asks for it.
     pub ack: Option<Ack>,
@@ -132,7 +133,8 @@ pub struct Ack {
 }
 
 impl Ack {
-    /// Answers. An answer to a client that is gone is lost, as is every answer that a client does not get: it must ask again.
+    /// Answers. An answer to a client that is gone is lost, as is every answer that a client does not get: it must ask
+    /// again.
     ///
     /// # Errors
     ///
@@ -169,7 +171,7 @@ pub enum DisconnectReason {
 }
 
 impl DisconnectReason {
-    /// The word for it.
+    /// The reason as Socket.IO names it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -233,19 +235,20 @@ impl Socket {
         (Socket { inner: Arc::new(inner) }, received)
     }
 
-    /// Its id, which is also the name of a room of its own. Public, unlike what a client comes back with.
+    /// The socket's id, which is also the name of a room of its own. It is public, unlike the pid with which a client
+    /// comes back.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.inner.sid
     }
 
-    /// The namespace that it is in.
+    /// The namespace that the socket is in.
     #[must_use]
     pub fn namespace(&self) -> Namespace {
         Namespace { core: Arc::clone(&self.inner.namespace) }
     }
 
-    /// With what the client has come.
+    /// The client's handshake.
     #[must_use]
     pub fn handshake(&self) -> &Handshake {
         &self.inner.handshake
@@ -257,19 +260,20 @@ impl Socket {
         &self.inner.identity
     }
 
-    /// Whether it is a client that came back: its id, rooms and data are those of before, and it gets what it missed.
+    /// Whether the socket is one that came back: its id, rooms and data are those of before, and it gets what it
+    /// missed.
     #[must_use]
     pub fn recovered(&self) -> bool {
         self.inner.recovered
     }
 
-    /// Whether it is connected.
+    /// Whether the socket is connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.phase() == CONNECTED
     }
 
-    /// Handles this event of the client from now on; replaces an earlier handler of the name. Events of one socket are handled one
+    /// Sets the handler of an event of this name; it replaces an earlier one. Events of one socket are handled one
     /// after another: a handler that takes long should spawn a task.
     pub fn on<F, R>(&self, name: impl Into<String>, handler: F)
     where
@@ -280,7 +284,7 @@ impl Socket {
         self.inner.handlers.lock().by_name.insert(name.into(), handler);
     }
 
-    /// Handles the events that have no handler of their own.
+    /// Sets the handler of the events that have none of their own.
     pub fn on_any<F, R>(&self, handler: F)
     where
         F: Fn(Incoming) -> R + Send + Sync + 'static,
@@ -289,7 +293,7 @@ impl Socket {
         self.inner.handlers.lock().any = Some(Arc::new(move |incoming| handler(incoming).boxed()));
     }
 
-    /// Runs this when the socket is disconnected, while its rooms are still known.
+    /// Adds a handler that runs when the socket is disconnected, while its rooms are still known.
     pub fn on_disconnecting<F, R>(&self, handler: F)
     where
         F: Fn(Socket, DisconnectReason) -> R + Send + Sync + 'static,
@@ -299,7 +303,7 @@ impl Socket {
         self.inner.handlers.lock().disconnecting.push(handler);
     }
 
-    /// Runs this when the socket is disconnected and gone from the namespace.
+    /// Adds a handler that runs when the socket is disconnected and gone from the namespace.
     pub fn on_disconnect<F, R>(&self, handler: F)
     where
         F: Fn(Socket, DisconnectReason) -> R + Send + Sync + 'static,
@@ -371,7 +375,8 @@ impl Socket {
         self.join_topic(topic, None, false).await
     }
 
-    /// Leaves a room: what is emitted to it from now on does not reach the client, also after a cut. Durable when this returns.
+    /// Leaves a room: what is emitted to it from now on does not reach the client, also after a cut. Durable when this
+    /// returns.
     ///
     /// # Errors
     ///
@@ -385,7 +390,7 @@ impl Socket {
         self.leave_topic(topic).await
     }
 
-    /// The rooms that it is in, its own among them.
+    /// The rooms that the socket is in, its own among them.
     #[must_use]
     pub fn rooms(&self) -> Vec<String> {
         let session = self.inner.session.lock();
@@ -393,13 +398,13 @@ impl Socket {
         session.rooms.current().filter_map(|topic| room_of(name, topic)).map(str::to_owned).collect()
     }
 
-    /// What the app keeps with the socket. It comes back with the socket after a cut. Null unless set.
+    /// The app's data of the socket, which comes back with it after a cut. Null unless set.
     #[must_use]
     pub fn data(&self) -> Value {
         self.inner.session.lock().data.clone()
     }
 
-    /// Sets what the app keeps with the socket: a few KiB at most. Durable when this returns.
+    /// Sets the app's data of the socket: a few KiB at most. Durable when this returns.
     ///
     /// # Errors
     ///
@@ -422,8 +427,8 @@ impl Socket {
         let _ = self.inner.commands.send(Command::Disconnect);
     }
 
-    /// Disconnects the client from this namespace and closes its connection, and with it its sockets in other namespaces.
-    /// This one cannot come back as the same socket; those can.
+    /// Disconnects the client from this namespace and closes its connection, and with it its sockets in other
+    /// namespaces. This one cannot come back as the same socket; those can.
     pub fn close_connection(&self) {
         // It is gone otherwise.
         let _ = self.inner.commands.send(Command::CloseConnection);

@@ -1,5 +1,5 @@
-//! Sessions that their clients abandon give back all that they held: 10,000 of them, in virtual time. A process of its own, whose memory is
-//! measured.
+//! Sessions that their clients abandon give back all that they held: 10,000 of them, in virtual time. A process of its
+//! own, whose memory is measured.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -60,8 +60,8 @@ async fn ten_thousand_abandoned_handshakes_and_upgrades_give_their_memory_back()
     let engine = Engine::new(EngineConfig::default(), |mut connection| async move {
         while !matches!(connection.next().await, EngineEvent::Closed(_)) {}
     });
-    // A session left behind would be a kilobyte or more, and so 20 MB in each round. What the allocator keeps for next time
-    // grows in the first ones only.
+    // A session left behind would be a kilobyte or more, and so 20 MB in each round. What the allocator keeps for next
+    // time grows in the first ones only.
     let mut grown = Vec::new();
     while grown.len() < ROUNDS_MAX && grown.last().is_none_or(|grown| *grown >= 5_000_000) {
         let before = resident_bytes();

@@ -1,5 +1,5 @@
-//! A CONNECT: who is it, may it, and what it needs before it is connected. Each CONNECT goes through all of it, also one
-//! with a pid. Where it goes on is decided in [`beginning`].
+//! A CONNECT: who is it, may it, and what it needs before it is connected. Each CONNECT goes through all of it, also
+//! one with a pid. Where it goes on is decided in [`beginning`].
 
 mod beginning;
 
@@ -11,7 +11,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::acks::AckWindow;
-use crate::clock::wall_clock;
 use crate::config::{AUTH_BYTES_MAX, Recovery};
 use crate::connection::delivery::{EventDelivery, Source};
 use crate::connection::live::Live;
@@ -51,8 +50,8 @@ struct Wishes {
 pub(super) enum Refusal {
     /// The client is told, and does not ask again by itself.
     ForGood(ConnectError),
-    /// The same CONNECT may succeed later. A stock client that is told of an error never asks again, so the connection is
-    /// closed instead: then the client comes back.
+    /// The same CONNECT may succeed later. A stock client that is told of an error never asks again, so the connection
+    /// is closed instead: then the client comes back.
     ForNow(String),
 }
 
@@ -128,7 +127,7 @@ async fn finish(
     };
     if let Some(claim) = &claim {
         if is_changed {
-            let value = socket.session().lock().encode(wall_clock()).map_err(ConnectError::from)?;
+            let value = socket.session().lock().encode(core.gateway.paced_stamp()).map_err(ConnectError::from)?;
             // Durable before the client is told of it, so that what it comes back with is known.
             if !saver::store(&socket, claim.key.clone(), Some(value)).await {
                 return Err(Refusal::for_now("the socket cannot be stored now"));

@@ -32,8 +32,8 @@ pub(super) struct EventDelivery {
     asked: Asked,
     /// Up to where everything was handed to the engine.
     given: Offset,
-    /// The offset of the last event that was handed to the engine, or where it all began: unlike `given`, also in the middle
-    /// of a row.
+    /// The offset of the last event that was handed to the engine, or where it all began: unlike `given`, also in the
+    /// middle of a row.
     told: Offset,
     /// What was given before each ping that is not answered.
     pings: VecDeque<(u64, Offset)>,
@@ -133,8 +133,8 @@ impl EventDelivery {
         self.tell(GAP, told, offset, engine);
     }
 
-    /// By the rooms of now. With the offset of what was given before it, if the client takes offsets: the event's own last
-    /// argument may be a string, which the client would take for one.
+    /// By the rooms of now. With the offset of what was given before it, if the client takes offsets: the event's own
+    /// last argument may be a string, which the client would take for one.
     fn give_volatile(&mut self, event: &NewEvent, engine: &mut EngineConnection) {
         if self.wanted(&event.topics, &event.except, None).is_none() {
             return;
@@ -144,8 +144,8 @@ impl EventDelivery {
         engine.send_shared(self.socket.core().frames.unlogged(event.name.as_str(), &args, offset));
     }
 
-    /// Whether an event of these topics is this socket's, and how it comes: in an envelope that names its topic or not, in
-    /// which turn. Without a seq, by the rooms of now.
+    /// Whether an event of these topics is this socket's, and how it comes: in an envelope that names its topic or not,
+    /// in which turn. Without a seq, by the rooms of now.
     fn wanted(&self, topics: &[TopicName], except: &[TopicName], seq: Option<Seq>) -> Option<(Option<TopicName>, u32)> {
         let session = self.socket.session().lock();
         let rooms = &session.rooms;
@@ -204,7 +204,8 @@ impl EventDelivery {
         self.asked.answered(id)
     }
 
-    /// In ack mode, the client has handled an event. Returns up to where everything is handled, if the id was one of these.
+    /// In ack mode, the client has handled an event. Returns up to where everything is handled, if the id was one of
+    /// these.
     pub(super) fn acked(&mut self, id: AckId) -> Option<Offset> {
         let window = self.window.as_mut()?;
         window.answer(id).then(|| window.cursor())

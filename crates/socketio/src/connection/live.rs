@@ -1,5 +1,5 @@
-//! One connected socket at its connection: waits for what its client, its app and the log bring, and runs the app's handlers
-//! in order. Decides nothing about who may what.
+//! One connected socket at its connection: waits for what its client, its app and the log bring, and runs the app's
+//! handlers in order. Decides nothing about who may what.
 
 use redeliver_server::{FeedError, FeedItem, Registration};
 use tokio::sync::mpsc;
@@ -44,11 +44,11 @@ pub(super) enum Wake {
 /// How a socket ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leaving {
-    /// It goes on.
+    /// The socket goes on.
     No,
-    /// Only it.
+    /// Only the socket ends.
     Socket(DisconnectReason),
-    /// And the connection.
+    /// The socket ends and its connection with it.
     Connection(DisconnectReason),
 }
 
@@ -216,8 +216,8 @@ impl Live {
             Command::Save { done } => self.changed(Ok(true), done),
             Command::Answer { id, args } => engine.send_shared(self.socket.core().frames.ack(id, &args)),
             Command::Fence => {
-                // A client that is told that it was disconnected does not come back by itself: two that show the same would
-                // else throw each other out for ever. One that has come back does not listen here any more.
+                // A client that is told that it was disconnected does not come back by itself: two that show the same
+                // would else throw each other out for ever. One that has come back does not listen here any more.
                 self.delivery.tell_replaced(engine);
                 engine.send_text(packet::encode_disconnect(&self.socket.core().name));
                 return Leaving::Socket(DisconnectReason::ForcedServerClose);

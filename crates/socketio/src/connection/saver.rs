@@ -11,7 +11,6 @@ use redeliver_protocol::time::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::clock::wall_clock;
 use crate::error::ChangeError;
 use crate::members::Claim;
 use crate::socket::{Done, Socket};
@@ -78,8 +77,8 @@ impl Saver {
         self.has_given = true;
     }
 
-    /// The client's place has moved. The place of a client that gets nothing moves with the log, which need not be stored
-    /// each time: between the stored place and this one, nothing is the client's.
+    /// The client's place has moved. The place of a client that gets nothing moves with the log, which need not be
+    /// stored each time: between the stored place and this one, nothing is the client's.
     pub(super) fn moved(&mut self, socket: &Socket) {
         if self.has_given || self.is_old(socket) {
             self.has_given = false;
@@ -103,7 +102,7 @@ impl Saver {
     fn write(&mut self, socket: &Socket) {
         let waiting = std::mem::take(&mut self.waiting);
         self.is_changed = false;
-        self.saved = wall_clock();
+        self.saved = socket.core().gateway.paced_stamp();
         self.written_at = Some(Instant::now());
         match socket.session().lock().encode(self.saved) {
             Ok(value) => {
@@ -116,7 +115,7 @@ impl Saver {
 
     /// Whether the session was stored so long ago that it might soon be taken for one that nobody uses.
     fn is_old(&self, socket: &Socket) -> bool {
-        let age = Duration::from_millis(wall_clock().0.saturating_sub(self.saved.0));
+        let age = Duration::from_millis(socket.core().gateway.paced_now().0.saturating_sub(self.saved.0));
         age > socket.core().config.session_idle_max / 8
     }
 
@@ -146,7 +145,8 @@ impl Saver {
     /// The last write, behind the one under way: what is known now, or that there is nothing any more. Holds the claim
     /// until it is done.
     pub(super) fn last(mut self, socket: &Socket, is_kept: bool) -> BoxFuture<'static, ()> {
-        let value = if is_kept { socket.session().lock().encode(wall_clock()).ok() } else { None };
+        let now = socket.core().gateway.paced_stamp();
+        let value = if is_kept { socket.session().lock().encode(now).ok() } else { None };
         // An old one is written anew also if nothing has changed, so that it is not taken for one that nobody uses.
         let is_due = !is_kept || self.is_changed || self.is_old(socket);
         let socket = socket.clone();
@@ -188,6 +188,6 @@ pub(super) fn answer(waiting: Vec<Done>, result: Result<(), ChangeError>) {
     }
 }
 
-/// From the beginning of one write to that of the next, if nobody waits for it: so long may what a client has handled be
-/// unknown after a crash.
+/// From the beginning of one write to that of the next, if nobody waits for it: so long may what a client has handled
+/// be unknown after a crash.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);

@@ -155,8 +155,8 @@ impl EngineConnection {
         self.next_reading(true).await
     }
 
-    /// Like [`EngineConnection::next`]; but if it `reads` nothing, the client's messages stay where they are, pongs among
-    /// them. Writing and pinging go on, and no pong is missed meanwhile.
+    /// Like [`EngineConnection::next`]; but if it `reads` nothing, the client's messages stay where they are, pongs
+    /// among them. Writing and pinging go on, and no pong is missed meanwhile.
     ///
     /// # Cancel safety
     ///

@@ -1,5 +1,5 @@
-//! From HTTP requests to sessions: what is asked for, whether it may be, and the answers. Reads bodies up to a limit and
-//! never beyond.
+//! From HTTP requests to sessions: what is asked for, whether it may be, and the answers. Reads bodies up to a limit
+//! and never beyond.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -156,7 +156,8 @@ impl Engine {
     }
 }
 
-/// What a session keeps of its handshake: a copy, since the parts are slices of the whole buffer that they were read into.
+/// What a session keeps of its handshake: a copy, since the parts are slices of the whole buffer that they were read
+/// into.
 fn keep(parts: &http::request::Parts, peer: Option<SocketAddr>) -> HandshakeRequest {
     HandshakeRequest { uri: own_uri(&parts.uri), headers: own_headers(&parts.headers), peer }
 }

@@ -1,5 +1,5 @@
-//! Engine.IO packets: a digit and what follows. Messages are encoded for either transport; those that many sockets share
-//! are encoded once. Pure.
+//! Engine.IO packets: a digit and what follows. Messages are encoded for either transport; those that many sockets
+//! share are encoded once. Pure.
 
 use std::sync::Arc;
 
@@ -24,7 +24,8 @@ pub(super) enum ClientPacket {
 }
 
 impl ClientPacket {
-    /// A packet, or nothing if a client must not send it. Heartbeats come from the server: a client's own ping is wrong.
+    /// A packet, or nothing if a client must not send it. Heartbeats come from the server: a client's own ping is
+    /// wrong.
     pub(super) fn parse(text: Utf8Bytes) -> Option<ClientPacket> {
         match text.as_bytes() {
             [b'4', ..] => Utf8Bytes::try_from(Bytes::from(text).slice(1..)).ok().map(ClientPacket::Message),

@@ -10,8 +10,8 @@ use redeliver_websocket::Utf8Bytes;
 
 use super::packet::{ClientPacket, Message};
 
-/// The packets of one body, of which the next is made when it is asked for: a body of many tiny packets costs no more than
-/// its bytes.
+/// The packets of one body, of which the next is made when it is asked for: a body of many tiny packets costs no more
+/// than its bytes.
 #[derive(Debug)]
 pub(super) struct Packets {
     body: Bytes,
@@ -58,8 +58,8 @@ impl Packets {
     }
 }
 
-/// Takes messages from the front of a queue until a body has `bytes_max` bytes or as many packets as every client takes,
-/// or the queue is empty. One message always fits.
+/// Takes messages from the front of a queue until a body has `bytes_max` bytes or as many packets as every client
+/// takes, or the queue is empty. One message always fits.
 pub(super) fn encode(queue: &mut VecDeque<Message>, bytes_max: usize) -> Bytes {
     let mut out = Vec::new();
     let mut packets = 0;

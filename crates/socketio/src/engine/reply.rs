@@ -1,5 +1,5 @@
-//! Responses to HTTP requests: refusals with the protocol's codes, and the end of WebSockets that no session has. Knows no
-//! session.
+//! Responses to HTTP requests: refusals with the protocol's codes, and the end of WebSockets that no session has. Knows
+//! no session.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! An Engine.IO session without its IO: which transport it is on, what waits for a poll, when to ping and when to give up.
-//! Pure: told the time, never asks; does nothing but say what is to be done.
+//! An Engine.IO session without its IO: which transport it is on, what waits for a poll, when to ping and when to give
+//! up. Pure: told the time, never asks; does nothing but say what is to be done.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -363,8 +363,8 @@ impl EngineSession {
         if at > now || self.end.is_some() {
             return None;
         }
-        // Counted from when it was due, so that a timer's slack does not add up; but a server that was stopped gives its
-        // clients the whole time.
+        // Counted from when it was due, so that a timer's slack does not add up; but a server that was stopped gives
+        // its clients the whole time.
         let sent_at = if now.since(at) > SLACK { now } else { at };
         self.heartbeat = Heartbeat::PongBy(sent_at + self.terms.ping_timeout);
         self.pings += 1;
@@ -427,8 +427,8 @@ impl EngineSession {
 const CLOSE: &[u8] = b"1";
 const NOOP: &[u8] = b"6";
 
-/// How long a poll that comes during a probe waits for the upgrade. Clients that send `2probe` and `5` at once have their
-/// next request answered as after the upgrade.
+/// How long a poll that comes during a probe waits for the upgrade. Clients that send `2probe` and `5` at once have
+/// their next request answered as after the upgrade.
 const CROSSING: Duration = Duration::from_millis(50);
 
 /// Lateness of a timer that is no sign of a stopped server.

@@ -1,4 +1,5 @@
-//! Clients that keep to nothing: raw bytes over a pipe. Each ends its own session, with nothing left behind, and no other.
+//! Clients that keep to nothing: raw bytes over a pipe. Each ends its own session, with nothing left behind, and no
+//! other.
 
 use redeliver_socketio::engine::{Engine, EngineCloseReason, EngineConfig, EngineEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};

@@ -1,5 +1,5 @@
-//! A small Socket.IO client over a WebSocket, and a server for it. Keeps its last offset as the JavaScript client does: any
-//! last argument that is a string.
+//! A small Socket.IO client over a WebSocket, and a server for it. Keeps its last offset as the JavaScript client does:
+//! any last argument that is a string.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

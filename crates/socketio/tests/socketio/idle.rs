@@ -1,5 +1,5 @@
-//! What time does to a client: idleness, sweeping, answers that never come. Hours pass in these tests, but not for who runs
-//! them.
+//! What time does to a client: idleness, sweeping, answers that never come. Hours pass in these tests, but not for who
+//! runs them.
 
 use std::time::Duration;
 

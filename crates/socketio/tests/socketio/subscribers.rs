@@ -119,7 +119,8 @@ async fn what_was_answered_is_stored_within_a_second_without_another_event() {
     emit(&host, 0..1).await;
     answer(&mut worker).await;
     follow(&mut worker).await;
-    // The stored place moves behind the event with no further cause; asked for as a client that was not seen to go would.
+    // The stored place moves behind the event with no further cause; asked for as a client that was not seen to go
+    // would.
     let stored = async {
         loop {
             let states = host.server.gateway().states(b"sio/s/", None, 8).await.unwrap();

@@ -61,7 +61,8 @@ async fn with_pid(
     key: Bytes,
 ) -> Result<Option<Begun>, Refusal> {
     let shown = Shown { pid: auth.pid.as_deref(), offset: auth.offset.as_deref(), subscriber: false };
-    // Looked at before it is taken over, so that nobody is thrown out by who has no right to. If nobody owns it, nobody is.
+    // Looked at before it is taken over, so that nobody is thrown out by who has no right to. If nobody owns it, nobody
+    // is.
     let free = core.members.claim_free(&key, true);
     let mut decision = decide(stored(core, &key).await?, shown, core.name.as_str(), identity.name());
     if let Decision::Anew(why) = &decision {
