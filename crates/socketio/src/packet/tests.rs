@@ -87,6 +87,12 @@ fn without_attachments_a_placeholder_is_data() {
 }
 
 #[test]
+fn a_number_is_an_events_name_as_in_stock_parsers() {
+    let (_, _, name, args) = event("2[7,1]");
+    assert_eq!((&*name, json_args(&args)), ("7", vec!["1".to_owned()]));
+}
+
+#[test]
 fn malformed_packets_are_refused() {
     use PacketError::*;
     for (text, error) in [
@@ -102,7 +108,6 @@ fn malformed_packets_are_refused() {
         (r#"2{"a":1}"#, Payload),
         (r#"2"a""#, Payload),
         ("2[]", EventName),
-        ("2[1]", EventName),
         ("2[null]", EventName),
         (r#"2["\ud800"]"#, EventName),
         ("0[]", Payload),
