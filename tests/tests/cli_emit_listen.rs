@@ -148,6 +148,19 @@ fn input_that_cannot_be_sent_is_named_by_its_line_and_what_came_before_is_stored
 }
 
 #[test]
+fn a_start_that_is_still_to_come_is_waited_for() -> Result<()> {
+    let server = ServerProcess::start()?;
+    let mut listener = server.spawn(&["listen", "t", "--start", "30", "--count", "1"])?;
+    // It subscribes somewhere on the way.
+    for number in 1..=60 {
+        server.run(&["emit", "t", &number.to_string()])?.succeeded()?;
+    }
+    assert_eq!(listener.next_line()?, "30");
+    listener.finish()?.succeeded()?;
+    Ok(())
+}
+
+#[test]
 fn a_start_is_where_listening_starts() -> Result<()> {
     let server = ServerProcess::start()?;
     run_with_input(server.command(&["emit", "t", "--lines"])?, b"1\n2\n3\n4\n5\n")?.succeeded()?;

@@ -31,7 +31,8 @@ pub enum Start {
     Earliest,
     /// After a position that the reader has handled.
     After(Place),
-    /// After this seq, whatever the epoch: for people who read a number from a screen. Programs resume from positions.
+    /// After this seq, whatever the epoch: for people who read a number from a screen. Programs resume from positions. A
+    /// seq that the log has not reached means its end: the reader passes over what comes before the seq.
     AfterSeq(Seq),
     /// With the first event at or after this time.
     Since(Timestamp),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use anyhow::{Result, anyhow};
 use futures_util::future::FutureExt;
 use futures_util::stream::{SelectAll, Stream, StreamExt};
-use redeliver_client::{Delivery, Subscription, SubscriptionEnd};
+use redeliver_client::{Delivery, Seq, Start, Subscription, SubscriptionEnd};
 
 use crate::args::ListenArgs;
 use crate::output::{self, EventLine, GapLine, Layout};
@@ -42,6 +42,8 @@ pub(super) struct Printer<W: Write> {
     layout: Layout,
     unacked: u64,
     left: Option<u64>,
+    /// Up to this seq nothing is printed: the server starts at its end if `--start` names a seq that is still to come.
+    not_through: Option<Seq>,
     until_caught_up: bool,
 }
 
@@ -55,6 +57,11 @@ impl<W: Write> Printer<W> {
             layout,
             unacked: 0,
             left: args.count,
+            not_through: match &args.start {
+                // A durable name may be behind the seq at which it once started.
+                Some(Start::AfterSeq(seq)) if args.subscriber.is_none() => Some(*seq),
+                _ => None,
+            },
             until_caught_up: args.until_caught_up,
         }
     }
@@ -104,6 +111,10 @@ impl<W: Write> Printer<W> {
     /// Writes a delivery; says whether that was all.
     fn take(&mut self, number: usize, delivery: Delivery) -> io::Result<Option<Ended>> {
         match &delivery {
+            Delivery::Event(event) if self.not_through.is_some_and(|through| event.seq() <= through) => {
+                self.unacked += 1;
+                self.written.insert(number, delivery);
+            }
             Delivery::Event(event) => {
                 let line = EventLine {
                     seq: event.seq().0,

@@ -48,6 +48,28 @@ fn billing(pair: &mut Pair) -> Peer {
     peer
 }
 
+/// `billing`, which follows `orders`.
+fn following() -> (Pair, Peer) {
+    let mut pair = Pair::new();
+    let peer = billing(&mut pair);
+    pair.subscribed(peer, resume(1, "orders"));
+    (pair, peer)
+}
+
+/// `billing`, which was handed so many events of `orders` and has acknowledged none.
+fn handed(events: u64) -> (Pair, Peer) {
+    let (mut pair, peer) = following();
+    pair.emit_many("orders", 1..=events);
+    pair.frames(peer);
+    (pair, peer)
+}
+
+/// `billing` loses its connection and comes back on another one.
+fn back(pair: &mut Pair, peer: Peer) -> Peer {
+    pair.cut(peer);
+    billing(pair)
+}
+
 /// The last saved urgency of each save in the trace.
 fn urgencies(pair: &Pair) -> Vec<bool> {
     let saves = pair.hub.trace.iter().filter_map(|(_, output)| match output {
@@ -80,11 +102,7 @@ fn a_name_never_seen_starts_at_latest_and_that_is_durable_before_it_is_told() {
 
 #[test]
 fn an_ack_is_confirmed_when_the_cursor_is_durable_and_not_before() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
-    pair.emit_many("orders", 1..=3);
-    pair.frames(peer);
+    let (mut pair, peer) = handed(3);
     pair.hub.hold(Held::Saves);
     pair.send(peer, ack(1, 2, 2));
     assert_eq!(pair.frames(peer), []);
@@ -95,11 +113,7 @@ fn an_ack_is_confirmed_when_the_cursor_is_durable_and_not_before() {
 
 #[test]
 fn acks_are_gathered_while_a_save_is_under_way() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
-    pair.emit_many("orders", 1..=50);
-    pair.frames(peer);
+    let (mut pair, peer) = handed(50);
     pair.hub.hold(Held::Saves);
     pair.hub.trace.clear();
     (1..=50).for_each(|seq| pair.send(peer, ack(1, seq, seq)));
@@ -123,9 +137,7 @@ fn an_ack_without_a_kept_cursor_is_confirmed_at_once() {
 
 #[test]
 fn an_old_ack_says_nothing_new_but_is_answered() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.emit_many("orders", 1..=3);
     pair.send(peer, ack(1, 3, 3));
     pair.frames(peer);
@@ -237,11 +249,7 @@ fn what_may_have_been_handed_over_before_a_crash_is_marked_after_it() {
 
 #[test]
 fn a_clean_end_leaves_the_exact_mark_and_confirms_every_ack_before_it() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
-    pair.emit_many("orders", 1..=5);
-    pair.frames(peer);
+    let (mut pair, peer) = handed(5);
     pair.hub.hold(Held::Saves);
     pair.send_all(peer, [ack(1, 2, 2), ack(1, 3, 3), unsubscribe(1)]);
     assert_eq!(pair.frames(peer), []);
@@ -269,11 +277,7 @@ fn an_unsubscribe_before_the_first_cursor_is_durable_ends_well() {
 
 #[test]
 fn unsubscribe_and_subscribe_in_one_breath_go_on_where_the_acks_ended() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
-    pair.emit_many("orders", 1..=5);
-    pair.frames(peer);
+    let (mut pair, peer) = handed(5);
     pair.send_all(peer, [ack(1, 3, 3), unsubscribe(1), ClientFrame::Subscribe(resume(2, "orders"))]);
     let frames = pair.frames(peer);
     let ended = frames.iter().position(|frame| *frame == ServerFrame::Unsubscribed { id: ONE }).expect("ended");
@@ -283,9 +287,7 @@ fn unsubscribe_and_subscribe_in_one_breath_go_on_where_the_acks_ended() {
 
 #[test]
 fn the_one_that_waits_behind_an_ending_one_can_itself_be_ended() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.frames(peer);
     pair.hub.hold(Held::Saves);
     pair.emit("orders", "1");
@@ -312,9 +314,7 @@ fn the_one_that_waits_behind_an_ending_one_can_itself_be_ended() {
 
 #[test]
 fn one_connection_follows_a_durable_topic_once() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.frames(peer);
     pair.send(peer, ClientFrame::Subscribe(resume(2, "orders")));
     assert!(matches!(pair.frames(peer)[..], [ServerFrame::SubscribeRefused { .. }]));
@@ -324,13 +324,10 @@ fn one_connection_follows_a_durable_topic_once() {
 
 #[test]
 fn what_was_handed_over_on_an_earlier_connection_is_acknowledged_on_this_one() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.emit_many("orders", 1..=10);
     pair.send(peer, ack(1, 2, 2));
-    pair.cut(peer);
-    let peer = billing(&mut pair);
+    let peer = back(&mut pair, peer);
     let place = pair.subscribed(peer, return_after(known(1, 8, 8)));
     assert_eq!(place.after, at(1, 8));
     assert_eq!(nths(&pair.frames(peer)), [9, 10]);
@@ -346,9 +343,7 @@ fn what_was_handed_over_on_an_earlier_connection_is_acknowledged_on_this_one() {
 
 #[test]
 fn a_late_ack_across_a_restart_is_saved_with_the_epoch_in_which_its_event_was_written() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.emit_many("orders", 1..=4);
     pair.send(peer, ack(1, 1, 1));
     pair.restart();
@@ -368,9 +363,7 @@ fn a_late_ack_across_a_restart_is_saved_with_the_epoch_in_which_its_event_was_wr
 
 #[test]
 fn a_late_ack_that_cannot_be_true_ends_the_connection() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.emit_many("orders", 1..=10);
     pair.send(peer, ack(1, 2, 2));
     pair.cut(peer);
@@ -385,9 +378,7 @@ fn a_late_ack_that_cannot_be_true_ends_the_connection() {
 
 #[test]
 fn reading_once_more_from_the_beginning_does_not_take_the_cursor_back() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.emit_many("orders", 1..=10);
     pair.send(peer, ack(1, 8, 8));
     pair.send(peer, unsubscribe(1));
@@ -404,9 +395,7 @@ fn reading_once_more_from_the_beginning_does_not_take_the_cursor_back() {
 
 #[test]
 fn a_gap_is_told_again_after_a_resume_until_its_end_is_acknowledged() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.emit_many("orders", 1..=10);
     pair.send(peer, ack(1, 2, 2));
     pair.cut(peer);
@@ -420,8 +409,7 @@ fn a_gap_is_told_again_after_a_resume_until_its_end_is_acknowledged() {
     let peer = billing(&mut pair);
     pair.subscribed(peer, resume(1, "orders"));
     pair.send(peer, ack(1, 6, 6));
-    pair.cut(peer);
-    let peer = billing(&mut pair);
+    let peer = back(&mut pair, peer);
     let place = pair.subscribed(peer, resume(1, "orders"));
     assert_eq!((place.gap, place.nth), (None, Nth(6)));
 }
@@ -447,9 +435,7 @@ fn a_gap_in_mid_stream_raises_the_mark_before_what_lies_behind_it_is_sent() {
 
 #[test]
 fn a_reader_out_of_another_history_is_told_so_again_until_it_has_acknowledged_it() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.emit_many("orders", 1..=10);
     pair.send(peer, ack(1, 10, 10));
     pair.wipe();
@@ -469,8 +455,7 @@ fn a_reader_out_of_another_history_is_told_so_again_until_it_has_acknowledged_it
     pair.send(peer, ack(1, 2, 2));
     pair.frames(peer);
     assert_eq!(cursor(&pair).known.position.seq, Seq(2));
-    pair.cut(peer);
-    let peer = billing(&mut pair);
+    let peer = back(&mut pair, peer);
     let place = pair.subscribed(peer, resume(1, "orders"));
     assert_eq!((place.gap, place.nth), (None, Nth(2)));
 }
@@ -487,9 +472,7 @@ fn a_subscription_that_is_refused_gives_its_topic_up() {
 
 #[test]
 fn an_idle_durable_reader_saves_nothing_for_ever() {
-    let mut pair = Pair::new();
-    let peer = billing(&mut pair);
-    pair.subscribed(peer, resume(1, "orders"));
+    let (mut pair, peer) = following();
     pair.emit("orders", "1");
     pair.send(peer, ack(1, 1, 1));
     let saves = pair.hub.saves_of(ONE).len();
