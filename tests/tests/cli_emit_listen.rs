@@ -205,7 +205,8 @@ fn a_name_gets_what_it_missed_once_and_nothing_else() -> Result<()> {
         let args = [&["listen", "t", "--as", "alice", "--format", "json"], extra].concat();
         Ok(json_lines(&server.run(&args)?.succeeded()?))
     };
-    assert_eq!(visit(&server, &["--until-caught-up"])?, Vec::<Value>::new(), "a new name starts with what comes next");
+    let new = visit(&server, &["--until-caught-up"])?;
+    assert_eq!(payloads(&new), ["before its time"], "a new name starts with the earliest event");
     run_with_input(server.command(&["emit", "t", "--lines"])?, b"2\n3\n4\n5\n")?.succeeded()?;
     server.restart()?;
 
@@ -216,10 +217,14 @@ fn a_name_gets_what_it_missed_once_and_nothing_else() -> Result<()> {
     assert!(first.iter().chain(&rest).all(|line| line["redelivered"] == false), "nothing was killed: {rest:?}");
     assert!(visit(&server, &["--until-caught-up"])?.is_empty());
     assert_eq!(
-        payloads(&visit(&server, &["--start", "-2", "--until-caught-up"])?),
+        payloads(&visit(&server, &["--rewind", "-2", "--until-caught-up"])?),
         ["4", "5"],
         "unless it is asked for"
     );
+    let started = visit(&server, &["--start", "earliest", "--until-caught-up"])?;
+    assert!(started.is_empty(), "a start is the first one: {started:?}");
+    let late = server.run(&["listen", "t", "--as", "bob", "--start", "latest", "--until-caught-up"])?.succeeded()?;
+    assert_eq!(late.stdout, "");
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use anyhow::{Context, Result};
@@ -153,6 +154,65 @@ fn a_file_that_ends_with_a_line_feed_is_json_all_the_same() -> Result<()> {
     let shown = server.run(&[&all[..], &["--format", "json"]].concat())?.succeeded()?;
     let ids: Vec<_> = shown.lines().iter().map(|line| json(line)["payload"]["id"].clone()).collect();
     assert_eq!(ids, [7, 8]);
+    Ok(())
+}
+
+#[test]
+fn repeating_the_command_ends_once_the_operator_has_raised_the_limit() -> Result<()> {
+    const PUBLISHER: &str = "6c1c3d0e-7a6e-4b0e-9d55-0f2f3f0a1b2c";
+    let dir = tempfile::tempdir()?;
+    let config = dir.path().join("config.toml");
+    fs::write(&config, "[limits]\nevent_bytes = \"1 KiB\"\n")?;
+    let mut server = ServerProcess::start_with(&["--config", config.to_str().unwrap()])?;
+    let input = format!("1\n2\n{}\n4\n5\n", "x".repeat(2_000));
+    let emit = |server: &ServerProcess| {
+        run_with_input(server.command(&["emit", "t", "--lines", "--publisher", PUBLISHER])?, input.as_bytes())
+    };
+    let refused = emit(&server)?;
+    assert_eq!(refused.code(), Some(1), "{refused:?}");
+    for words in ["error: line 3: ", "have 2008 bytes", "raise `limits.event_bytes`"] {
+        assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+    }
+    fs::write(&config, "[limits]\nevent_bytes = \"4 KiB\"\n")?;
+    server.restart()?;
+    emit(&server)?.succeeded()?;
+    let listened = server.run(&["listen", "t", "--start", "earliest", "--until-caught-up"])?.succeeded()?;
+    let mut lines = listened.lines();
+    lines.sort_unstable();
+    assert_eq!(lines, ["1", "2", "4", "5", "x".repeat(2_000).as_str()]);
+    Ok(())
+}
+
+#[test]
+fn a_seq_that_does_not_exist_yet_is_waited_for() -> Result<()> {
+    let server = ServerProcess::start()?;
+    let emit = |number: &str| server.run(&["emit", "t", number])?.succeeded();
+    for number in ["1", "2", "3"] {
+        emit(number)?;
+    }
+    let mut listener = server.spawn(&["listen", "t", "--start", "5"])?;
+    let (url, is_there) = (server.url(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        // What is volatile reaches it as soon as it follows the topic.
+        scope.spawn(|| {
+            while !is_there.load(Ordering::Relaxed) {
+                let _ = redeliver(["emit", "t", "hello", "--volatile", "--url", &url]).and_then(run);
+            }
+        });
+        let line = listener.next_line();
+        is_there.store(true, Ordering::Relaxed);
+        line
+    })?;
+    for number in ["4", "5"] {
+        emit(number)?;
+    }
+    let line = loop {
+        let line = listener.next_line()?;
+        if line != "hello" {
+            break line;
+        }
+    };
+    assert_eq!(line, "5");
     Ok(())
 }
 

@@ -149,9 +149,15 @@ pub(crate) struct ListenArgs {
     #[arg(long = "as", value_name = "SUBSCRIBER")]
     pub(crate) subscriber: Option<SubscriberName>,
 
-    /// earliest, latest, resume, a SEQ, -N for the last N, or a TIME back (10m, 1h) [default: resume with --as, else latest]
+    /// Where to begin: earliest, latest, a SEQ, -N for the last N, or a TIME back (10m, 1h). With --as, where a name begins
+    /// that the server does not know yet [default: earliest with --as, else latest]
     #[arg(long, value_name = "WHERE", allow_hyphen_values = true, value_parser = start)]
     pub(crate) start: Option<Start>,
+
+    /// With --as: move the name to this place, written as for --start, and begin there
+    #[arg(long, value_name = "WHERE", allow_hyphen_values = true, value_parser = start)]
+    #[arg(requires = "subscriber", conflicts_with = "start")]
+    pub(crate) rewind: Option<Start>,
 
     /// End after this many events, of all topics together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -372,6 +378,13 @@ mod tests {
         for start in ["yesterday", "-", "--5", "-5m", "99999999999999999999", "-99999999999999999999"] {
             assert_eq!(parse(&format!("listen t --start={start}")).unwrap_err().exit_code(), 2, "{start}");
         }
+    }
+
+    #[test]
+    fn only_a_name_is_rewound_and_not_started_as_well() {
+        assert!(parse("listen t --as x --rewind -10").is_ok());
+        assert_eq!(parse("listen t --rewind -10").unwrap_err().exit_code(), 2);
+        assert_eq!(parse("listen t --as x --rewind -10 --start 5").unwrap_err().exit_code(), 2);
     }
 
     #[test]

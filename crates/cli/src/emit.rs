@@ -37,7 +37,7 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
     let publisher = args.publisher.unwrap_or_else(Uuid::new_v4);
     let builder = remote::builder(&args.remote).replay_as(publisher).name("redeliver emit");
     let client = remote::connect(builder, &args.remote.url, &bar)?;
-    let notices = client.notices();
+    let watching = tokio::spawn(watch(client.notices(), bar.clone()));
 
     let mut under_way = UnderWay::new(args.timeout, bar.clone());
     let ended = under_way.send_all(&client, input, &args, &mut stop).await;
@@ -50,7 +50,8 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
 
     let tally = under_way.tally;
     writeln!(std::io::stdout(), "{tally}").context("stdout cannot be written")?;
-    let lost = emits_lost(notices).await;
+    // Ends with the client.
+    let lost = watching.await.unwrap_or_default();
     if lost > 0 {
         let words =
             format!("{lost} acknowledged events are gone: the server's log was wiped, restored or has gone back");
@@ -87,6 +88,8 @@ struct Sent {
     receipt: PendingReceipt,
     number: u64,
     offset_end: u64,
+    /// Payload, name and topics.
+    bytes: usize,
 }
 
 /// How it ended.
@@ -96,7 +99,7 @@ enum Ended {
     /// So has everything before this part of the input, which cannot be sent.
     BadInput(Problem),
     /// An event was not stored, or may not have been.
-    Failed { number: u64, error: EmitError },
+    Failed { number: u64, bytes: usize, error: EmitError },
     /// The server has acknowledged nothing for too long.
     TimedOut(Duration),
     /// A signal came.
@@ -141,11 +144,11 @@ impl UnderWay {
                     Err(_) => return Err(Ended::TimedOut(timeout)),
                 },
             };
-            let (number, offset_end) = (oldest.number, oldest.offset_end);
+            let Sent { number, offset_end, bytes, .. } = *oldest;
             self.oldest = None;
             self.tally.count(Fate::of(&receipt));
             if let Err(error) = receipt {
-                return Err(Ended::Failed { number, error });
+                return Err(Ended::Failed { number, bytes, error });
             }
             self.bar.set_position(offset_end);
         }
@@ -170,9 +173,10 @@ async fn feed(
     while let Some(chunk) = input.recv().await {
         for line in chunk.map_err(|error| Ended::BadInput(Problem::new(error.to_string())))? {
             let (number, offset_end) = (line.number, line.offset_end);
+            let bytes = line.bytes.len() + args.name.as_str().len() + args.topic.as_str().len();
             let event = event(line, args)?;
-            let receipt = client.queue(event).await.map_err(|error| Ended::Failed { number, error })?;
-            if sent.send(Sent { receipt, number, offset_end }).is_err() {
+            let receipt = client.queue(event).await.map_err(|error| Ended::Failed { number, bytes, error })?;
+            if sent.send(Sent { receipt, number, offset_end, bytes }).is_err() {
                 return Ok(());
             }
         }
@@ -228,12 +232,23 @@ fn progress_bar(bytes: Option<u64>) -> ProgressBar {
     }
 }
 
-/// How many events had a receipt and are no longer in the log. To be called once the client has ended.
-async fn emits_lost(mut notices: Notices) -> u64 {
+/// Tells people why nothing moves, and returns how many events had a receipt and are no longer in the log. Ends with the
+/// client.
+async fn watch(mut notices: Notices, bar: ProgressBar) -> u64 {
     let mut lost = 0;
+    let mut is_waiting = false;
     while let Some(notice) = notices.next().await {
-        if let Notice::EmitsLost { from, through } = notice {
-            lost += through.0 - from.0 + 1;
+        match notice {
+            Notice::EmitsLost { from, through } => lost += through.0 - from.0 + 1,
+            // A server that restarts is told of as a lost connection.
+            Notice::EmitsWaiting { code } if code != RefusalCode::Draining => {
+                is_waiting = true;
+                remote::note(&bar, &format!("redeliver: {}; waiting until it takes events again", code.description()));
+            }
+            Notice::EmitsResumed if std::mem::take(&mut is_waiting) => {
+                remote::note(&bar, "redeliver: the server takes events again");
+            }
+            _ => {}
         }
     }
     lost
@@ -250,26 +265,17 @@ fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, 
             let problem = remote::why_ended(close);
             if tally.is_empty() { problem } else { problem.and(&tally.in_full()) }
         }
-        Ended::Failed { number, error: EmitError::Refused { code, .. } } => {
-            let problem = Problem::new(format!("{}: the server refused it: {code}", what(number, args)));
-            match code {
-                RefusalCode::NumberReused => {
-                    problem.hint("the input differs from what this --publisher has sent: use a new one")
-                }
-                RefusalCode::TooLarge => problem.hint("the server's operator may raise `limits.event_bytes`"),
-                RefusalCode::Unsupported => problem.hint("the server does not know --except: update it"),
-                RefusalCode::Forbidden => problem.hint("ask for a token that may emit to this topic"),
-                _ => problem,
-            }
+        Ended::Failed { number, bytes, error: EmitError::Refused { code, .. } } => {
+            refused(what(number, args), bytes, code, publisher)
         }
-        Ended::Failed { number, error: EmitError::Unknown } => {
+        Ended::Failed { number, error: EmitError::Unknown, .. } => {
             let words = format!(
                 "{}: the server no longer knows this publisher, so nobody can tell whether it was stored",
                 what(number, args)
             );
             Problem::new(words).hint("listen to the topic to see, then emit the rest under a new --publisher")
         }
-        Ended::Failed { number, error } => Problem::new(format!("{}: {error}", what(number, args))),
+        Ended::Failed { number, error, .. } => Problem::new(format!("{}: {error}", what(number, args))),
         Ended::TimedOut(timeout) => {
             let timeout = humantime::format_duration(timeout);
             let words = format!("the server has acknowledged nothing for {timeout}: {}", tally.in_full());
@@ -278,6 +284,24 @@ fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, 
         Ended::Stopped(how) => Problem::new(format!("interrupted: {}", tally.in_full())).hint(again).exit(how),
     };
     Err(problem.into())
+}
+
+/// What is to be said of an event that the server refused. What depends on its settings or on permission is decided anew
+/// when the number comes again, so that repeating the command ends.
+fn refused(what: String, bytes: usize, code: RefusalCode, publisher: Uuid) -> Problem {
+    let problem = Problem::new(format!("{what}: the server refused it: {code}"));
+    let again = format!("then the same input with --publisher {publisher} goes on");
+    match code {
+        RefusalCode::NumberReused => {
+            problem.hint("the input differs from what this --publisher has sent: use a new one")
+        }
+        RefusalCode::TooLarge => problem
+            .and(&format!("payload, name and topics have {bytes} bytes"))
+            .hint(format!("the server's operator may raise `limits.event_bytes`; {again}")),
+        RefusalCode::Unsupported => problem.hint("the server does not know --except: update it"),
+        RefusalCode::Forbidden => problem.hint(format!("ask for a token that may emit to this topic; {again}")),
+        _ => problem,
+    }
 }
 
 /// How long what was sent may still be acknowledged when it must end early.

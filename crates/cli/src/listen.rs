@@ -70,8 +70,8 @@ async fn subscribe(client: &Client, args: &ListenArgs) -> Result<Vec<Subscriptio
         false => topics.map(|topic| client.subscribe(topic)).collect(),
     };
     try_join_all(builders.into_iter().map(|mut builder| {
-        if let Some(start) = &args.start {
-            builder = builder.start(start.clone());
+        if let Some(start) = start_of(args) {
+            builder = builder.start(start);
         }
         if args.subscriber.is_some() {
             builder = builder.durable();
@@ -83,6 +83,16 @@ async fn subscribe(client: &Client, args: &ListenArgs) -> Result<Vec<Subscriptio
         builder.into_future()
     }))
     .await
+}
+
+/// Where to begin. A name that the server knows is moved by `--rewind` alone: with `--start` in a script, it would read
+/// everything again each time.
+fn start_of(args: &ListenArgs) -> Option<Start> {
+    match (&args.rewind, &args.subscriber) {
+        (Some(rewind), _) => Some(rewind.clone()),
+        (None, Some(_)) => Some(Start::first(args.start.clone().unwrap_or(Start::Earliest))),
+        (None, None) => args.start.clone(),
+    }
 }
 
 async fn cannot_subscribe(error: SubscribeError, client: &Client, args: &ListenArgs) -> anyhow::Error {

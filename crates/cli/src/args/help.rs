@@ -62,6 +62,7 @@ pub(super) const LISTEN: &str = "\
 Examples:
   redeliver listen orders                         what comes from now on
   redeliver listen orders --as billing            what is new for `billing`
+  redeliver listen orders --as billing --rewind 1h     the last hour once more
   redeliver listen orders --start earliest        all that is kept, and so on
   redeliver listen orders --start -10             the last 10 events, and so on
   redeliver listen orders --start 1h --until-caught-up      the last hour
@@ -73,9 +74,10 @@ Each topic is printed in its own order, and an event that belongs to two topics 
 --merged, the topics are one row in the order of their seqs, and each event is printed once, under any of \
 its topics. While one topic has to wait (for its owner to go, say), all of them do.
 
-With --as, the server remembers the last line that was written. If a listener was killed, lines after its \
-last confirmed place are printed again, marked \"redelivered\" in JSON. One listener has a name at a time: a \
-second one takes over, and the first ends with status 3.
+With --as, the server remembers the last line that was written. A name that it does not know begins with the \
+earliest event, or where --start says; for a name that it knows, --start changes nothing, and --rewind moves it. \
+If a listener was killed, lines after its last confirmed place are printed again, marked \"redelivered\" in \
+JSON. One listener has a name at a time: a second one takes over, and the first ends with status 3.
 
 --format lines prints payloads byte for byte. On a terminal, control characters are escaped, unless --raw is \
 given. --format json prints one object a line:

@@ -34,7 +34,7 @@ pub(super) async fn run(args: &EmitArgs, input: Input, mut stop: Stop) -> Result
             Problem::new(format!("there was no connection for {timeout}")).exit(Exit::TimedOut)
         }
         Err(Ended::Stopped(how)) => Problem::new("interrupted").exit(how),
-        Err(Ended::Failed { number, error }) => match remote::close_of(&client).await {
+        Err(Ended::Failed { number, error, .. }) => match remote::close_of(&client).await {
             Some(close) => remote::why_ended(Some(&close)),
             None => Problem::new(format!("{}: {error}", what(number, args))),
         },
@@ -46,7 +46,7 @@ pub(super) async fn run(args: &EmitArgs, input: Input, mut stop: Stop) -> Result
 async fn send_all(client: &Client, mut input: Input, args: &EmitArgs, sent: &mut u64) -> Result<(), Ended> {
     while let Some(chunk) = input.recv().await {
         for line in chunk.map_err(|error| Ended::BadInput(Problem::new(error.to_string())))? {
-            let number = line.number;
+            let (number, bytes) = (line.number, line.bytes.len());
             let event = event(line, args)?;
             // Nobody keeps it for a connection that is to come.
             match args.timeout {
@@ -56,7 +56,7 @@ async fn send_all(client: &Client, mut input: Input, args: &EmitArgs, sent: &mut
                     Err(_) => return Err(Ended::TimedOut(timeout)),
                 },
             }
-            client.emit_volatile_event(event).map_err(|error| Ended::Failed { number, error })?;
+            client.emit_volatile_event(event).map_err(|error| Ended::Failed { number, bytes, error })?;
             *sent += 1;
             // The client's task has its turn, so that what is read at once is not dropped for want of room.
             tokio::task::yield_now().await;

@@ -57,11 +57,7 @@ impl<W: Write> Printer<W> {
             layout,
             unacked: 0,
             left: args.count,
-            not_through: match &args.start {
-                // A durable name may be behind the seq at which it once started.
-                Some(Start::AfterSeq(seq)) if args.subscriber.is_none() => Some(*seq),
-                _ => None,
-            },
+            not_through: not_through(args),
             until_caught_up: args.until_caught_up,
         }
     }
@@ -173,6 +169,16 @@ impl<W: Write> Printer<W> {
             }
         }
         Ok(())
+    }
+}
+
+/// A log that ends before the seq of `--start SEQ` or `--rewind SEQ` is read from its end. A durable name that the server
+/// knows goes on where it is, which may be before any `--start`.
+fn not_through(args: &ListenArgs) -> Option<Seq> {
+    let start = if args.subscriber.is_some() { &args.rewind } else { &args.start };
+    match start {
+        Some(Start::AfterSeq(seq)) => Some(*seq),
+        _ => None,
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     size("socketio.payload_bytes", 1, NO_BOUND, |c| Number::Usize(&mut c.socketio.payload_bytes_max), PAYLOAD_BYTES),
     count("socketio.sessions", 1, |c| Number::Usize(&mut c.socketio.sessions_max), SESSIONS),
     time("socketio.session_idle", TICK, |c| always(&mut c.socketio.session_idle_max), SESSION_IDLE),
+    time("socketio.subscriber_idle", TICK, |c| always(&mut c.socketio.subscriber_idle_max), SUBSCRIBER_IDLE),
     count("socketio.namespaces", 1, |c| Number::Usize(&mut c.socketio.namespaces_max), NAMESPACES),
     count("socketio.waiting_events", 1, |c| Number::Usize(&mut c.socketio.waiting_events_max), WAITING_EVENTS),
     time("socketio.ack_timeout", TICK, |c| always(&mut c.socketio.ack_timeout), ACK_TIMEOUT),
@@ -141,6 +142,7 @@ const CONNECT_TIMEOUT: &str = "how long a connection may be in no namespace";
 const PAYLOAD_BYTES: &str = "one message of a client";
 const SESSIONS: &str = "clients at once; each counts as a connection as well";
 const SESSION_IDLE: &str = "how long a client that is away may come back as the same socket";
+const SUBSCRIBER_IDLE: &str = "how long the place of a named subscriber that is away is kept";
 const NAMESPACES: &str = "namespaces of one connection";
 const WAITING_EVENTS: &str = "events of one client that wait to be handled; beyond, it is not read";
 const ACK_TIMEOUT: &str = "in ack mode: how long until an unanswered event is sent again";
