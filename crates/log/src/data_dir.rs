@@ -25,6 +25,7 @@ use redeliver_protocol::seq::Epoch;
 use redeliver_protocol::time::{Instant, Timestamp};
 
 use crate::config::LogConfig;
+use crate::dir_lock::DirLock;
 use crate::error::LogError;
 use crate::kv::journaled::{JournalConfig, JournaledKv};
 use crate::kv::sled::{SledConfig, SledKv};
@@ -60,7 +61,7 @@ pub fn open_dir(
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    lock: File,
+    lock: DirLock,
     is_marked: bool,
 }
 
@@ -74,6 +75,7 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<DataDir, LogError> {
         create_dir(path).map_err(|error| unusable(path, "creating it", &error))?;
         let lock = take_lock(path)?;
+        restrict(path);
         let is_marked = read_marker(path)?;
         let dir = DataDir { path: path.to_owned(), lock, is_marked };
         if is_marked && !dir.has_store() {
@@ -170,10 +172,12 @@ impl DataDir {
     }
 }
 
-fn take_lock(path: &Path) -> Result<File, LogError> {
+fn take_lock(path: &Path) -> Result<DirLock, LogError> {
     let lock_path = path.join(LOCK_NAME);
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path);
-    let mut lock = opened.map_err(|error| unusable(path, "opening its lock", &error))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut lock = options.open(&lock_path).map_err(|error| unusable(path, "opening its lock", &error))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -187,7 +191,33 @@ fn take_lock(path: &Path) -> Result<File, LogError> {
     if let Err(error) = noted {
         tracing::debug!(%error, "the process id was not noted in the lock");
     }
-    Ok(lock)
+    let path = fs::canonicalize(&lock_path).map_err(|error| unusable(path, "finding its lock", &error))?;
+    Ok(DirLock::new(lock, path))
+}
+
+/// Sees to it that only the owner can read what lies in a directory, whatever its own mode: it may have been made by hand, or
+/// be a volume. What the store makes later lies behind the mode of the store's own directory.
+fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let is_open = |path: &Path| fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
+    let close = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    if is_open(path) {
+        tracing::warn!(dir = %path.display(), "others may enter the data directory: its files are kept for its owner alone");
+    }
+    let store = path.join(STORE_NAME);
+    let files = [path, &store].into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    let ours = files.map(|entry| entry.path()).filter(|path| path.parent() == Some(&store) || is_own(path));
+    for file in ours.filter(|path| is_open(path)) {
+        let mode = if file.is_dir() { 0o700 } else { 0o600 };
+        if let Err(error) = close(&file, mode) {
+            tracing::warn!(file = %file.display(), %error, "others may be able to read a file of the log");
+        }
+    }
+}
+
+/// Whether a path in a data directory is the log's own.
+fn is_own(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == LOCK_NAME || name == MARKER_NAME || name == STORE_NAME)
 }
 
 /// Whether there is a marker of a format that is known.
@@ -213,7 +243,10 @@ fn read_marker(path: &Path) -> Result<bool, LogError> {
 
 fn write_marker(path: &Path, marker: &str) -> io::Result<()> {
     let new = path.join(format!("{MARKER_NAME}.new"));
-    let mut file = File::create(&new)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&new)?;
     file.write_all(marker.as_bytes())?;
     file.sync_all()?;
     fs::rename(new, path.join(MARKER_NAME))?;
@@ -304,6 +337,43 @@ mod tests {
         for path in [path.clone(), path.join(STORE_NAME)] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
         }
+    }
+
+    #[test]
+    fn a_directory_that_others_may_enter_has_files_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(temp.path(), 0o755);
+        created(temp.path());
+        let store = temp.path().join(STORE_NAME);
+        // As earlier versions left them.
+        set(&store, 0o755);
+        set(&store.join("db"), 0o644);
+        fs::write(temp.path().join("not-ours"), "").unwrap();
+        set(&temp.path().join("not-ours"), 0o644);
+        let dir = DataDir::open(temp.path()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&store), mode(&store.join("db"))), (0o700, 0o600));
+        for name in [LOCK_NAME, MARKER_NAME] {
+            assert_eq!(mode(&temp.path().join(name)), 0o600, "{name}");
+        }
+        assert_eq!(mode(&temp.path().join("not-ours")), 0o644);
+        drop(dir);
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_under_its_store_is_noticed() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("data");
+        let dir = DataDir::open(&path).unwrap();
+        let kv = dir.open_store(&SledConfig::default()).unwrap();
+        kv.check_place().unwrap();
+        fs::rename(&path, temp.path().join("aside")).unwrap();
+        assert!(matches!(kv.check_place(), Err(KvError::Failed(_))), "it is gone");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join(LOCK_NAME), "").unwrap();
+        assert!(matches!(kv.check_place(), Err(KvError::Failed(_))), "it is another one");
     }
 
     #[test]

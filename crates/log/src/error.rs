@@ -32,8 +32,9 @@ pub enum LogError {
     },
     /// The directory is marked as holding a log, but the log is not there.
     #[error(
-        "the data directory {0} is marked as holding a log, but its store is missing or empty: restore it from a backup, or \
-         remove the whole directory to start anew (clients will be told that events are lost)"
+        "the data directory {0} is marked as holding a log, but its store is missing, empty or incomplete. Nothing was \
+         changed. If it is a copy, copy it again while no server runs on the original; else restore it from a backup. To start \
+         without its events, name another directory and keep this one"
     )]
     Lost(String),
     /// The disk is full: nothing was written; reads go on.

@@ -131,6 +131,16 @@ pub trait Kv: Send + Sync + fmt::Debug {
         Ok(true)
     }
 
+    /// Whether the store is still where it was opened: not if its directory was deleted or replaced under it, so that what is
+    /// written would be gone with the process. Cheap; asked every few seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Failed`] if it is not, after which the store is not to be used.
+    fn check_place(&self) -> Result<(), KvError> {
+        Ok(())
+    }
+
     /// Applies a batch atomically. Readers may see it; it is durable only after [`Kv::sync`], which must follow before
     /// the next batch.
     ///

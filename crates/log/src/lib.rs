@@ -70,6 +70,9 @@
 //! - `excepts`: who is not to get which event. `scan`, `fold`: from the store to records, and from commits to runs.
 //! - `store`: the one door. [`kv`]: the stores behind it, of which the durable one is a journal before sled. [`data_dir`]: the directory that one of them lives in.
 
+#[cfg(not(unix))]
+compile_error!("redeliver's log needs a Unix system: positioned writes, file locks and file modes");
+
 pub mod config;
 pub mod data_dir;
 pub mod error;
@@ -78,6 +81,7 @@ pub mod kv;
 mod clock;
 mod commit;
 mod content;
+mod dir_lock;
 mod excepts;
 mod floor;
 mod fold;

@@ -71,6 +71,8 @@ struct WriterState {
     clock: PacedClock,
     /// Whether something has happened to the clock that is worth to be stored.
     has_clock_news: bool,
+    /// When the store was last seen where it was opened.
+    place_checked: Instant,
     /// Whether a commit is staged and not yet published.
     is_staged: bool,
     fold: Option<folding::Fold>,
@@ -214,6 +216,7 @@ impl Log {
         let work = WriterState {
             clock,
             has_clock_news: false,
+            place_checked: monotonic,
             is_staged: false,
             fold: None,
             folded_through: Seq::ZERO,

@@ -43,6 +43,12 @@ impl Store {
         }
     }
 
+    /// Sees to it that the store is still where it was opened.
+    pub(crate) fn check_place(&self) -> Result<(), LogError> {
+        self.check()?;
+        self.kv.check_place().map_err(|error| self.fail(error.to_string()))
+    }
+
     /// Makes what was applied durable.
     pub(crate) fn sync(&self) -> Result<(), LogError> {
         self.check()?;

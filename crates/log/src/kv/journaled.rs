@@ -233,6 +233,10 @@ impl Kv for JournaledKv {
         Ok(())
     }
 
+    fn check_place(&self) -> Result<(), KvError> {
+        self.shared.inner.check_place()
+    }
+
     fn bytes_on_disk(&self) -> u64 {
         self.shared.inner.bytes_on_disk() + self.journal_bytes.load(Ordering::Relaxed)
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::dir_lock::DirLock;
 use crate::kv::sled::panics::caught;
 use crate::kv::sled::space::{Room, Space};
 use crate::kv::{Direction, Entries, Entry, Kv, KvError, WriteBatch};
@@ -52,7 +53,7 @@ pub struct SledKv {
     failed: OnceLock<String>,
     dir: PathBuf,
     /// The data directory's lock, if the store is in one: it must not be released while sled lives.
-    lock: Option<File>,
+    lock: Option<DirLock>,
 }
 
 impl SledKv {
@@ -82,7 +83,7 @@ impl SledKv {
     }
 
     /// The same store, which keeps a lock until it is dropped.
-    pub(crate) fn holding(mut self, lock: File) -> SledKv {
+    pub(crate) fn holding(mut self, lock: DirLock) -> SledKv {
         self.lock = Some(lock);
         self
     }
@@ -231,6 +232,13 @@ impl Kv for SledKv {
         }
         *is_synced = true;
         Ok(())
+    }
+
+    fn check_place(&self) -> Result<(), KvError> {
+        match &self.lock {
+            Some(lock) if !lock.is_in_place() => Err(KvError::Failed(lock.words())),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn bytes_on_disk(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! Upkeep: one bounded step at a time, the most urgent first. Each step leaves reads right and a crash harmless.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use redeliver_protocol::time::{Instant, Timestamp};
 
@@ -9,6 +10,9 @@ use super::{Log, Maintenance, WriterState};
 use crate::clock::ClockEvent;
 use crate::error::LogError;
 use crate::kv::WriteBatch;
+
+/// So often the store is looked for where it was opened.
+const PLACE_CHECKED: Duration = Duration::from_secs(5);
 
 impl Log {
     pub(super) fn maintenance_step(&self, now: Timestamp, monotonic: Instant) -> Result<Maintenance, LogError> {
@@ -19,6 +23,10 @@ impl Log {
         if work.is_staged {
             // The staged commit's sync comes first.
             return Ok(Maintenance::Idle);
+        }
+        if monotonic.since(work.place_checked) >= PLACE_CHECKED {
+            work.place_checked = monotonic;
+            self.store.check_place()?;
         }
         // What frees space goes before what needs some.
         if let Some(trim) = work.trim.take() {

@@ -174,7 +174,10 @@ fn path(dir: &Path, slot: usize) -> PathBuf {
 }
 
 fn create(dir: &Path, slot: usize) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path(dir, slot))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path(dir, slot))?;
     File::open(dir)?.sync_all()?;
     Ok(file)
 }
