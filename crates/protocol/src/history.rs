@@ -152,7 +152,14 @@ impl Start {
         match self {
             Start::ResumeOr { at_least: Some(place), .. } => Start::After(place),
             Start::ResumeOr { at_least: None, first } => first.into(),
-            other => other,
+            Start::Resume { .. }
+            | Start::Latest
+            | Start::Earliest
+            | Start::After(_)
+            | Start::AfterSeq(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | Start::Last(_) => self,
         }
     }
 }
