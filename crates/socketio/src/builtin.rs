@@ -232,7 +232,9 @@ async fn find(server: &Server, topic: &TopicName, start: Start) -> Option<(Posit
     }
     match subscription.next().await? {
         Delivery::Gap(gap) => Some((gap.through, (!is_earliest).then(|| most_missing(&GapRange::from(&gap))))),
-        _ => Some((after, None)),
+        Delivery::Event(_) | Delivery::CaughtUp { .. } | Delivery::Volatile(_) | Delivery::Resumed { .. } | _ => {
+            Some((after, None))
+        }
     }
 }
 

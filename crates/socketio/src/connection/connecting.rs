@@ -199,6 +199,7 @@ impl Auth {
 }
 
 impl Refusal {
+    #[expect(clippy::needless_pass_by_value, reason = "it takes what `map_err` passes on")]
     fn for_now(reason: impl ToString) -> Refusal {
         Refusal::ForNow(reason.to_string())
     }
