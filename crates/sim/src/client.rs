@@ -144,13 +144,18 @@ impl World {
         let Some(client) = self.client_of(id) else { return };
         let run = Run(self.given.runs);
         self.given.runs += 1;
+        let leaves_lineage_out = self.plan.mutant == Some(Mutant::LineageLeftOut);
         let found = &mut self.clients[client];
         let stored = found.disk.get(&follow.topic).cloned();
         let number = u32::try_from(client).unwrap_or(u32::MAX);
         let (keeper, session_keeper, stored) = match (follow.keeper, &found.plan.subscriber) {
             (KeeperPlan::Server, Some(name)) => (Keeper::Server(name.clone()), CursorKeeper::Server, None),
             (KeeperPlan::Client, _) => {
-                (Keeper::Client(number), CursorKeeper::Client { stored: stored.clone() }, stored)
+                let mut shown = stored.clone();
+                if let Some(cursor) = shown.as_mut().filter(|_| leaves_lineage_out) {
+                    cursor.known = Place::new(cursor.known.position, cursor.known.nth);
+                }
+                (Keeper::Client(number), CursorKeeper::Client { stored: shown }, stored)
             }
             (KeeperPlan::Server | KeeperPlan::Nobody, _) => (Keeper::Nobody, CursorKeeper::Nobody, None),
         };
@@ -252,10 +257,7 @@ impl World {
     pub(crate) fn store_written(&mut self, id: Process) {
         let Some(client) = self.client_of(id) else { return };
         let saved = self.running(id).and_then(|running| running.saves.pop_front());
-        let Some((subscription, mut cursor)) = saved else { return };
-        if self.plan.mutant == Some(Mutant::LineageLeftOut) {
-            cursor.known = Place::new(cursor.known.position, cursor.known.nth);
-        }
+        let Some((subscription, cursor)) = saved else { return };
         let topic =
             self.running(id).and_then(|running| running.readers.get(&subscription)).map(|r| r.follow.topic.clone());
         let seq = cursor.known.position.seq;

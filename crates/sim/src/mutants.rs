@@ -14,7 +14,7 @@ pub enum Mutant {
     NoFencing,
     /// A merged subscription leaves out one of its topics.
     MergedMemberSkipped,
-    /// A client's store keeps a place without its positions in earlier epochs.
+    /// A client shows the place in its store without its positions in earlier epochs.
     LineageLeftOut,
 }
 

@@ -163,7 +163,9 @@ impl World {
         loop {
             self.run_for(Duration::from_millis(500));
             let entries = self.history.entries.iter().rev();
-            let last = entries.into_iter().find(|(_, e)| matches!(e, Entry::Delivered { .. } | Entry::Committed(_)));
+            let last = entries
+                .into_iter()
+                .find(|(_, e)| matches!(e, Entry::Delivered { .. } | Entry::RowDelivered { .. } | Entry::Committed(_)));
             let now = self.queue.now();
             let moves = last.is_some_and(|(at, _)| now.since(*at) < Duration::from_secs(3));
             let over = now.since(begin) >= Duration::from_secs(if moves { 200 } else { 30 });
