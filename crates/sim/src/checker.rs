@@ -59,6 +59,8 @@ pub enum Rule {
     Told,
     /// What is not logged reaches a reader at most once; a request is asked and answered at most once.
     AtMostOnce,
+    /// A publisher belongs to one identity: no other speaks for it, or fences it.
+    Belongs,
     /// Neither a session nor the log refuses to work, or works without end.
     Works,
 }
@@ -193,6 +195,8 @@ impl Judge {
             Entry::Owned { subscriber, topic, connection } => {
                 readers.durable.owned(case, (subscriber, topic), *connection);
             }
+            Entry::Fenced { older, newer } => case
+                .must(older == newer, Rule::Belongs, || format!("the publisher of {older:?} was fenced by {newer:?}")),
             Entry::CursorStaged { subscriber, topic, connection } => {
                 readers.durable.cursor_staged(case, (subscriber, topic), *connection);
             }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{
-    ClientSession, CursorKeeper, EmitTicket, Identity, Input, Output, StreamItem, SubscribeRequest, SubscriptionEnd,
+    ClientSession, CursorKeeper, EmitOutcome, EmitTicket, Identity, Input, Output, StreamItem, SubscribeRequest,
+    SubscriptionEnd,
 };
 use redeliver_protocol::codec;
 use redeliver_protocol::frame::Ownership;
@@ -78,6 +79,17 @@ impl World {
         if self.clients[client].process.is_some() {
             return;
         }
+        let is_thief = self.clients[client].plan.is_thief;
+        if is_thief {
+            // Until the publisher is known to be somebody's, it is anybody's.
+            let Some(victims) = self.clients[0].publisher.filter(|publisher| self.has_stored(*publisher)) else {
+                if !self.calm {
+                    self.queue.after(Duration::from_secs(1), Due::StartProcess(client));
+                }
+                return;
+            };
+            self.clients[client].publisher = Some(victims);
+        }
         let id = Process(self.given.processes);
         self.given.processes += 1;
         self.record(Entry::Started(id));
@@ -94,7 +106,7 @@ impl World {
             instance: InstanceId(self.rng.identity()),
             publisher: PublisherId(publisher_bytes(publisher)),
             subscriber: self.clients[client].plan.subscriber.clone(),
-            auth: None,
+            auth: is_thief.then(|| THIEF.into()),
             client_name: format!("{id:?}"),
         };
         let jitter = Jitter::new(self.rng.draw());
@@ -124,6 +136,14 @@ impl World {
         self.plan_emit(id);
         self.plan_aside(id);
         self.queue.after(Duration::from_millis(500), Due::Whim(id));
+    }
+
+    /// Whether an emit of this publisher was acknowledged.
+    fn has_stored(&self, publisher: u32) -> bool {
+        self.history.entries.iter().any(|(_, entry)| match entry {
+            Entry::EmitDone { key, outcome: EmitOutcome::Stored { .. }, .. } => key.publisher == publisher,
+            _ => false,
+        })
     }
 
     /// A process ends at once, without a goodbye.
@@ -427,6 +447,9 @@ impl World {
         self.clients.iter().filter_map(|client| client.process.as_ref().map(|process| process.id)).collect()
     }
 }
+
+/// What another identity than that of all others shows.
+const THIEF: &[u8] = b"thief";
 
 fn publisher_bytes(publisher: u32) -> [u8; 16] {
     let mut bytes = [0xAB; 16];

@@ -172,6 +172,13 @@ pub enum Entry {
         /// The connection's number.
         connection: u64,
     },
+    /// A publisher's connection was displaced by a newer one: each by the credentials that it had shown.
+    Fenced {
+        /// Those of the older one.
+        older: Option<Bytes>,
+        /// Those of the newer one.
+        newer: Option<Bytes>,
+    },
     /// A durable cursor went into a commit for a connection.
     CursorStaged {
         /// The subscriber.

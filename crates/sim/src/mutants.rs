@@ -14,19 +14,22 @@ pub enum Mutant {
     NoFencing,
     /// A merged subscription leaves out one of its topics.
     MergedMemberSkipped,
+    /// A publisher's identity is not looked at: whoever names a publisher speaks for it.
+    IdentityNotChecked,
     /// A client shows the place in its store without its positions in earlier epochs.
     LineageLeftOut,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 6] = [
+    pub const ALL: [Mutant; 7] = [
         Mutant::AckBeforeSync,
         Mutant::DeliverBeforeSync,
         Mutant::CursorBeforeHandler,
         Mutant::NoFencing,
         Mutant::MergedMemberSkipped,
         Mutant::LineageLeftOut,
+        Mutant::IdentityNotChecked,
     ];
 
     /// Its name on the command line.
@@ -39,6 +42,7 @@ impl Mutant {
             Mutant::NoFencing => "no-fencing",
             Mutant::MergedMemberSkipped => "merged-member-skipped",
             Mutant::LineageLeftOut => "lineage-left-out",
+            Mutant::IdentityNotChecked => "identity-not-checked",
         }
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct ClientPlan {
     /// Mean pause between two bursts of emits; none if it does not emit.
     pub(crate) emit_pause: Option<Duration>,
     pub(crate) burst_max: u64,
+    /// Whether it has another identity than all others, and names the first client's publisher as its own.
+    pub(crate) is_thief: bool,
     /// Whether a restarted process emits under the same identity again, from number 1.
     pub(crate) replays: bool,
     /// Longest time that a handler takes.
@@ -83,7 +85,7 @@ impl Plan {
         let names = ["alpha", "beta", "gamma", "delta"];
         let count = 1 + rng.index(names.len());
         let topics: Vec<TopicName> = names[..count].iter().filter_map(|name| TopicName::new(name).ok()).collect();
-        let clients = (0..rng.between(2, 5)).map(|at| client(&mut rng, at, &topics)).collect();
+        let clients: Vec<ClientPlan> = (0..rng.between(2, 5)).map(|at| client(&mut rng, at, &topics)).collect();
         let (log, kept) = log(&mut rng);
         let (server, client) = (server(&mut rng), client_config(&mut rng));
         let sync_micros_max = *rng.pick(&[500, 5_000, 50_000]);
@@ -94,9 +96,10 @@ impl Plan {
             seed,
             mutant,
             rows: rows(seed, topics.len(), store_faults),
+            // Last, so that the others keep their numbers. A log that is lost has forgotten whose a publisher is.
+            clients: clients.into_iter().chain((!store_faults).then(|| thief(seed)).flatten()).collect(),
             sync_failure: sync_failure(seed, mutant),
             topics,
-            clients,
             server,
             client,
             log,
@@ -150,6 +153,21 @@ fn rows(seed: u64, topics: usize, store_faults: bool) -> Vec<usize> {
     (0..if is_drawn { 1 + rng.index(2) } else { 0 }).collect()
 }
 
+/// Drawn apart as well: somebody who only connects, as somebody else's publisher.
+fn thief(seed: u64) -> Option<ClientPlan> {
+    let mut rng = Rng::new(seed ^ 0x7813_F781_3F78_0001);
+    let is_drawn = rng.chance(400) && !REGRESSIONS.contains(&seed);
+    is_drawn.then(|| ClientPlan {
+        subscriber: None,
+        follows: Vec::new(),
+        emit_pause: None,
+        burst_max: 1,
+        is_thief: true,
+        replays: true,
+        handler_micros_max: 0,
+    })
+}
+
 /// Drawn apart as well. A broken server's syncs are broken already.
 fn sync_failure(seed: u64, mutant: Option<Mutant>) -> Option<Duration> {
     let mut rng = Rng::new(seed ^ 0xFA11_FA11_FA11_0001);
@@ -172,6 +190,7 @@ fn client(rng: &mut Rng, at: u64, topics: &[TopicName]) -> ClientPlan {
         follows,
         emit_pause: rng.chance(750).then(|| Duration::from_millis(*rng.pick(&[20, 100, 500]))),
         burst_max: *rng.pick(&[1, 3, 12]),
+        is_thief: false,
         replays: rng.chance(500),
         handler_micros_max: *rng.pick(&[0, 2_000, 20_000, 150_000]),
     }

@@ -53,6 +53,8 @@ pub(crate) struct Connection {
     session: ServerSession,
     ticks: BTreeSet<Instant>,
     publisher: Option<EmitSource>,
+    /// The credentials of its Hello.
+    shown: Option<bytes::Bytes>,
     claims: BTreeMap<SubscriptionId, (SubscriberName, TopicName)>,
     /// Something was written since the session was last told that all has left.
     wrote: bool,
@@ -157,6 +159,7 @@ impl World {
             session,
             ticks: BTreeSet::new(),
             publisher: None,
+            shown: None,
             claims: BTreeMap::new(),
             wrote: false,
             drain_planned: false,

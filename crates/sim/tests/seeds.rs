@@ -81,6 +81,11 @@ fn a_place_without_its_lineage_is_convicted() {
     convict(Mutant::LineageLeftOut, &[Rule::OnceOrMarked, Rule::Complete, Rule::TrueGaps]);
 }
 
+#[test]
+fn a_publisher_that_another_identity_may_fence_is_convicted() {
+    convict(Mutant::IdentityNotChecked, &[Rule::Belongs]);
+}
+
 /// Runs a broken shell until one of these rules convicts it, as it must within 1,000 seeds.
 fn convict(mutant: Mutant, rules: &[Rule]) {
     let convicted = (0..1000).any(|seed| match seeds::run(seed, Some(mutant)).result {

@@ -424,6 +424,11 @@ impl Reader {
                 "{run:?}: {gap:?} covers what is there: the floor is {floor}, the reader had {from} of this history"
             )
         });
+        let is_servers = self.durable.as_ref().is_some_and(|key| key.0.is_server());
+        let common = if moved && !is_servers { self.common_nth(branch) } else { Nth::ZERO };
+        ctx.case.must(gap.nth_through >= common, Rule::OnceOrMarked, || {
+            format!("{run:?} was at nth {common} of this history, and is sent back behind it: {gap:?}")
+        });
         if gap.count_is_exact {
             let count = gap.nth_through.since(from);
             ctx.case.must(gap.count == count, Rule::TrueGaps, || {

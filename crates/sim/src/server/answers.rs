@@ -50,10 +50,18 @@ impl World {
     fn admit(&mut self, connection: ConnectionId, hello: &Hello) -> Option<Input> {
         let server = self.server.as_mut()?;
         let found = server.connections.get_mut(&connection)?;
-        let owner = IdentityTag::default();
+        let shown = hello.auth.clone();
+        found.shown.clone_from(&shown);
+        let checks = self.plan.mutant != Some(Mutant::IdentityNotChecked);
+        let owner = IdentityTag([u8::from(checks && shown.is_some()); 16]);
         found.publisher = hello.publisher.map(|publisher| EmitSource { publisher, owner, settled: hello.settled });
-        let claim = |publisher| server.publishers.claim(publisher, owner, connection).ok().flatten();
-        let fenced = hello.publisher.and_then(claim);
+        let is_anothers = hello.publisher.is_some_and(|publisher| !server.log.may_publish(publisher, owner));
+        let claimed = hello.publisher.filter(|_| !is_anothers);
+        let claimed = claimed.map(|publisher| server.publishers.claim(publisher, owner, connection)).transpose();
+        let Ok(fenced) = claimed.map(Option::flatten) else { return Some(Input::Authenticated(Err(not_yours()))) };
+        if is_anothers {
+            return Some(Input::Authenticated(Err(not_yours())));
+        }
         let publisher = match hello.publisher.map(|publisher| server.log.publisher(publisher, hello.settled)) {
             None => PublisherState::New,
             Some(Ok(state)) => state,
@@ -66,6 +74,8 @@ impl World {
         if let Some(fenced) = fenced {
             let reason = CloseCode::PublisherFenced.description().to_owned();
             let close = Close { code: CloseCode::PublisherFenced, reason, retry: RetryAdvice::Never };
+            let older = self.connection(fenced).and_then(|found| found.shown.clone());
+            self.record(Entry::Fenced { older, newer: shown });
             self.queue.after(Duration::ZERO, Due::Serve(fenced, Input::Displaced(close)));
         }
         Some(Input::Authenticated(Ok(Admitted { epoch: head.epoch, head: head.seq, publisher })))
@@ -151,6 +161,11 @@ impl World {
         let dump = self.plan.topics.iter().map(|topic| dump_topic(&log, topic, wall)).collect();
         (log.head().seq, dump)
     }
+}
+
+fn not_yours() -> Close {
+    let code = CloseCode::NotYourPublisher;
+    Close { code, reason: code.description().to_owned(), retry: RetryAdvice::Never }
 }
 
 fn dump_topic(log: &Log, topic: &TopicName, wall: Timestamp) -> DumpedTopic {
