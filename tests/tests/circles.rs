@@ -37,11 +37,6 @@ const CIRCLES: &[Circle] = &[
         files: &["broadcast", "members", "namespace", "socket"],
         reason: "handles: a socket names its namespace, a namespace its sockets",
     },
-    Circle {
-        folder: "crates/socketio/src",
-        files: &["engine/connection", "engine/door", "engine/http"],
-        reason: "to be dissolved: a refusal is made where requests are answered",
-    },
 ];
 
 struct Circle {
