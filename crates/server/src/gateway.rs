@@ -113,20 +113,6 @@ impl Gateway {
         states::states(&self.handle.shared, prefix, after, states_max).await
     }
 
-    /// Returns the paced time, by which the age of saved states is judged. It counts the time that has passed: a wall clock
-    /// that is set ahead or back changes nothing.
-    #[must_use]
-    pub fn paced_now(&self) -> Timestamp {
-        self.handle.shared.log.paced_now()
-    }
-
-    /// Returns the paced time that a state which is saved now is to bear. It may be ahead of [`Gateway::paced_now`], so that
-    /// nothing seems older than it is.
-    #[must_use]
-    pub fn paced_stamp(&self) -> Timestamp {
-        self.handle.shared.log.paced_stamp()
-    }
-
     /// Asks the app's [`Access`](crate::Access) who a client is.
     ///
     /// # Errors
