@@ -1,7 +1,7 @@
 //! Acks on their way to the driver: the newest of each subscription. Acknowledging is a map insert and a wake-up; it
 //! never waits, and its memory is bounded by the number of subscriptions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -13,6 +13,8 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct AckBoard {
     newest: Mutex<BTreeMap<SubscriptionId, AckPoint>>,
+    /// Whose apps have taken all that was delivered and wait for more.
+    wanting: Mutex<BTreeSet<SubscriptionId>>,
     wake: Notify,
 }
 
@@ -35,6 +37,18 @@ impl AckBoard {
     /// Takes all that is there.
     pub(crate) fn take(&self) -> BTreeMap<SubscriptionId, AckPoint> {
         std::mem::take(&mut *self.newest.lock())
+    }
+
+    /// The app waits for more of this subscription.
+    pub(crate) fn want(&self, id: SubscriptionId) {
+        if self.wanting.lock().insert(id) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Takes whose apps wait for more.
+    pub(crate) fn take_wanting(&self) -> BTreeSet<SubscriptionId> {
+        std::mem::take(&mut *self.wanting.lock())
     }
 
     /// Resolves once something is there. May resolve without.

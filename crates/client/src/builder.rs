@@ -9,6 +9,7 @@ use bytes::Bytes;
 use redeliver_protocol::backoff::Jitter;
 use redeliver_protocol::client::{ClientSession, ConnectionState, Identity};
 use redeliver_protocol::config::ClientConfig;
+use redeliver_protocol::features::Features;
 use redeliver_protocol::name::{NameError, SubscriberName};
 use redeliver_protocol::request::{Refusal, Request, Response};
 use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId};
@@ -270,7 +271,10 @@ impl<C: Connector> ClientBuilder<C> {
             replays,
         };
         let (jitter_seed, _) = Uuid::new_v4().as_u64_pair();
-        let session = ClientSession::new(self.config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN)
+        let mut config = self.config;
+        // The driver says when the app wants more.
+        config.features = config.features.or(Features::TAKING);
+        let session = ClientSession::new(config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN)
             .emitting_after(settled);
         let driver = Driver::new(session, Instant::now(), Transport::new(self.connector, endpoint), wiring);
         tokio::spawn(driver.run());

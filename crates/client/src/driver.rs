@@ -235,6 +235,14 @@ impl<C: Connector> Driver<C> {
     }
 
     fn pass_acks(&mut self) {
+        self.pass_ack_points();
+        // Behind the acks: what the app has handled is no longer in its hands when it wants more.
+        for id in self.acks.take_wanting() {
+            self.handle(Input::Wanted { id });
+        }
+    }
+
+    fn pass_ack_points(&mut self) {
         for (id, ack) in self.acks.take() {
             if self.subscriptions.pass(id, &ack) {
                 self.handle(Input::Ack { id: ack.topic, position: ack.position, nth: ack.nth });

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use redeliver_protocol::client::{StreamItem, SubscriptionEnd};
@@ -35,6 +35,8 @@ pub struct Subscription {
     inlet: Inlet,
     pub(crate) opened: Opened,
     has_ended: bool,
+    /// Whether the driver was told that all deliveries are taken.
+    is_wanting: bool,
     /// How many events and gaps were handed over.
     order: u64,
     auto_ack: bool,
@@ -81,6 +83,7 @@ impl Subscription {
             inlet,
             opened,
             has_ended: false,
+            is_wanting: false,
             order: 0,
             auto_ack,
             unacked: None,
@@ -235,7 +238,14 @@ impl Stream for Subscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         self.ack_handled();
-        match ready!(self.inlet.deliveries.poll_recv(cx)) {
+        let Poll::Ready(next) = self.inlet.deliveries.poll_recv(cx) else {
+            if !std::mem::replace(&mut self.is_wanting, true) {
+                self.client.shared.acks.want(self.id);
+            }
+            return Poll::Pending;
+        };
+        self.is_wanting = false;
+        match next {
             Some((id, delivery)) => Poll::Ready(Some(self.hand_over(id, delivery))),
             None => {
                 self.has_ended = true;

@@ -12,6 +12,7 @@ mod inbox;
 mod merged;
 mod outbox;
 mod outputs;
+mod pace;
 mod requests;
 mod session;
 mod subscription;
@@ -76,6 +77,12 @@ pub enum Input {
         position: Position,
         /// Its nth.
         nth: Nth,
+    },
+    /// The app has taken everything that this subscription (or merged one) delivered, and waits for more. Only needed with
+    /// [`Features::TAKING`](crate::features::Features::TAKING).
+    Wanted {
+        /// The subscription.
+        id: SubscriptionId,
     },
     /// The app emits an event.
     Emit {

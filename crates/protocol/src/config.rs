@@ -58,7 +58,8 @@ pub struct ClientConfig {
     pub outbox_events_max: usize,
     /// Most bytes of emits without a receipt that are kept, sent or not. One event always fits.
     pub outbox_bytes_max: usize,
-    /// What the client tells a server that it has. Never more than [`FEATURES`].
+    /// What the client tells a server that it has. Never more than [`FEATURES`]. With [`Features::TAKING`] the shell must
+    /// give [`Input::Wanted`](crate::client::Input::Wanted), or a durable subscription hands nothing over.
     pub features: Features,
 }
 
@@ -71,7 +72,7 @@ impl Default for ClientConfig {
             ack_delay: Duration::from_millis(20),
             outbox_events_max: 16 * 1024,
             outbox_bytes_max: 16 * 1024 * 1024,
-            features: FEATURES,
+            features: FEATURES.without(Features::TAKING),
         }
     }
 }

@@ -2,8 +2,12 @@
 //! crate.
 
 /// The features that this crate has.
-pub const FEATURES: Features =
-    Features::VOLATILE.or(Features::EXCEPT).or(Features::REQUESTS).or(Features::MERGED).or(Features::FIRST_START);
+pub const FEATURES: Features = Features::VOLATILE
+    .or(Features::EXCEPT)
+    .or(Features::REQUESTS)
+    .or(Features::MERGED)
+    .or(Features::FIRST_START)
+    .or(Features::TAKING);
 
 /// What was added to version 1, as a set of bits.
 ///
@@ -27,6 +31,8 @@ impl Features {
     pub const MERGED: Features = Features(1 << 3);
     /// A durable subscription says where it starts if the server does not know it yet: `Start::ResumeOr`.
     pub const FIRST_START: Features = Features(1 << 8);
+    /// A durable reader says what it is about to hand over: frames `Taking` and `Taken`.
+    pub const TAKING: Features = Features(1 << 9);
 
     /// Whether all of `others` are in here.
     #[must_use]

@@ -112,6 +112,14 @@ pub enum ClientFrame {
         /// The group.
         group: u32,
     },
+    /// The reader of this durable subscription is about to hand over its events up to here ([`Features::TAKING`]). It hands
+    /// none of them over before [`ServerFrame::Taken`].
+    Taking {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The nth of the last of them.
+        nth: Nth,
+    },
 }
 
 /// A request that wants one answer. It is asked at most once, on one connection, and never again.
@@ -307,6 +315,14 @@ pub enum ServerFrame {
     Request(RequestFrame),
     /// Answers [`ClientFrame::Request`].
     Reply(ReplyFrame),
+    /// Events up to here may be handed over ([`Features::TAKING`]): whoever follows the topic next under this name is told
+    /// that they may have been.
+    Taken {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The nth that Taking named.
+        nth: Nth,
+    },
 }
 
 /// An event that is not logged, as a reader of one of its topics gets it.

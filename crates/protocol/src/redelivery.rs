@@ -2,11 +2,13 @@
 //! marked `redelivered`; nothing else may.
 //!
 //! A mark may be too high, never too low: an event that was delivered before and comes again without a mark breaks the
-//! promise, one that is marked in vain costs the app a look-up. Three rules keep that:
+//! promise, one that is marked in vain costs the app a look-up. Four rules keep that:
 //!
 //! - **Durable first.** Whoever keeps the cursor (the server for a durable subscriber, the client's store otherwise)
 //!   makes a mark durable before an event above it is delivered. Otherwise a crash would deliver the event again without
 //!   saying so.
+//! - **Named first.** A reader that says beforehand what it delivers (`Taking`) lowers the mark for its successor to that,
+//!   as long as the server runs.
 //! - **One process never delivers twice.** A client resumes after what it has delivered, so within a process nothing is
 //!   delivered a second time. What an *earlier* process may have delivered is known when the first `Subscribed` of this
 //!   process comes: from the mark in it, and from the cursor in the client's store. What the store says later is no news,

@@ -50,6 +50,7 @@ use crate::event::{NewEvent, VolatileEmit};
 use crate::frame::{Hello, Ownership, ServerFrame};
 use crate::history::{Cursor, EmitRun, Opened, PublisherState, ReadOutcome, Start};
 use crate::name::{SubscriberName, TopicName};
+use crate::redelivery::DeliveredThrough;
 use crate::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, RequestId, Seq, SubscriptionId};
 
@@ -122,6 +123,14 @@ pub enum Input {
     /// as the shell likes.
     Appended(Vec<EmitRun>),
     /// The answer to [`Output::SaveCursor`]: this cursor, and all saved before it, is durable.
+    /// The answer to [`Output::Taking`]: it is noted.
+    Taken {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Up to which nth the reader said that it hands over.
+        nth: Nth,
+    },
+    /// A cursor is durable.
     CursorSaved {
         /// The subscription.
         id: SubscriptionId,
@@ -264,6 +273,21 @@ pub enum Output {
     /// Give this event to whoever follows one of its topics now, after asking for permission for each of them. There is no
     /// answer.
     EmitVolatile(NewEvent),
+    /// Note, in memory and if this connection still owns the topic, that its reader hands over up to here; then
+    /// [`Input::Taken`]. The next [`Output::Open`] of the same subscriber and topic is answered with this mark, if that is
+    /// lower than the stored one, and forgets it: a reader that names nothing leaves the stored mark alone to count.
+    Taking {
+        /// The subscription.
+        id: SubscriptionId,
+        /// The subscriber.
+        subscriber: SubscriberName,
+        /// The topic.
+        topic: TopicName,
+        /// What may have been delivered, now and before.
+        mark: DeliveredThrough,
+        /// The nth for the answer.
+        nth: Nth,
+    },
     /// Save this durable cursor if this connection still owns it, and answer [`Input::CursorSaved`] once it is durable.
     SaveCursor {
         /// The subscription.

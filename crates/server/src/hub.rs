@@ -10,6 +10,7 @@ use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::VolatileEmit;
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::TopicName;
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, InstanceId, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::{NotYours, Publishers};
@@ -33,6 +34,9 @@ struct Claims {
     owners: Owners,
     publishers: Publishers,
     instances: BTreeMap<ConnectionId, InstanceId>,
+    /// What the readers of durable subscribers said that they hand over, since they were opened last. An entry for each
+    /// name and topic that was followed since the server began.
+    taken: BTreeMap<CursorKey, DeliveredThrough>,
 }
 
 impl Hub {
@@ -117,6 +121,28 @@ impl Hub {
         if claims.owners.is_owner(connection, id) {
             queue.save_cursor(key, cursor, (Arc::clone(inbox), id), urgent);
         }
+    }
+
+    /// Notes that a durable reader hands over up to here, if the connection still owns the topic: whoever has lost it must
+    /// hand nothing more over, since its successor was told already what may have been.
+    pub(crate) fn taking(
+        &self,
+        (connection, id): (ConnectionId, SubscriptionId),
+        key: CursorKey,
+        mark: DeliveredThrough,
+    ) -> bool {
+        let mut claims = self.claims.lock();
+        let is_owner = claims.owners.is_owner(connection, id);
+        if is_owner {
+            claims.taken.entry(key).or_default().raise(mark);
+        }
+        is_owner
+    }
+
+    /// What may have been delivered to a durable subscriber that is opened now: the stored mark, or what its readers named,
+    /// if that is less. That is forgotten then: a reader that names nothing leaves only the stored mark.
+    pub(crate) fn delivered_through(&self, key: &CursorKey, stored: DeliveredThrough) -> DeliveredThrough {
+        self.claims.lock().taken.remove(key).map_or(stored, |named| named.min(stored))
     }
 
     /// Queues events, if the connection still speaks for its publisher; otherwise they are refused in their place.

@@ -63,11 +63,14 @@ async fn run_batch(shared: Arc<Shared>, batch: Vec<LogCall>) -> Vec<Input> {
 fn perform(shared: &Shared, call: LogCall) -> Result<Input, LogError> {
     match call {
         LogCall::Open { id, topic, start, subscriber } => {
-            let stored = match subscriber {
+            let stored = match subscriber.clone() {
                 Some(subscriber) => stored_cursor(shared, subscriber, &topic)?,
                 None => None,
             };
-            let opened = shared.log.open_subscription(&topic, &start, stored.as_ref(), wall_clock())?;
+            let mut opened = shared.log.open_subscription(&topic, &start, stored.as_ref(), wall_clock())?;
+            if let Some(subscriber) = subscriber {
+                opened.delivered_through = shared.hub.delivered_through(&(subscriber, topic), opened.delivered_through);
+            }
             Ok(Input::Opened { id, result: Ok(opened) })
         }
         LogCall::Read { id, topic, after, nth, events_max, bytes_max } => {

@@ -240,6 +240,11 @@ impl SessionDriver {
                     volatile::give(&self.shared, event);
                 }
             }
+            Output::Taking { id, subscriber, topic, mark, nth } => {
+                if self.shared.hub.taking((self.connection, id), (subscriber, topic), mark) {
+                    self.handle_in_turn(Input::Taken { id, nth });
+                }
+            }
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 let me = (self.connection, &self.inbox);
                 self.shared.hub.save_cursor(&self.shared.queue, me, id, (subscriber, topic), cursor, urgent);

@@ -309,6 +309,8 @@ impl World {
             Output::FindGrown { topics, after } => self.ask(connection, Ask::FindGrown { topics, after }),
             Output::EmitVolatile(event) => self.hand_out(event),
             Output::Append { first, events } => self.queue_work(Work::Append { connection, first, events }),
+            // No client of the simulation has the feature.
+            Output::Taking { .. } => {}
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 self.queue_work(Work::Save { connection, id, subscriber, topic, cursor, urgent });
             }

@@ -240,6 +240,9 @@ impl Toy {
         if let ClientFrame::Ping { token } = frame {
             return Some(vec![ServerFrame::Pong { token }]);
         }
+        if let ClientFrame::Taking { id, nth } = frame {
+            return Some(vec![ServerFrame::Taken { id, nth }]);
+        }
         state.frames.push(frame.clone());
         if state.faults.mute {
             return Some(Vec::new());
@@ -271,6 +274,7 @@ impl Toy {
                 vec![ServerFrame::Emitted { runs }]
             }
             ClientFrame::Ping { .. }
+            | ClientFrame::Taking { .. }
             | ClientFrame::Pong { .. }
             | ClientFrame::SubscribeMerged(_)
             | ClientFrame::BeginMerged { .. }

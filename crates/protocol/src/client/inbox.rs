@@ -65,6 +65,11 @@ impl Inbox {
         self.seq
     }
 
+    /// The nth there.
+    pub(super) fn nth(&self) -> Nth {
+        self.nth
+    }
+
     pub(super) fn front(&self) -> Option<&Item> {
         self.items.front()
     }

@@ -13,6 +13,8 @@ use crate::timer::Timers;
 pub(super) struct Outputs {
     queue: VecDeque<Output>,
     timers: Timers<Timer>,
+    /// The moment of the present input.
+    now: Instant,
 }
 
 /// What a session waits for.
@@ -68,6 +70,15 @@ impl Outputs {
 
     pub(super) fn set_timer_if_clear(&mut self, timer: Timer, at: Instant) {
         self.timers.set_if_clear(timer, at);
+    }
+
+    /// An input comes at this moment.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.now
     }
 
     pub(super) fn clear_timer(&mut self, timer: Timer) {

@@ -81,12 +81,14 @@ impl ClientSession {
             return;
         }
         let out = &mut self.out;
+        out.begin(now);
         match input {
             Input::Subscribe { id, request } => self.subscriptions.subscribe(id, request, out),
             Input::SubscribeMerged { id, members } => self.subscriptions.subscribe_merged(id, members, out),
             Input::Unsubscribe { id } => self.subscriptions.unsubscribe(id, out),
             Input::Ack { id, position, nth } => self.subscriptions.ack(id, position, nth, now, out),
             Input::CursorSaved { id, seq } => self.subscriptions.cursor_saved(id, seq, now, out),
+            Input::Wanted { id } => self.subscriptions.wanted(id, now, out),
             Input::Emit { ticket, event } => self.emits.emit(ticket, event, out),
             Input::CancelEmit { ticket } => self.emits.cancel(ticket, out),
             Input::EmitVolatile { event } => self.emit_volatile(event),
@@ -258,7 +260,13 @@ impl ClientSession {
             }
             ServerFrame::Request(request) if connection.can(Features::REQUESTS) => requests.requested(request, out),
             ServerFrame::Reply(reply) if connection.can(Features::REQUESTS) => requests.replied(reply, out),
-            ServerFrame::Volatile(_) | ServerFrame::Request(_) | ServerFrame::Reply(_) => {
+            ServerFrame::Taken { id, nth } if connection.can(Features::TAKING) => {
+                subscriptions.on_stream(id, out, |sub, out| {
+                    sub.taken(nth, now, out);
+                    Ok(())
+                })
+            }
+            ServerFrame::Volatile(_) | ServerFrame::Request(_) | ServerFrame::Reply(_) | ServerFrame::Taken { .. } => {
                 Err(Fault::unexpected("a frame came whose feature Hello did not name"))
             }
         }

@@ -7,6 +7,7 @@
 use super::acks::Acks;
 use super::inbox::{InHand, Inbox, Item, Misfit};
 use super::outputs::Outputs;
+use super::pace::Pace;
 use super::{CursorKeeper, StreamItem, SubscribeRequest, SubscriptionEnd};
 use crate::features::Features;
 use crate::frame::{ClientFrame, Events, Ownership, Subscribe, Subscribed, Volatile, Window};
@@ -15,6 +16,7 @@ use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::name::TopicName;
 use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
+use crate::time::Instant;
 
 #[derive(Debug)]
 pub(super) struct Subscription {
@@ -50,6 +52,9 @@ pub(super) struct Subscription {
     acks: Acks,
     leaving: Leaving,
     faults: u32,
+    /// With what the present connection is spoken.
+    features: Features,
+    pace: Pace,
 }
 
 /// The subscription on the present connection.
@@ -130,12 +135,15 @@ impl Subscription {
             in_hand: InHand::default(),
             leaving: Leaving::No,
             faults: 0,
+            features: Features::NONE,
+            pace: Pace::default(),
         }
     }
 
     /// Begins anew under this wire number, where it stands. `None` if a server with these features cannot be asked.
     pub(super) fn subscribe(&mut self, wire: SubscriptionId, features: Features) -> Option<Subscribe> {
         self.stop_stream();
+        self.features = features;
         let is_newcomer = self.handed.is_none();
         self.is_gap_false = false;
         let start = match self.handed.clone() {
@@ -287,6 +295,11 @@ impl Subscription {
             }
         }
         self.acks.opened(wire, self.history, no_ack_through);
+        // Members of a merged subscription are not paced: the mark that the server keeps on disk counts for them.
+        let is_paced = self.kept_by_server && self.merged.is_none() && self.features.has(Features::TAKING);
+        if let Some(nth) = self.pace.begin(is_paced, answer.nth) {
+            out.send(ClientFrame::Taking { id: wire, nth });
+        }
         if !self.is_leaving() {
             if !self.acks.allows(self.history, answer.nth.saturating_add(1)) {
                 self.acks.save(self.history, self.hand_through(answer.nth), out);
@@ -356,6 +369,18 @@ impl Subscription {
         } else {
             Urgency::Later
         }
+    }
+
+    /// The app waits for more.
+    pub(super) fn wanted(&mut self, now: Instant, out: &mut Outputs) {
+        self.pace.wanted(u64::from(self.window.events), now);
+        self.pump(out);
+    }
+
+    /// The server has noted that events up to here are handed over.
+    pub(super) fn taken(&mut self, nth: Nth, now: Instant, out: &mut Outputs) {
+        self.pace.noted(nth, now);
+        self.pump(out);
     }
 
     pub(super) fn flush_acks(&mut self, out: &mut Outputs) {
@@ -535,6 +560,13 @@ impl Subscription {
             Item::Skip { nth_through, .. } if self.merged.is_some() => Some(*nth_through),
             Item::Skip { .. } | Item::Subscribed { .. } | Item::Gap { .. } | Item::CaughtUp { .. } => None,
         };
+        if let Some(next) = nth.filter(|nth| !self.pace.allows(*nth)) {
+            let named = self.pace.name(next, self.inbox.nth(), out.now());
+            if let Some((wire, nth)) = self.wire().zip(named) {
+                out.send(ClientFrame::Taking { id: wire, nth });
+            }
+            return None;
+        }
         if let Some(nth) = nth.filter(|nth| !self.acks.allows(self.history, *nth)) {
             self.acks.save(self.history, self.hand_through(nth), out);
             return None;

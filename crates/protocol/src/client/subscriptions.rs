@@ -150,6 +150,13 @@ impl Subscriptions {
         }
     }
 
+    /// The app waits for more.
+    pub(super) fn wanted(&mut self, id: SubscriptionId, now: Instant, out: &mut Outputs) {
+        if let Some(subscription) = self.subscriptions.get_mut(&id) {
+            subscription.wanted(now, out);
+        }
+    }
+
     /// The client's store has a cursor.
     pub(super) fn cursor_saved(&mut self, id: SubscriptionId, seq: Seq, now: Instant, out: &mut Outputs) {
         self.ack_one(id, now, out, |subscription, out| subscription.cursor_saved(seq, out));

@@ -24,6 +24,7 @@ use crate::frame::{ServerFrame, Subscribe, Window};
 use crate::history::Opened;
 use crate::limits::{EARLIER_EPOCHS_MAX, Limits};
 use crate::name::SubscriberName;
+use crate::redelivery::DeliveredThrough;
 use crate::seq::{InstanceId, Nth, Seq, SubscriptionId};
 
 /// All subscriptions of a session.
@@ -160,6 +161,26 @@ impl Deliveries {
         }
         self.save_if_due(id, out);
         self.queue_up(id);
+    }
+
+    /// The reader is about to hand over up to here.
+    pub(super) fn taking(&mut self, id: SubscriptionId, nth: Nth, out: &mut Outputs) -> Result<(), Close> {
+        let Some(subscription) = self.subscriptions.get(&id) else { return self.unknown(id) };
+        if let (Some(subscriber), Stage::Open(place)) = (&self.subscriber, &subscription.stage)
+            && let Some(cursor) = &place.cursor
+        {
+            let mark = cursor.taken_before().raised(DeliveredThrough(nth));
+            let (subscriber, topic) = (subscriber.clone(), subscription.request.topic.clone());
+            out.push(Output::Taking { id, subscriber, topic, mark, nth });
+        }
+        Ok(())
+    }
+
+    /// It is noted what the reader hands over.
+    pub(super) fn taken(&mut self, id: SubscriptionId, nth: Nth, out: &mut Outputs) {
+        if self.subscriptions.contains_key(&id) {
+            out.send(ServerFrame::Taken { id, nth });
+        }
     }
 
     /// The reader has handled everything up to here.

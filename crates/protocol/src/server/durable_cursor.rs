@@ -109,6 +109,11 @@ impl DurableCursor {
         self.durable.map_or(DeliveredThrough::NOTHING, |saved| saved.mark)
     }
 
+    /// What readers before this one may have been given.
+    pub(super) fn taken_before(&self) -> DeliveredThrough {
+        self.delivered_through
+    }
+
     /// The reader has handled what this subscription sent up to here.
     pub(super) fn acked(&mut self, position: Position, nth: Nth) {
         if !self.is_foreign && position.seq <= self.known.position.seq {

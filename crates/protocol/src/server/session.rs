@@ -96,6 +96,7 @@ impl ServerSession {
             | Input::Grown { .. }
             | Input::Appended(_)
             | Input::CursorSaved { .. }
+            | Input::Taken { .. }
             | Input::Request { .. }
             | Input::CancelRequest { .. }
             | Input::Respond { .. } => self.answer(input, now),
@@ -230,6 +231,10 @@ impl ServerSession {
                 start_agreed(features, &request.start)?;
                 deliveries.subscribe_merged(group, request, &self.config.limits, out)
             }
+            ClientFrame::Taking { id, nth } => {
+                agreed(features, Features::TAKING, "Taking")?;
+                deliveries.taking(id, nth, out)
+            }
             ClientFrame::BeginMerged { group } => {
                 agreed(features, Features::MERGED, "BeginMerged")?;
                 deliveries.begin_merged(group)
@@ -278,6 +283,7 @@ impl ServerSession {
             Input::Read { id, outcome } => return deliveries.read(id, outcome, out),
             Input::Grown { through, grown } => return deliveries.grown(through, grown),
             Input::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
+            Input::Taken { id, nth } => deliveries.taken(id, nth, out),
             Input::Request { ticket, request } => requests.ask(ticket, request, *features, now, out),
             Input::CancelRequest { ticket } => requests.cancel(ticket),
             Input::Respond { id, result } => requests.answered(id, result, out),

@@ -11,6 +11,8 @@ use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, VolatileEmit};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, PublisherState};
+use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::request::Response;
 use redeliver_protocol::seq::{EmitNumber, IdentityTag, InstanceId, PublisherId, Seq, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
@@ -51,6 +53,8 @@ pub(crate) struct Hub {
     inputs: VecDeque<(ConnectionId, Input)>,
     holding: BTreeSet<Held>,
     held: Vec<(Held, ConnectionId, Output)>,
+    /// What the readers of durable subscribers said that they hand over.
+    taken: BTreeMap<(SubscriberName, TopicName), DeliveredThrough>,
 }
 
 /// One connection of the hub.
@@ -88,6 +92,7 @@ impl Hub {
             inputs: VecDeque::new(),
             holding: BTreeSet::new(),
             held: Vec::new(),
+            taken: BTreeMap::new(),
         }
     }
 
@@ -123,6 +128,7 @@ impl Hub {
         self.watchers = Watchers::new();
         self.inputs.clear();
         self.held.clear();
+        self.taken.clear();
         self.holding.clear();
         self.epoch += 1;
         self.log.begin_epoch(self.epoch);
@@ -223,6 +229,7 @@ impl Hub {
             Output::EmitVolatile(_) => None,
             Output::SaveCursor { .. } => Some(Held::Saves),
             Output::Send(_)
+            | Output::Taking { .. }
             | Output::SendEvents { .. }
             | Output::Claim { .. }
             | Output::Release { .. }
@@ -251,7 +258,11 @@ impl Hub {
                 }
             }
             Output::Open { id: subscription, topic, start, subscriber } => {
-                let result = self.log.open(&topic, &start, subscriber.as_ref(), timestamp(now));
+                let mut result = self.log.open(&topic, &start, subscriber.as_ref(), timestamp(now));
+                let named = subscriber.and_then(|subscriber| self.taken.remove(&(subscriber, topic)));
+                if let (Ok(opened), Some(named)) = (&mut result, named) {
+                    opened.delivered_through = opened.delivered_through.min(named);
+                }
                 self.inputs.push_back((id, Input::Opened { id: subscription, result }));
             }
             Output::Watch { id: subscription, topic } => self.watchers.watch(id, subscription, topic, ()),
@@ -269,6 +280,12 @@ impl Hub {
             }
             Output::Append { first, events } => self.append_emits(id, first, events, now),
             Output::EmitVolatile(event) => self.give_volatile(VolatileEmit { time: timestamp(now), event }),
+            Output::Taking { id: subscription, subscriber, topic, mark, nth } => {
+                if self.owners.is_owner(id, subscription) {
+                    self.taken.entry((subscriber, topic)).or_default().raise(mark);
+                    self.inputs.push_back((id, Input::Taken { id: subscription, nth }));
+                }
+            }
             Output::SaveCursor { id: subscription, subscriber, topic, cursor, .. } => {
                 // The fence: whoever lost the topic saves nothing.
                 if self.owners.is_owner(id, subscription) {

@@ -13,6 +13,7 @@ mod client_cuts;
 mod client_merged;
 mod client_starts;
 mod client_stories;
+mod client_takes;
 mod requests;
 mod server_cursors;
 mod server_delivery;
