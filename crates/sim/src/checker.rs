@@ -232,7 +232,7 @@ impl Judge {
                 asides.delivered(case, *run, payload);
             }
             Entry::Delivered { run, delivery } => {
-                readers.delivered(case, truth, &emits.emitted, figures, *run, delivery)
+                readers.delivered(case, truth, &emits.emitted, figures, *run, delivery);
             }
             Entry::RowSubscribing { process, run, topics } => rows.subscribing(*process, *run, topics),
             Entry::RowDelivered { run, topic, delivery } => {

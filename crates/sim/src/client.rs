@@ -140,10 +140,8 @@ impl World {
 
     /// Whether an emit of this publisher was acknowledged.
     fn has_stored(&self, publisher: u32) -> bool {
-        self.history.entries.iter().any(|(_, entry)| match entry {
-            Entry::EmitDone { key, outcome: EmitOutcome::Stored { .. }, .. } => key.publisher == publisher,
-            _ => false,
-        })
+        let is_stored = |entry: &Entry| matches!(entry, Entry::EmitDone { key, outcome: EmitOutcome::Stored { .. }, .. } if key.publisher == publisher);
+        self.history.entries.iter().any(|(_, entry)| is_stored(entry))
     }
 
     /// A process ends at once, without a goodbye.
