@@ -181,7 +181,7 @@ impl<'a> TopicScan<'a> {
                 }
             }
             StoredValue::Nothing | StoredValue::Beginning(_) | StoredValue::Incomplete | StoredValue::Damaged(_) => {
-                self.damaged.push(prefix)
+                self.damaged.push(prefix);
             }
         }
         Ok(())

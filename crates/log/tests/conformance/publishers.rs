@@ -230,9 +230,9 @@ fn what_came_late_is_known_in_the_store_and_hides_nothing_beside_it() {
         for _ in 0..2 {
             bench.tend_all();
             let duplicate = |seq| Duplicate(at(1, seq));
-            let fates: Vec<_> = (1..=5)
-                .map(|number| bench.publish(1, 0, number, &[["a", "b", "c", "d", "e"][number as usize - 1]])[0].fate)
-                .collect();
+            let payloads = (1..).zip(["a", "b", "c", "d", "e"]);
+            let fates: Vec<_> =
+                payloads.map(|(number, payload)| bench.publish(1, 0, number, &[payload])[0].fate).collect();
             assert_eq!(fates, [duplicate(1), duplicate(4), duplicate(2), duplicate(5), duplicate(3)]);
         }
     }
