@@ -46,6 +46,20 @@ impl Gateway {
         self.handle.shared.log.position_at(seq)
     }
 
+    /// Returns the paced time that what is stored now is to bear. It may be ahead of [`Gateway::paced_now`], so that nothing
+    /// seems older than it is.
+    #[must_use]
+    pub fn paced_stamp(&self) -> Timestamp {
+        self.handle.shared.log.paced_stamp()
+    }
+
+    /// Returns the paced time by which the age of what bears a [`Gateway::paced_stamp`] is judged: a wall clock that is set
+    /// does not move it, and the time between two runs of the server counts. At most about a second old.
+    #[must_use]
+    pub fn paced_now(&self) -> Timestamp {
+        self.handle.shared.log.paced_now()
+    }
+
     /// Whether a position is of this log's history, so that a reader may go on from it. What followed it may be gone all
     /// the same: a feed tells.
     #[must_use]
