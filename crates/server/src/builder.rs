@@ -22,11 +22,12 @@ use crate::requests::{self, ClientRequest, Handler};
 use crate::server::Server;
 use crate::shared::{Settings, Shared};
 
-/// Settles what a [`Server`] is made of. Made by [`Server::builder`]; a log must be chosen, everything else has a default.
+/// Builds a [`Server`]. Made by [`Server::builder`]; a log must be chosen, everything else has a default.
 #[derive(Default)]
 pub struct ServerBuilder {
     source: Source,
     config: ServerConfig,
+    limits: Option<Limits>,
     log_config: LogConfig,
     access: Option<Arc<dyn AnyAccess>>,
     allowed_origins: Vec<String>,
@@ -67,35 +68,37 @@ impl ServerBuilder {
         self
     }
 
-    /// Takes a log that is open already. `log_config` is not looked at then.
+    /// Takes a log that is open already, over a store of the app's own: made with the crate `redeliver-log`, whose
+    /// monotonic time begins when the log is opened. [`ServerBuilder::log_config`] is not looked at then.
     #[must_use]
     pub fn log(mut self, log: Log) -> ServerBuilder {
         self.source = Source::Opened(Box::new(log));
         self
     }
 
-    /// What clients are told and held to; also what in-process emits are held to.
+    /// Sets what clients are told and held to; also what in-process emits are held to.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> ServerBuilder {
-        self.config.limits = limits;
+        self.limits = Some(limits);
         self
     }
 
-    /// How sessions behave: heartbeat, timeouts, batches. Includes the limits, so call [`ServerBuilder::limits`] after it.
+    /// Sets how sessions behave: heartbeat, timeouts, batches. Its limits count unless [`ServerBuilder::limits`] is called
+    /// too, before or after.
     #[must_use]
     pub fn session_config(mut self, config: ServerConfig) -> ServerBuilder {
         self.config = config;
         self
     }
 
-    /// How the log behaves: retention above all.
+    /// Sets how the log behaves: retention above all.
     #[must_use]
     pub fn log_config(mut self, config: LogConfig) -> ServerBuilder {
         self.log_config = config;
         self
     }
 
-    /// Who may connect and do what. [`OpenAccess`] unless set. Does not judge the process itself: in-process emits and
+    /// Sets who may connect and do what: [`OpenAccess`] unless set. It does not judge the process itself: in-process emits and
     /// subscriptions may do everything.
     #[must_use]
     pub fn access(mut self, access: impl Access) -> ServerBuilder {
@@ -163,7 +166,10 @@ impl ServerBuilder {
     ///
     /// An open that is under way when the future is dropped goes on and is undone when it ends: the data directory is free
     /// again a little later.
-    pub async fn open(self) -> Result<Server, OpenError> {
+    pub async fn open(mut self) -> Result<Server, OpenError> {
+        if let Some(limits) = self.limits {
+            self.config.limits = limits;
+        }
         let opened = std::time::Instant::now();
         let log = match self.source {
             Source::Unset => return Err(OpenError::NoLog),

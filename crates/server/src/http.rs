@@ -39,19 +39,28 @@ pub(crate) fn respond<B>(
 }
 
 fn answer<B>(shared: &Shared, request: &Request<B>) -> Response<Full<Bytes>> {
-    let is_get = request.method() == Method::GET;
+    // hyper leaves the body of an answer to HEAD away.
+    let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
     match request.uri().path() {
         "/" if is_get => text(StatusCode::OK, FRONT_PAGE),
         "/healthz" if is_get => text(StatusCode::OK, "ok\n"),
         "/readyz" if is_get => match &*shared.phase().borrow() {
+            // Readers are served, and emitters are told to wait: no other server could take their events.
+            Phase::Ready if shared.storage.is_full() => {
+                text(StatusCode::OK, "ready, but the disk is full: emits wait\n")
+            }
             Phase::Ready => text(StatusCode::OK, "ready\n"),
             Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
             // The reason may name paths: it is in the log.
             Phase::Failed(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the log has failed\n"),
         },
         "/" | "/healthz" | "/readyz" => {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+            let mut response = if request.method() == Method::OPTIONS {
+                text(StatusCode::NO_CONTENT, "")
+            } else {
+                text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n")
+            };
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
             response
         }
         _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),

@@ -63,6 +63,7 @@ mod server;
 mod session_driver;
 mod shared;
 mod stats;
+mod storage;
 mod turn;
 mod volatile;
 mod wake_task;

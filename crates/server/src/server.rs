@@ -200,8 +200,9 @@ impl Server {
     /// What the server has done and holds.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
-        let connections = *self.handle.shared.present().borrow();
-        self.handle.shared.counters.read(connections)
+        let shared = &self.handle.shared;
+        let connections = *shared.present().borrow();
+        shared.counters.read(connections, shared.storage.is_full())
     }
 
     /// Returns what the log holds and does: its size, floor, tail and damage.

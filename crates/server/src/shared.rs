@@ -15,6 +15,7 @@ use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::requests::{Asking, Handler};
 use crate::stats::{Counters, add};
+use crate::storage::Storage;
 
 pub(crate) struct Shared {
     pub(crate) log: Log,
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) drain_within: Duration,
     pub(crate) clock: Clock,
     pub(crate) counters: Counters,
+    pub(crate) storage: Storage,
     /// The app's handler of clients' requests.
     pub(crate) handler: Option<Handler>,
     pub(crate) asking: Asking,
@@ -92,6 +94,7 @@ impl Shared {
             drain_within: settings.drain_within,
             clock: Clock::new(),
             counters: Counters::default(),
+            storage: Storage::default(),
             handler: settings.handler,
             asking: Asking::default(),
             cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),

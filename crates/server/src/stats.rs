@@ -22,6 +22,8 @@ pub struct ServerStats {
     pub overloads: u64,
     /// Reads that the newest events in memory could not answer.
     pub cold_reads: u64,
+    /// Whether the disk is full, so that emits are refused for now. Reads go on.
+    pub storage_full: bool,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +38,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn read(&self, connections: usize) -> ServerStats {
+    pub(crate) fn read(&self, connections: usize, storage_full: bool) -> ServerStats {
         ServerStats {
             connections: connections as u64,
             connections_total: self.connections_total.load(Relaxed),
@@ -46,6 +48,7 @@ impl Counters {
             commits: self.commits.load(Relaxed),
             overloads: self.overloads.load(Relaxed),
             cold_reads: self.cold_reads.load(Relaxed),
+            storage_full,
         }
     }
 }

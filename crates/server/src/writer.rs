@@ -13,7 +13,7 @@ use redeliver_protocol::seq::EmitNumber;
 use redeliver_protocol::server::Input;
 use redeliver_protocol::time::Instant;
 use tokio::sync::{oneshot, watch};
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::clock::wall_clock;
 use crate::queue::{Answer, Append, CursorKey, CursorSave, StateSave, Work};
@@ -28,7 +28,7 @@ pub(crate) fn start(shared: Arc<Shared>, opened: std::time::Instant) -> std::io:
         // Dropped after everything else that this thread holds.
         let _running = running;
         let shared = shared;
-        let mut writer = Writer { shared: Arc::clone(&shared), opened, storage_full: false };
+        let mut writer = Writer { shared: Arc::clone(&shared), opened };
         let failure = match catch_unwind(AssertUnwindSafe(|| writer.run())) {
             Ok(Ok(())) => return,
             Ok(Err(failure)) => failure.to_string(),
@@ -43,8 +43,6 @@ pub(crate) fn start(shared: Arc<Shared>, opened: std::time::Instant) -> std::io:
 struct Writer {
     shared: Arc<Shared>,
     opened: std::time::Instant,
-    /// Whether upkeep found the disk full: then it pauses for a while.
-    storage_full: bool,
 }
 
 /// Who waits for which part of a commit.
@@ -97,17 +95,10 @@ impl Writer {
         let monotonic = Instant::from_origin(self.opened.elapsed());
         match self.log().maintain(wall_clock(), monotonic) {
             Err(error) if error.is_retryable() => {
-                if !self.storage_full {
-                    warn!(%error, "upkeep of the log waits");
-                }
-                self.storage_full = true;
+                self.shared.storage.found_full(&error);
                 Ok(Maintenance::Idle)
             }
-            Ok(tended) => {
-                self.storage_full = false;
-                Ok(tended)
-            }
-            Err(error) => Err(error),
+            done => done,
         }
     }
 
@@ -159,13 +150,19 @@ impl Writer {
         let staged = match self.log().stage(requests, wall_clock(), monotonic) {
             Ok(staged) => staged,
             Err(error) if error.is_retryable() => {
-                warn!(%error, "a commit is put off");
+                self.shared.storage.found_full(&error);
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
         self.shared.queue.cursors_staged();
         let Committed { outcomes, grown } = self.log().publish(staged)?;
+        if outcomes.iter().any(lacked_room) {
+            self.shared.storage.found_full(&LogError::StorageFull);
+        } else if !grown.is_empty() {
+            // Of a cursor alone there is no telling: it may fit where no event does.
+            self.shared.storage.found_room();
+        }
         add(&self.shared.counters.commits, 1);
         self.shared.hub.wake(grown);
         Ok(Some(outcomes))
@@ -215,6 +212,15 @@ impl Writer {
 
     fn log(&self) -> &Log {
         &self.shared.log
+    }
+}
+
+/// Whether some of a request was not written because the disk is full.
+fn lacked_room(outcome: &WriteOutcome) -> bool {
+    match outcome {
+        WriteOutcome::Emitted(runs) => runs.iter().any(|run| run.fate == EmitFate::Refused(RefusalCode::StorageFull)),
+        WriteOutcome::CursorNotSaved | WriteOutcome::StateNotSaved => true,
+        WriteOutcome::CursorSaved | WriteOutcome::StateSaved => false,
     }
 }
 

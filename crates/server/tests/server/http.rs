@@ -24,7 +24,7 @@ async fn ask(address: &str, request: &str) -> String {
     }
 }
 
-async fn get(address: &str, path: &str) -> String {
+pub(crate) async fn get(address: &str, path: &str) -> String {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")).await
 }
 
@@ -37,7 +37,7 @@ async fn shake_hands(address: &str, headers: &str) -> String {
     ask(address, &request).await
 }
 
-fn status(answer: &str) -> &str {
+pub(crate) fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or(answer)
 }
 
@@ -51,6 +51,17 @@ async fn a_server_that_works_is_healthy_and_ready() {
     assert!(front.contains("redeliver.v1"), "{front}");
     assert_eq!(status(&get(&address, "/etc/passwd").await), "404");
     assert_eq!(status(&ask(&address, "POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").await), "405");
+}
+
+#[tokio::test]
+async fn probes_that_ask_with_head_or_for_options_are_answered() {
+    let (_server, address) = serve().await;
+    for path in ["/", "/healthz", "/readyz"] {
+        let head = ask(&address, &format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert!(status(&head) == "200" && head.ends_with("\r\n\r\n"), "{head}");
+        let options = ask(&address, &format!("OPTIONS {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert!(status(&options) == "204" && options.contains("GET, HEAD, OPTIONS"), "{options}");
+    }
 }
 
 #[tokio::test]

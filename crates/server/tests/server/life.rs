@@ -9,6 +9,7 @@ use redeliver_protocol::seq::Epoch;
 use redeliver_protocol::time::{Instant, Timestamp};
 use redeliver_server::{EmitError, Log, LogConfig, Outcome, Server};
 
+use crate::http::{get, status};
 use crate::peer::*;
 
 #[tokio::test]
@@ -96,10 +97,15 @@ async fn a_full_disk_refuses_events_and_goes_on_when_there_is_room() {
     kv.set_faults(Faults { capacity_bytes: Some(1), ..Faults::default() });
     let error = server.emit_event(event("t", "no room")).await.expect_err("the disk is full");
     assert_eq!(error, EmitError::refused(RefusalCode::StorageFull));
-    assert!(error.is_retryable() && server.is_ready());
+    assert!(error.is_retryable() && server.is_ready() && server.stats().storage_full);
+    let address = listen(&server).await;
+    let ready = get(&address, "/readyz").await;
+    assert!(status(&ready) == "200" && ready.contains("the disk is full"), "reads go on: {ready}");
     kv.set_faults(Faults::default());
     server.emit_event(event("t", "second")).await.expect("stored");
     assert_eq!(server.head().seq.0, 2);
+    assert!(!server.stats().storage_full);
+    assert!(!get(&address, "/readyz").await.contains("full"));
 }
 
 #[tokio::test]
