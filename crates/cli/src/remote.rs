@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use redeliver_client::{Client, ClientBuilder, Close, CloseCode, ConnectError, ConnectionState};
-use tokio::sync::watch;
+use redeliver_client::{Client, ClientBuilder, Close, CloseCode, ConnectError, ConnectionState, ConnectionWatch};
 
 use crate::args::Remote;
 use crate::escape;
@@ -48,9 +47,9 @@ pub(crate) fn note(bar: &ProgressBar, words: &str) {
 pub(crate) async fn close_of(client: &Client) -> Option<Close> {
     let mut state = client.state();
     let has_ended = |state: &ConnectionState| matches!(state, ConnectionState::Ended { .. });
-    let ended = tokio::time::timeout(MOMENT, state.wait_for(has_ended)).await.ok()?.ok()?;
-    match &*ended {
-        ConnectionState::Ended { close } => close.clone(),
+    let ended = tokio::time::timeout(MOMENT, state.wait_for(has_ended)).await.ok()??;
+    match ended {
+        ConnectionState::Ended { close } => close,
         ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Waiting { .. } => None,
     }
 }
@@ -76,12 +75,12 @@ pub(crate) fn why_ended(close: Option<&Close>) -> Problem {
 }
 
 /// Speaks once when the connection goes and once when it comes back, however many tries lie between.
-async fn tell_of_connection(mut state: watch::Receiver<ConnectionState>, url: String, bar: ProgressBar) {
+async fn tell_of_connection(mut states: ConnectionWatch, url: String, bar: ProgressBar) {
     let mut was_connected = false;
     let mut in_trouble = false;
+    let mut state = states.current();
     loop {
-        let now = state.borrow_and_update().clone();
-        match now {
+        match state {
             ConnectionState::Waiting { reason, .. } if !in_trouble => {
                 in_trouble = true;
                 let reason = escape::controls(&reason);
@@ -100,9 +99,8 @@ async fn tell_of_connection(mut state: watch::Receiver<ConnectionState>, url: St
             ConnectionState::Ended { .. } => return,
             ConnectionState::Waiting { .. } | ConnectionState::Connecting => {}
         }
-        if state.changed().await.is_err() {
-            return;
-        }
+        let Some(next) = states.changed().await else { return };
+        state = next;
     }
 }
 

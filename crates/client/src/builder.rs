@@ -203,7 +203,7 @@ impl<C: Connector> ClientBuilder<C> {
     pub async fn connect(self) -> Result<Client, ConnectError> {
         let limit = self.connect_within;
         let client = self.connect_lazy()?;
-        let mut state = client.state();
+        let mut state = client.shared.state.clone();
         let connected = connected(&mut state);
         let Some(limit) = limit else {
             return connected.await.map(|()| client);

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::acks::AckBoard;
 use crate::builder::ClientBuilder;
 use crate::command::Command;
+use crate::connection_watch::ConnectionWatch;
 use crate::cursor_store::{CursorStore, KeyRegistry};
 use crate::emit::{self, PendingReceipt};
 use crate::error::ShutdownError;
@@ -32,6 +33,7 @@ use crate::subscribe::SubscribeBuilder;
 /// goes on in the background for up to five seconds to send what is in the outbox and to have its acks confirmed;
 /// [`shutdown`](Client::shutdown) waits for that and says how it went.
 #[derive(Clone, Debug)]
+#[must_use = "a client that is dropped ends"]
 pub struct Client {
     pub(crate) shared: Arc<Shared>,
 }
@@ -217,8 +219,8 @@ impl Client {
 
     /// The connection's state, to watch.
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<ConnectionState> {
-        self.shared.state.clone()
+    pub fn state(&self) -> ConnectionWatch {
+        ConnectionWatch::new(self.shared.state.clone())
     }
 
     /// What concerns the client as a whole, from now on.

@@ -1,6 +1,7 @@
 //! Where a client keeps the cursors of its stored subscriptions: a trait, and a store in memory. A store must never
 //! answer "no cursor" when it cannot tell.
 
+#[cfg(feature = "file-cursors")]
 mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::TopicName;
 
+#[cfg(feature = "file-cursors")]
 pub use self::file::FileCursorStore;
 use crate::error::CursorStoreError;
 

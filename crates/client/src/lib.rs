@@ -8,7 +8,7 @@
 //! # let toy = toy::Toy::new();
 //! use std::time::Duration;
 //!
-//! use redeliver_client::{Client, Delivery, Start};
+//! use redeliver_client::{Client, Delivery};
 //!
 //! let client = Client::builder("ws://127.0.0.1:7400")
 //!     .subscriber("billing") // the server keeps this one's place in each topic
@@ -19,14 +19,15 @@
 //! // Returns once the event is durable on the server, whatever happens to the connection meanwhile.
 //! let receipt = client.emit("orders", "created", "3 crates of tea").await?;
 //!
-//! let mut orders = client.subscribe("orders").durable().auto_ack().start(Start::Earliest).await?;
+//! // The first time, from the oldest event on; later, behind what was acknowledged.
+//! let mut orders = client.subscribe("orders").durable().auto_ack().await?;
 //! while let Some(delivery) = orders.next().await {
 //!     match delivery {
 //!         Delivery::Event(event) => {
 //!             assert_eq!(Some(event.seq()), receipt.seq());
 //!             println!("{}: {}", event.name, event.text()?);
 //!         }
-//!         Delivery::Gap(gap) => println!("{} events are gone: {:?}", gap.count, gap.cause),
+//!         Delivery::Gap(gap) => println!("{gap}"), // why events are gone, and how many
 //!         Delivery::CaughtUp { .. } => break, // what follows is live
 //!         _ => {}
 //!     }
@@ -47,8 +48,27 @@
 //! - **An ack** says that everything up to an event is handled. After a restart, a durable subscription (its cursor is
 //!   with the server) or a stored one (in a [`CursorStore`] of the client's) goes on behind the last ack that was
 //!   confirmed; what may come a second time is marked [`redelivered`](Event::redelivered).
-//! - **To handle each event exactly once**, store [`Event::known`] together with what the event changed, and start with
-//!   [`Start::After`] it.
+//! - **A number of an outbox** is stored once ([`ClientBuilder::publisher_after`]): a relay that dies anywhere and goes
+//!   on behind the last receipt that it noted leaves nothing out and doubles nothing.
+//!
+//! # Each effect exactly once
+//!
+//! Store the event's place in the transaction of its effect, on condition that the place before it is what is stored:
+//!
+//! ```sql
+//! -- let step = event.place();
+//! BEGIN;
+//! UPDATE places SET place = :after                -- step.after.to_string()
+//!  WHERE topic = 'orders' AND place = :before;    -- step.before.to_string()
+//! -- 0 rows: another process goes on here. Roll back and stop.
+//! INSERT INTO invoices …;
+//! COMMIT;
+//! ```
+//!
+//! At the start read the place, and subscribe with [`Start::After`] it (`text.parse::<Place>()?`); insert the row the
+//! first time. Storing alone is not enough: a process that is on its way out may still commit what it has in hand after
+//! its successor has read the place. The condition also holds when the server was restored from a backup. A gap has a
+//! [`place`](Gap::place) too. The example `exactly_once` does this with a file.
 //!
 //! # What is bounded
 //!
@@ -59,6 +79,10 @@
 //!
 //! There is none built in: a `wss://` URL needs a [`Connector`] that offers it, or a proxy in front of the server.
 //!
+//! # Features
+//!
+//! `file-cursors` (on by default): `FileCursorStore`, which keeps cursors in a file.
+//!
 //! # How it is built
 //!
 //! The IO shell around [`redeliver_protocol::client::ClientSession`]. It makes connections, carries messages and runs
@@ -68,6 +92,7 @@ mod acks;
 mod builder;
 mod client;
 mod command;
+mod connection_watch;
 mod cursor_store;
 mod driver;
 mod emit;
@@ -91,7 +116,7 @@ pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 pub use redeliver_protocol::event::{EmitOptions, EventError, NewEvent};
 pub use redeliver_protocol::features::Features;
 pub use redeliver_protocol::frame::{Ownership, Window};
-pub use redeliver_protocol::history::{Cursor, GapCause, Place, PlaceStep, Start};
+pub use redeliver_protocol::history::{Cursor, FirstStart, GapCause, Place, PlaceStep, Start};
 pub use redeliver_protocol::limits::EVENT_BYTES_MAX;
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
 pub use redeliver_protocol::open_stream::OpenStream;
@@ -103,7 +128,10 @@ pub use redeliver_protocol::time::Timestamp;
 
 pub use self::builder::ClientBuilder;
 pub use self::client::Client;
-pub use self::cursor_store::{CursorKey, CursorStore, FileCursorStore, MemoryCursorStore};
+pub use self::connection_watch::ConnectionWatch;
+#[cfg(feature = "file-cursors")]
+pub use self::cursor_store::FileCursorStore;
+pub use self::cursor_store::{CursorKey, CursorStore, MemoryCursorStore};
 pub use self::emit::PendingReceipt;
 pub use self::endpoint::Endpoint;
 pub use self::error::{ConnectError, CursorStoreError, NotConfirmed, ShutdownError, SubscribeError};

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use redeliver_protocol::client::{CursorKeeper, SubscribeRequest, SubscriptionEnd};
 use redeliver_protocol::frame::{Ownership, Window};
-use redeliver_protocol::history::{Cursor, Start};
+use redeliver_protocol::history::{Cursor, FirstStart, Start};
 use redeliver_protocol::name::{NameError, TopicName};
 use redeliver_protocol::seq::{Nth, SubscriptionId};
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +33,7 @@ pub struct SubscribeBuilder {
     topics: Result<Vec<TopicName>, NameError>,
     is_merged: bool,
     start: Option<Start>,
+    rewinds: bool,
     window: Window,
     ownership: Ownership,
     keeper: Keeper,
@@ -61,6 +62,7 @@ impl SubscribeBuilder {
             topics,
             is_merged,
             start: None,
+            rewinds: false,
             window: Window::default(),
             ownership: Ownership::default(),
             keeper: Keeper::Nobody,
@@ -68,10 +70,29 @@ impl SubscribeBuilder {
         }
     }
 
-    /// Where to start. By default a durable subscription resumes from its stored cursor, any other one starts at latest.
-    /// A cursor in the client's own store wins over this. Several topics each start there.
+    /// Where to start. A durable or stored subscription that has a cursor goes on behind it all the same (unless a place
+    /// given here lies further on): this is where its *first* start is. Only [`rewind`](SubscribeBuilder::rewind) moves
+    /// one that is known. Several topics each start there.
+    ///
+    /// Without this, durable and stored subscriptions start first with the earliest event that is retained, so that
+    /// nothing that was emitted before the first deployment is skipped; any other one starts with what comes next.
     pub fn start(mut self, start: Start) -> Self {
         self.start = Some(start);
+        self.rewinds = false;
+        self
+    }
+
+    /// Where to start if nobody knows the subscription yet. Like [`start`](SubscribeBuilder::start), for those that name
+    /// no place.
+    pub fn first_start(self, first: FirstStart) -> Self {
+        self.start(first.into())
+    }
+
+    /// Moves the subscription here, whatever its cursor says: back, and events come again, or on, and events are
+    /// skipped. Each time that the subscription is made: for a tool, not for a service that restarts.
+    pub fn rewind(mut self, start: Start) -> Self {
+        self.start = Some(start);
+        self.rewinds = true;
         self
     }
 
@@ -187,7 +208,7 @@ impl SubscribeBuilder {
                 };
                 let (claim, stored) = load(&self.client, name).await?;
                 key = Some(claim);
-                CursorKeeper::Client { stored }
+                CursorKeeper::Client { stored: stored.filter(|_| !self.rewinds) }
             }
         };
         let request = SubscribeRequest {
@@ -203,12 +224,19 @@ impl SubscribeBuilder {
     /// Where each topic starts. A place in several topics is a position: the nth that comes with it is that of one of them.
     fn start_of_each(&self) -> Start {
         let mut start = match (&self.start, &self.keeper) {
-            (Some(start), _) => start.clone(),
-            (None, Keeper::Server) => Start::Resume { at_least: None },
-            (None, Keeper::Nobody | Keeper::Store(_)) => Start::default(),
+            (Some(start), _) if self.rewinds => start.clone(),
+            // It says already what becomes of the cursor.
+            (Some(start @ (Start::Resume { .. } | Start::ResumeOr { .. })), Keeper::Server) => start.clone(),
+            (Some(start), Keeper::Server) => Start::first(start.clone()),
+            (Some(start), Keeper::Nobody | Keeper::Store(_)) => start.clone().of_unknown(),
+            (None, Keeper::Server) => Start::first(Start::Earliest),
+            (None, Keeper::Store(_)) => Start::Earliest,
+            (None, Keeper::Nobody) => Start::Latest,
         };
         if self.is_merged
-            && let Start::After(known) | Start::Resume { at_least: Some(known) } = &mut start
+            && let Start::After(known)
+            | Start::Resume { at_least: Some(known) }
+            | Start::ResumeOr { at_least: Some(known), .. } = &mut start
         {
             known.nth = Nth::ZERO;
         }

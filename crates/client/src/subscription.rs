@@ -26,6 +26,7 @@ use crate::volatile::volatile_bytes;
 /// Nothing beyond the window is handed over until what came before is acknowledged, with [`Event::ack`] or by
 /// `auto_ack`. A subscription keeps its client alive. Dropped, it unsubscribes in the background; acks made before
 /// still count.
+#[must_use = "a subscription that is dropped ends"]
 pub struct Subscription {
     id: SubscriptionId,
     topic: TopicName,

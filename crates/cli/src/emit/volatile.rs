@@ -72,9 +72,9 @@ async fn connected(client: &Client) -> Result<(), Ended> {
         ConnectionState::Connected { .. } | ConnectionState::Ended { .. } => true,
         ConnectionState::Connecting | ConnectionState::Waiting { .. } => false,
     };
-    match state.wait_for(is_decided).await.as_deref() {
-        Ok(ConnectionState::Connected { .. }) => Ok(()),
-        Ok(ConnectionState::Ended { .. } | ConnectionState::Connecting | ConnectionState::Waiting { .. }) | Err(_) => {
+    match state.wait_for(is_decided).await {
+        Some(ConnectionState::Connected { .. }) => Ok(()),
+        Some(ConnectionState::Ended { .. } | ConnectionState::Connecting | ConnectionState::Waiting { .. }) | None => {
             Err(Ended::Done)
         }
     }

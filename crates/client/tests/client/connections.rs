@@ -15,7 +15,7 @@ async fn the_state_can_be_watched() {
     let toy = Toy::new();
     let client = Client::builder("ws://toy").connector(toy.clone()).connect().await.unwrap();
     let mut state = client.state();
-    assert!(matches!(*state.borrow_and_update(), ConnectionState::Connected { .. }));
+    assert!(matches!(state.current(), ConnectionState::Connected { .. }));
     toy.faults(|faults| faults.unreachable = true);
     toy.cut();
     state.wait_for(|state| matches!(state, ConnectionState::Waiting { .. })).await.unwrap();
@@ -27,7 +27,7 @@ async fn the_state_can_be_watched() {
     toy.faults(|faults| faults.unreachable = false);
     state.wait_for(|state| matches!(state, ConnectionState::Connected { .. })).await.unwrap();
     client.shutdown(Duration::from_secs(5)).await.unwrap();
-    assert_eq!(*state.borrow(), ConnectionState::Ended { close: None });
+    assert_eq!(state.current(), ConnectionState::Ended { close: None });
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,95 @@
+//! Adds up orders so that each counts exactly once, through crashes, restores and two processes at once.
+//!
+//! The sum and the place are one file, which is replaced as a whole: that stands here for a database transaction. The place
+//! is compared before it is set. A process that was overtaken by another one finds a place that it did not write, and
+//! stops. In SQL:
+//!
+//! ```sql
+//! BEGIN;
+//! UPDATE places SET place = :after WHERE topic = 'orders' AND place = :before;  -- 0 rows: somebody else goes on; stop
+//! UPDATE sums SET crates = crates + :crates;
+//! COMMIT;
+//! ```
+//!
+//! ```text
+//! cargo run --example exactly_once -- ws://127.0.0.1:7400 /var/tmp/sum.json
+//! ```
+
+use std::error::Error;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
+
+use redeliver_client::{Client, Delivery, Place, Start};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct Books {
+    /// Where the sum stands in the topic. At first: before everything.
+    place: Place,
+    crates_of_tea: u64,
+}
+
+#[derive(Deserialize)]
+struct Order {
+    crates_of_tea: u64,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let url = args.next().unwrap_or_else(|| "ws://127.0.0.1:7400".to_owned());
+    let path = args.next().unwrap_or_else(|| "sum.json".to_owned());
+    let path = Path::new(&path);
+
+    let begun = read(path)?;
+    let start = if begun.place == Place::default() { Start::Earliest } else { Start::After(begun.place.clone()) };
+    let client = Client::builder(url).connect_within(Duration::from_secs(10)).connect().await?;
+    let mut orders = client.subscribe("orders").start(start).await?;
+    while let Some(delivery) = orders.next().await {
+        match delivery {
+            Delivery::Event(event) => {
+                let crates = event.json::<Order>()?.crates_of_tea;
+                let step = event.place();
+                let mut books = read(path)?;
+                let is_mine = books.place == step.before || books.place == Place::default();
+                if !is_mine {
+                    return Err("another process goes on with these books".into());
+                }
+                books.place = step.after;
+                books.crates_of_tea += crates;
+                write(path, &books)?;
+                event.ack();
+            }
+            Delivery::Gap(gap) => {
+                let mut books = read(path)?;
+                books.place = gap.place().after;
+                write(path, &books)?;
+                gap.ack();
+            }
+            Delivery::CaughtUp { .. } => break,
+            _ => {}
+        }
+    }
+    client.shutdown(Duration::from_secs(5)).await?;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Books, Box<dyn Error>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Books::default()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Replaces the file as a whole. Between the read and this, a database would hold the row.
+fn write(path: &Path, books: &Books) -> Result<(), Box<dyn Error>> {
+    let new = path.with_extension("new");
+    let file = fs::File::create(&new)?;
+    serde_json::to_writer(&file, books)?;
+    file.sync_all()?;
+    fs::rename(new, path)?;
+    Ok(())
+}
