@@ -227,9 +227,9 @@ async fn two_subscriptions_cannot_keep_their_cursors_under_one_key() {
     let first = client.subscribe("orders").stored().await.unwrap();
     let error = client.subscribe("orders").stored().await.unwrap_err();
     assert_eq!(error, SubscribeError::CursorInUse { key: CursorKey::new("orders") });
-    client.subscribe("orders").stored_as("another").await.unwrap();
+    drop(client.subscribe("orders").stored_as("another").await.unwrap());
     first.close().await.unwrap();
-    client.subscribe("orders").stored().await.unwrap();
+    drop(client.subscribe("orders").stored().await.unwrap());
 }
 
 /// A store that fails until it is mended.
