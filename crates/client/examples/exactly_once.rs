@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 gap.ack();
             }
             Delivery::CaughtUp { .. } => break,
-            _ => {}
+            Delivery::Volatile(_) | Delivery::Resumed { .. } | _ => {}
         }
     }
     client.shutdown(Duration::from_secs(5)).await?;

@@ -241,15 +241,17 @@ where
 /// Whether a failed handshake is a final answer: only a redeliver server's own. Whatever a proxy, a firewall or a
 /// starting server may say in passing is not.
 fn refusal(error: &WsError) -> Option<Close> {
-    let (code, reason) = match error {
-        WsError::Http(response) if is_of_a_server(response) => (CloseCode::Malformed, answer_of(response)),
-        WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
-            let reason = format!("the server is a WebSocket server, but does not speak {SUBPROTOCOL}");
-            (CloseCode::VersionMismatch, reason)
-        }
-        _ => return None,
-    };
-    Some(Close { code, reason, retry: RetryAdvice::Never })
+    let never = |code, reason| Some(Close { code, reason, retry: RetryAdvice::Never });
+    if let WsError::Http(response) = error
+        && is_of_a_server(response)
+    {
+        return never(CloseCode::Malformed, answer_of(response));
+    }
+    if let WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) = error {
+        let reason = format!("the server is a WebSocket server, but does not speak {SUBPROTOCOL}");
+        return never(CloseCode::VersionMismatch, reason);
+    }
+    None
 }
 
 /// Whether a redeliver server said that it will never take such a client. It names its subprotocol then.

@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn whatever_an_app_has_in_hand_is_a_payload_of_the_right_kind() {
         let owned = "tea".to_owned();
-        for payload in [Payload::from("tea"), Payload::from(&owned), Payload::from(owned.clone())] {
+        for payload in [Payload::from("tea"), Payload::from(&owned), Payload::from(owned)] {
             assert_eq!(payload, Payload::new(PayloadKind::Text, "tea"));
         }
         for payload in [Payload::from(b"tea"), Payload::from(*b"tea"), Payload::from(&b"tea"[..])] {

@@ -185,6 +185,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_types, reason = "a conversion reads no clock")]
     fn a_time_becomes_the_systems_and_comes_back() {
         let time = Timestamp(1_795_833_000_123);
         assert_eq!(Timestamp::from(std::time::SystemTime::try_from(time).unwrap()), time);
