@@ -52,6 +52,10 @@ pub struct ClientSession {
 impl ClientSession {
     /// A client that wants to connect.
     #[must_use]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a session owns its configuration, whichever of its parts keeps it"
+    )]
     pub fn new(config: ClientConfig, identity: Identity, mut jitter: Jitter, now: Instant) -> ClientSession {
         let mut backoff = || Backoff::new(config.backoff_first, config.backoff_max, Jitter::new(jitter.next_u64()));
         let mut session = ClientSession {
