@@ -37,8 +37,10 @@ impl Subscription {
 
     /// The start of a reader that was handed nothing yet, as a server with these features takes it.
     fn first_start(&mut self, features: Features) -> Option<Start> {
+        if features.has(Features::FIRST_START) {
+            return Some(self.start.clone());
+        }
         Some(match &self.start {
-            start if features.has(Features::FIRST_START) => start.clone(),
             Start::ResumeOr { at_least: at_least @ Some(_), .. } => Start::Resume { at_least: at_least.clone() },
             Start::ResumeOr { at_least: None, first: FirstStart::Latest } => Start::Resume { at_least: None },
             Start::ResumeOr { at_least: None, first: FirstStart::Earliest } => {
