@@ -204,7 +204,7 @@ fn open(args: &EmitArgs) -> Result<(Input, ProgressBar)> {
         }
         (Some(path), _) => {
             let metadata = std::fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
-            let bytes = metadata.is_file().then(|| metadata.len());
+            let bytes = metadata.is_file().then_some(metadata.len());
             Ok((lines::read_file(path.clone(), EVENT_BYTES_MAX), progress_bar(bytes)))
         }
         (None, Some(data)) if data == "-" => Ok((lines::read_whole(std::io::stdin(), EVENT_BYTES_MAX), hidden)),
@@ -248,7 +248,11 @@ async fn watch(mut notices: Notices, bar: ProgressBar) -> u64 {
             Notice::EmitsResumed if std::mem::take(&mut is_waiting) => {
                 remote::note(&bar, "redeliver: the server takes events again");
             }
-            _ => {}
+            Notice::EmitsWaiting { .. }
+            | Notice::EmitsResumed
+            | Notice::CursorsNotSaved { .. }
+            | Notice::Missed(_)
+            | _ => {}
         }
     }
     lost
@@ -266,7 +270,7 @@ fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, 
             if tally.is_empty() { problem } else { problem.and(&tally.in_full()) }
         }
         Ended::Failed { number, bytes, error: EmitError::Refused { code, .. } } => {
-            refused(what(number, args), bytes, code, publisher)
+            refused(&what(number, args), bytes, code, publisher)
         }
         Ended::Failed { number, error: EmitError::Unknown, .. } => {
             let words = format!(
@@ -288,7 +292,7 @@ fn verdict(ended: Ended, tally: &Tally, close: Option<&Close>, args: &EmitArgs, 
 
 /// What is to be said of an event that the server refused. What depends on its settings or on permission is decided anew
 /// when the number comes again, so that repeating the command ends.
-fn refused(what: String, bytes: usize, code: RefusalCode, publisher: Uuid) -> Problem {
+fn refused(what: &str, bytes: usize, code: RefusalCode, publisher: Uuid) -> Problem {
     let problem = Problem::new(format!("{what}: the server refused it: {code}"));
     let again = format!("then the same input with --publisher {publisher} goes on");
     match code {

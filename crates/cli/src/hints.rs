@@ -4,21 +4,18 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
 /// Returns what to type instead, if that is known.
 pub(crate) fn hint(error: &Error, command: Option<&str>) -> Option<&'static str> {
-    match error.kind() {
-        ErrorKind::InvalidSubcommand => for_command(text(error, ContextKind::InvalidSubcommand)?),
-        ErrorKind::UnknownArgument => {
-            let argument = text(error, ContextKind::InvalidArg)?;
-            for_flag(argument.split('=').next().unwrap_or(argument), command)
-        }
-        _ => None,
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        return for_command(text(error, ContextKind::InvalidSubcommand)?);
     }
+    if error.kind() == ErrorKind::UnknownArgument {
+        let argument = text(error, ContextKind::InvalidArg)?;
+        return for_flag(argument.split('=').next().unwrap_or(argument), command);
+    }
+    None
 }
 
 fn text(error: &Error, kind: ContextKind) -> Option<&str> {
-    match error.get(kind)? {
-        ContextValue::String(text) => Some(text),
-        _ => None,
-    }
+    if let ContextValue::String(text) = error.get(kind)? { Some(text) } else { None }
 }
 
 fn for_command(word: &str) -> Option<&'static str> {

@@ -162,10 +162,10 @@ impl<W: Write> Printer<W> {
         self.out.flush()?;
         self.unacked = 0;
         for (_, written) in std::mem::take(&mut self.written) {
-            match written {
-                Delivery::Event(event) => event.ack(),
-                Delivery::Gap(gap) => gap.ack(),
-                _ => {}
+            if let Delivery::Event(event) = &written {
+                event.ack();
+            } else if let Delivery::Gap(gap) = &written {
+                gap.ack();
             }
         }
         Ok(())

@@ -1,7 +1,5 @@
 //! Many topics read as one: what that costs the client.
 
-use std::time::{Duration, Instant};
-
 use redeliver_protocol::client::{CursorKeeper, Input, StreamItem, SubscribeRequest};
 use redeliver_protocol::frame::{ClientFrame, Ownership, ServerFrame, Window};
 use redeliver_protocol::history::Start;
@@ -42,10 +40,9 @@ fn as_subscribe(frame: ClientFrame) -> Option<SubscriptionId> {
 }
 
 #[test]
-fn opening_reading_and_acknowledging_ten_thousand_topics_costs_about_what_the_events_cost() {
-    // Work that grew with the square of the topics took more than ten seconds here; this takes a fraction of one.
+fn ten_thousand_topics_are_opened_read_acknowledged_and_ended_as_one() {
+    // Work that grows with the square of the topics takes more than ten seconds here; `make bench` has a row for it.
     let (topics, count) = (10_000, 2_000);
-    let begun = Instant::now();
     let mut script = opened(topics);
     let wire = SubscriptionId(topics);
     for nth in 1..=count {
@@ -59,6 +56,4 @@ fn opening_reading_and_acknowledging_ten_thousand_topics_costs_about_what_the_ev
     let unsubscribed = (1..=topics).map(|wire| ServerFrame::Unsubscribed { id: SubscriptionId(wire) });
     unsubscribed.for_each(|frame| script.server(frame));
     assert_eq!(script.gone.len(), 1);
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(4), "{topics} topics and {count} events took {took:?}");
 }
