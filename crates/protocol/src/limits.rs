@@ -19,7 +19,7 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 256;
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 4 * 1024 * 1024;
 
 /// Largest event that any server takes, in bytes (payload, name and topics): one event must fit into a commit of 1 MiB
-/// together with what surrounds it, since more between two syncs of sled was not safe (docs/storage.md).
+/// together with what surrounds it, since more between two syncs of sled was not safe (docs/adr/0003-sled-and-real-fsync.md).
 pub const EVENT_BYTES_MAX: usize = 768 * 1024;
 
 /// Largest message of either peer, in bytes. Room for the largest event and its head; what is larger is refused before
