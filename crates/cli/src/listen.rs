@@ -61,7 +61,8 @@ pub(crate) async fn run(args: ListenArgs, mut stop: Stop) -> Result<Exit> {
     }
 }
 
-/// Asks for all topics in one round trip.
+/// Asks for all topics in one round trip. A name that the server knows is moved by `--rewind` alone: with `--start` in a
+/// script, it would read everything again each time.
 async fn subscribe(client: &Client, args: &ListenArgs) -> Result<Vec<Subscription>, SubscribeError> {
     let mut known = BTreeSet::new();
     let topics = args.topics.iter().filter(|topic| known.insert(TopicName::clone(topic)));
@@ -70,8 +71,10 @@ async fn subscribe(client: &Client, args: &ListenArgs) -> Result<Vec<Subscriptio
         false => topics.map(|topic| client.subscribe(topic)).collect(),
     };
     try_join_all(builders.into_iter().map(|mut builder| {
-        if let Some(start) = start_of(args) {
-            builder = builder.start(start);
+        if let Some(start) = &args.rewind {
+            builder = builder.rewind(start.clone());
+        } else if let Some(start) = &args.start {
+            builder = builder.start(start.clone());
         }
         if args.subscriber.is_some() {
             builder = builder.durable();
@@ -83,16 +86,6 @@ async fn subscribe(client: &Client, args: &ListenArgs) -> Result<Vec<Subscriptio
         builder.into_future()
     }))
     .await
-}
-
-/// Where to begin. A name that the server knows is moved by `--rewind` alone: with `--start` in a script, it would read
-/// everything again each time.
-fn start_of(args: &ListenArgs) -> Option<Start> {
-    match (&args.rewind, &args.subscriber) {
-        (Some(rewind), _) => Some(rewind.clone()),
-        (None, Some(_)) => Some(Start::first(args.start.clone().unwrap_or(Start::Earliest))),
-        (None, None) => args.start.clone(),
-    }
 }
 
 async fn cannot_subscribe(error: SubscribeError, client: &Client, args: &ListenArgs) -> anyhow::Error {
