@@ -18,6 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("redeliver-socketio", &["redeliver-protocol", "redeliver-server", "redeliver-websocket"]),
     ("redeliver-cli", &["redeliver-client", "redeliver-server", "redeliver-socketio"]),
     ("redeliver-sim", &["redeliver-log", "redeliver-protocol"]),
+    ("redeliver-testing", &["redeliver-server"]),
 ];
 
 /// Packages that may import anything, and that nobody may import.

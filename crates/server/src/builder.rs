@@ -34,6 +34,7 @@ pub struct ServerBuilder {
     connections_max: Option<usize>,
     drain_within: Option<Duration>,
     queue_bytes_max: Option<usize>,
+    commits_inline: bool,
     handler: Option<Handler>,
 }
 
@@ -42,9 +43,14 @@ enum Source {
     #[default]
     Unset,
     DataDir(PathBuf),
-    InMemory,
+    InMemory(MemoryStore),
     Opened(Box<Log>),
 }
+
+/// A store in memory that outlives its server, so that another server can be opened over it, as after a restart. For tests.
+/// One server at a time may have it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore(Arc<MemoryKv>);
 
 impl ServerBuilder {
     /// The default of [`ServerBuilder::connections_max`], in connections.
@@ -63,8 +69,23 @@ impl ServerBuilder {
     /// Keeps the log in memory. **It is not durable**: all is lost with the process, whatever receipts say. For tests and
     /// demonstrations.
     #[must_use]
-    pub fn in_memory(mut self) -> ServerBuilder {
-        self.source = Source::InMemory;
+    pub fn in_memory(self) -> ServerBuilder {
+        self.memory_store(&MemoryStore::default())
+    }
+
+    /// Keeps the log in a store in memory, with all that earlier servers left in it. See [`ServerBuilder::in_memory`].
+    #[must_use]
+    pub fn memory_store(mut self, store: &MemoryStore) -> ServerBuilder {
+        self.source = Source::InMemory(store.clone());
+        self
+    }
+
+    /// Commits in a task of the runtime that opens the server, instead of in a thread of its own. Then a test whose clock is
+    /// paused (`#[tokio::test(start_paused = true)]`) does not see a timeout pass while an event is stored. For tests, in
+    /// memory: a data directory's fsyncs would block the runtime.
+    #[must_use]
+    pub fn commits_inline(mut self) -> ServerBuilder {
+        self.commits_inline = true;
         self
     }
 
@@ -174,7 +195,7 @@ impl ServerBuilder {
         let log = match self.source {
             Source::Unset => return Err(OpenError::NoLog),
             Source::Opened(log) => *log,
-            Source::InMemory => open_log(Arc::new(MemoryKv::new()), self.log_config)?,
+            Source::InMemory(MemoryStore(kv)) => open_log(kv, self.log_config)?,
             Source::DataDir(path) => {
                 let log_config = self.log_config;
                 let opening = tokio::task::spawn_blocking(move || open_data_dir(&path, log_config));
@@ -190,6 +211,7 @@ impl ServerBuilder {
                 connections_max: self.connections_max.unwrap_or(ServerBuilder::CONNECTIONS_MAX),
                 drain_within: self.drain_within.unwrap_or(DRAIN_WITHIN),
                 queue_bytes_max: self.queue_bytes_max.unwrap_or(ServerBuilder::QUEUE_BYTES_MAX),
+                commits_inline: self.commits_inline,
                 handler: self.handler,
             },
         );

@@ -88,7 +88,7 @@ pub use redeliver_protocol::server::ConnectionId;
 pub use redeliver_protocol::time::Timestamp;
 
 pub use crate::access::{Access, Action, ConnectRequest, Denied, Identity, OpenAccess};
-pub use crate::builder::{OpenError, ServerBuilder};
+pub use crate::builder::{MemoryStore, OpenError, ServerBuilder};
 pub use crate::gateway::Gateway;
 pub use crate::gateway::feed::{Feed, FeedError, FeedEvent, FeedItem};
 pub use crate::gateway::registration::Registration;

@@ -2,6 +2,7 @@
 //! comes beyond is refused, in its place in the order.
 
 mod group_commit;
+mod in_task;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Seq, SubscriptionId};
 use redeliver_protocol::server::Input;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use self::group_commit::GroupCommit;
 use crate::inbox::Inbox;
@@ -26,6 +27,8 @@ use crate::inbox::Inbox;
 pub(crate) struct Queue {
     content: Mutex<Content>,
     work: Condvar,
+    /// Wakes a writer that is a task; nothing if it is a thread.
+    task: Option<Notify>,
     bytes_max: usize,
 }
 
@@ -117,7 +120,7 @@ pub(crate) enum Work {
 
 impl Queue {
     pub(crate) fn new(bytes_max: usize) -> Queue {
-        Queue { content: Mutex::default(), work: Condvar::new(), bytes_max }
+        Queue { content: Mutex::default(), work: Condvar::new(), task: None, bytes_max }
     }
 
     /// Takes a connection's events. If the queue is full or closing they are refused in their place. Returns whether they
@@ -194,7 +197,7 @@ impl Queue {
         }
         content.append_bytes += save.bytes();
         content.states.push_back(save);
-        self.work.notify_one();
+        self.wake_writer();
         Ok(saved)
     }
 
@@ -223,9 +226,9 @@ impl Queue {
                 content.cursors.insert(key, CursorSave { cursor, waiters: vec![waiter] });
             }
         }
-        let due = Instant::now() + if urgent { Duration::ZERO } else { CURSOR_DELAY };
+        let due = Instant::now() + if urgent || self.is_for_task() { Duration::ZERO } else { CURSOR_DELAY };
         content.cursors_due = Some(content.cursors_due.map_or(due, |earlier| earlier.min(due)));
-        self.work.notify_one();
+        self.wake_writer();
     }
 
     /// Takes back a cursor that could not be written for now. A newer one that has come meanwhile stays.
@@ -255,7 +258,7 @@ impl Queue {
     /// No more appends; what waits is still done.
     pub(crate) fn close(&self) {
         self.content.lock().closing = true;
-        self.work.notify_one();
+        self.wake_writer();
     }
 
     /// The log has failed: forgets everything, unanswered.
@@ -265,7 +268,7 @@ impl Queue {
             std::mem::replace(&mut *content, Content { failed: true, closing: true, ..Content::default() })
         };
         drop(forgotten);
-        self.work.notify_one();
+        self.wake_writer();
     }
 
     /// The writer's wait for work, at most `patience`.
@@ -308,7 +311,7 @@ impl Queue {
     /// Wakes the writer, unless it waits for more appends.
     fn notify(&self, content: &Content) {
         if content.appends.len() >= content.enough || content.append_bytes >= COMMIT_BYTES_MAX {
-            self.work.notify_one();
+            self.wake_writer();
         }
     }
 

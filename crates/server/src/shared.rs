@@ -77,16 +77,19 @@ pub(crate) struct Settings {
     pub(crate) connections_max: usize,
     pub(crate) drain_within: Duration,
     pub(crate) queue_bytes_max: usize,
+    /// Whether the writer is a task instead of a thread.
+    pub(crate) commits_inline: bool,
     pub(crate) handler: Option<Handler>,
 }
 
 impl Shared {
     pub(crate) fn new(log: Log, settings: Settings) -> Shared {
+        let queue = if settings.commits_inline { Queue::for_task } else { Queue::new };
         Shared {
             log,
             hub: Arc::default(),
             registry: Arc::default(),
-            queue: Queue::new(settings.queue_bytes_max),
+            queue: queue(settings.queue_bytes_max),
             config: Arc::new(settings.config),
             access: settings.access,
             allowed_origins: settings.allowed_origins,

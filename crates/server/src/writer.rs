@@ -1,4 +1,4 @@
-//! The one writer: a thread of its own that turns what has queued into commits, answers after the fsync, and looks after
+//! The one writer: a thread of its own (or, for tests, a task) that turns what has queued into commits, answers after the fsync, and looks after
 //! the log in between. Never tells anybody of anything that is not durable.
 
 use std::collections::BTreeMap;
@@ -24,25 +24,52 @@ use crate::stats::add;
 /// here closes. `opened` is the origin of the log's monotonic time.
 pub(crate) fn start(shared: Arc<Shared>, opened: std::time::Instant) -> std::io::Result<watch::Receiver<()>> {
     let (running, ended) = watch::channel(());
-    std::thread::Builder::new().name("redeliver-writer".to_owned()).spawn(move || {
-        // Dropped after everything else that this thread holds.
-        let _running = running;
-        let shared = shared;
-        let mut writer = Writer { shared: Arc::clone(&shared), opened };
-        let failure = match catch_unwind(AssertUnwindSafe(|| writer.run())) {
-            Ok(Ok(())) => return,
-            Ok(Err(failure)) => failure.to_string(),
-            Err(panic) => format!("the writer panicked: {}", panic_words(&*panic)),
-        };
-        error!(%failure, "the log has failed; nothing more is taken or answered");
-        shared.fail(&failure);
-    })?;
+    let writer = Writer { shared, opened, more: true };
+    if writer.shared.queue.is_for_task() {
+        tokio::spawn(run_in_task(writer, running));
+    } else {
+        let thread = std::thread::Builder::new().name("redeliver-writer".to_owned());
+        thread.spawn(move || run_in_thread(writer, running))?;
+    }
     Ok(ended)
+}
+
+/// Whether the writer goes on.
+enum Progress {
+    GoesOn,
+    Ended,
+}
+
+fn run_in_thread(mut writer: Writer, running: watch::Sender<()>) {
+    loop {
+        let work = writer.shared.queue.next(writer.patience());
+        if let Progress::Ended = writer.step(work) {
+            break;
+        }
+    }
+    drop(writer);
+    // Last: whoever waits for the writer may take its log.
+    drop(running);
+}
+
+/// Commits on the runtime's own threads: its clock does not run ahead of a commit when it is paused.
+async fn run_in_task(mut writer: Writer, running: watch::Sender<()>) {
+    loop {
+        let work = writer.shared.queue.next_in_task(writer.patience()).await;
+        match writer.step(work) {
+            Progress::GoesOn => tokio::task::yield_now().await,
+            Progress::Ended => break,
+        }
+    }
+    drop(writer);
+    drop(running);
 }
 
 struct Writer {
     shared: Arc<Shared>,
     opened: std::time::Instant,
+    /// Whether there was more to look after when the log was last looked after.
+    more: bool,
 }
 
 /// Who waits for which part of a commit.
@@ -54,21 +81,35 @@ enum Waiter {
 }
 
 impl Writer {
-    fn run(&mut self) -> Result<(), LogError> {
-        let mut more = true;
-        loop {
-            let patience = if more { Duration::ZERO } else { UPKEEP_INTERVAL };
-            match self.shared.queue.next(patience) {
-                Work::Commit(appends, cursors, states) => {
-                    self.make_room()?;
-                    self.commit(appends, cursors, states)?;
-                    self.keep_up()?;
-                    more = true;
-                }
-                Work::Idle => more = self.tend()? == Maintenance::More,
-                Work::Closed => return Ok(()),
+    /// How long to wait for work before the log is looked after.
+    fn patience(&self) -> Duration {
+        if self.more { Duration::ZERO } else { UPKEEP_INTERVAL }
+    }
+
+    /// Does what is to be done next. A failure of the log, or a panic, is the end.
+    fn step(&mut self, work: Work) -> Progress {
+        let failure = match catch_unwind(AssertUnwindSafe(|| self.perform(work))) {
+            Ok(Ok(progress)) => return progress,
+            Ok(Err(failure)) => failure.to_string(),
+            Err(panic) => format!("the writer panicked: {}", panic_words(&*panic)),
+        };
+        error!(%failure, "the log has failed; nothing more is taken or answered");
+        self.shared.fail(&failure);
+        Progress::Ended
+    }
+
+    fn perform(&mut self, work: Work) -> Result<Progress, LogError> {
+        match work {
+            Work::Commit(appends, cursors, states) => {
+                self.make_room()?;
+                self.commit(appends, cursors, states)?;
+                self.keep_up()?;
+                self.more = true;
             }
+            Work::Idle => self.more = self.tend()? == Maintenance::More,
+            Work::Closed => return Ok(Progress::Ended),
         }
+        Ok(Progress::GoesOn)
     }
 
     /// While the tail is full, emits wait for the fold.
