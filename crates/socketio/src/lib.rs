@@ -24,7 +24,7 @@
 //! tokio::spawn(server.serve_with(listener, io.clone()));
 //!
 //! let receipt = io.to("orders").emit("created", ("a book", 7)).await?;
-//! assert_eq!(receipt.position.seq.0, 1);
+//! assert_eq!(receipt.seq().map(|seq| seq.0), Some(1));
 //! # Ok(())
 //! # }
 //! ```
