@@ -35,7 +35,8 @@
 //! // #[tokio::test(start_paused = true)]
 //! async fn an_order_is_stored() {
 //!     let server = TestServer::start().await.unwrap();
-//!     let emitting = server.server().emit("orders", "created", "a book");
+//!     let app = server.server();
+//!     let emitting = app.emit("orders", "created", "a book");
 //!     tokio::time::timeout(Duration::from_secs(5), emitting).await.unwrap().unwrap();
 //! }
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(an_order_is_stored());
