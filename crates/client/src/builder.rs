@@ -48,6 +48,7 @@ pub struct ClientBuilder<C = TcpConnector> {
     name: Option<String>,
     store: Option<Arc<dyn CursorStore>>,
     connect_within: Option<Duration>,
+    exact_marks: bool,
     handler: Option<Handler>,
 }
 
@@ -70,12 +71,20 @@ impl ClientBuilder {
             name: None,
             store: None,
             connect_within: None,
+            exact_marks: false,
             handler: None,
         }
     }
 }
 
 impl<C: Connector> ClientBuilder<C> {
+    /// Marks only those events of a durable subscription as redelivered that its handlers took and did not confirm, and not
+    /// a window around them. Costs a round trip to the server for each batch that is handed over: off unless asked for.
+    pub fn exact_marks(mut self) -> Self {
+        self.exact_marks = true;
+        self
+    }
+
     /// The durable subscriber whose cursors the server keeps, for durable subscriptions.
     pub fn subscriber(mut self, name: impl AsRef<str>) -> Self {
         self.subscriber = Some(SubscriberName::new(name));
@@ -182,6 +191,7 @@ impl<C: Connector> ClientBuilder<C> {
             name: self.name,
             store: self.store,
             connect_within: self.connect_within,
+            exact_marks: self.exact_marks,
             handler: self.handler,
         }
     }
@@ -273,7 +283,9 @@ impl<C: Connector> ClientBuilder<C> {
         let (jitter_seed, _) = Uuid::new_v4().as_u64_pair();
         let mut config = self.config;
         // The driver says when the app wants more.
-        config.features = config.features.or(Features::TAKING);
+        if self.exact_marks {
+            config.features = config.features.or(Features::TAKING);
+        }
         let session = ClientSession::new(config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN)
             .emitting_after(settled);
         let driver = Driver::new(session, Instant::now(), Transport::new(self.connector, endpoint), wiring);
