@@ -19,7 +19,7 @@ async fn next_text(orders: &mut Subscription) -> String {
         match within(orders.next()).await.expect("the subscription goes on") {
             Delivery::Event(event) => return event.text().unwrap().to_owned(),
             Delivery::Gap(gap) => panic!("nothing is lost: {gap:?}"),
-            _ => {}
+            Delivery::CaughtUp { .. } | Delivery::Resumed { .. } | Delivery::Volatile(_) | _ => {}
         }
     }
 }
