@@ -48,6 +48,11 @@ struct Scanned {
 }
 
 impl Log {
+    /// Reads what follows a place in a topic: from memory if it is there, else from the store.
+    ///
+    /// The store is read without a lock on the published state, so folding and trimming may move or delete keys under a
+    /// scan. `generation` counts such moves. A find is trusted although keys have moved if it is whole and clean; what
+    /// seems missing or damaged is believed only if nothing has moved, and otherwise looked for again.
     pub(super) fn read_topic(
         &self,
         topic: &TopicName,
@@ -59,6 +64,7 @@ impl Log {
         }
         let _alone = self.alone_at(topic, after);
         for _ in 0..TRIES_MAX {
+            // Asks memory again under the lock: who waited in `alone_at` finds what the one before it has read.
             let (place, whereabouts, generation) = {
                 let shared = self.shared.read();
                 let limits = ReadLimits { seq_max: shared.head, ..limits };
@@ -73,6 +79,7 @@ impl Log {
             let start = after.max(place.floor.seq);
             let scanned = self.scan(&place, whereabouts, start, Timestamp::default(), limits.ahead(place.last_seq))?;
             let is_clean = scanned.damaged.is_empty();
+            // What else was read is kept for the readers that are behind this one.
             if is_clean {
                 self.keep(&scanned, start, generation);
             }
@@ -80,6 +87,8 @@ impl Log {
             else {
                 continue;
             };
+            // Not even now is a hole passed over: `answer` compares the nth that was found with the one that was due, and
+            // makes a gap of the difference.
             let mut outcome = place.answer(found);
             if !limits.is_mixed {
                 outcome = self.with_except(outcome, &place)?;
@@ -93,7 +102,7 @@ impl Log {
         Err(LogError::Failed("a read never found the log at rest".to_owned()))
     }
 
-    /// The same, from memory alone.
+    /// Reads what follows a place in a topic, if memory has it. Never blocks on the disk.
     pub(super) fn read_topic_in_memory(
         &self,
         topic: &TopicName,
@@ -155,6 +164,7 @@ impl Log {
                 }
                 let place = place(&shared, entry, after, Nth::ZERO);
                 let mut whereabouts = whereabouts(&shared, id, entry, after);
+                // Memory does not know the times of its events: a timed search reads all of them from the store.
                 if is_timed {
                     whereabouts.recent_from = None;
                 }
@@ -176,7 +186,7 @@ impl Log {
         Err(LogError::Failed("a read never found the log at rest".to_owned()))
     }
 
-    /// The same if memory can tell.
+    /// The first event of a topic after a seq, if memory can tell. The outer `None` is "not known".
     #[allow(clippy::option_option, reason = "that there is none is not that it is not known")]
     fn first_in_memory(&self, topic: &TopicName, after: Seq) -> Option<Option<FirstEvent>> {
         let shared = self.shared.read();
