@@ -91,6 +91,7 @@ impl Log {
                 work.fold = Some(Fold::Reading { plan, left, content });
             }
             Fold::Writing { mut left, folded } => {
+                // One batch a step, so that emitters wait for no more than that. At least one entry goes, however large.
                 let mut batch = WriteBatch::default();
                 let mut count = 0;
                 for entry in &left {
@@ -105,9 +106,12 @@ impl Log {
                     count += 1;
                 }
                 let is_last = count == left.len();
+                // The fold point moves in the batch of the last entry: before, readers and a restart go by the commits,
+                // after it by the run, and both are whole.
                 if is_last {
                     self.put_fold_point(work, &folded, &mut batch);
                 }
+                // A full disk is tried again: nothing of the fold is lost.
                 if let Err(error) = self.store.write(&batch) {
                     work.fold = Some(Fold::Writing { left, folded });
                     return Err(error);

@@ -60,6 +60,8 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     recovery.clock = recovery.meta(Meta::Clock)?.and_then(|bytes| value::decode_clock(&bytes).ok());
     let floor = recovery.floor()?;
     let plan = recovery.meta(Meta::Plan)?.and_then(|bytes| FoldPlan::decode(&bytes).ok());
+    // A plan above the fold point is a fold that a crash cut off: it is begun again from its commits, which a fold
+    // deletes only after it has passed the fold point.
     let fold_point = recovery.fold_point(plan)?;
     let plan = plan.filter(|plan| plan.last > fold_point);
     let runs = recovery.runs(fold_point)?;
@@ -79,6 +81,7 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
         retained_bytes: 0,
         generation: 0,
     };
+    // Publishers as they were last written on their own, then the tail: its commits raise them, the topics and the head.
     recovery.publishers()?;
     recovery.tail(&mut shared)?;
     recovery.owners()?;
@@ -86,11 +89,14 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     if let Some(format) = format {
         piece::put_small(&mut recovery.batch, key::meta(Meta::Format), &format.encode());
     }
+    // The new epoch is durable before anybody is told of it. If the disk is an older one (a backup), seqs are given again:
+    // under this epoch, so that a reader who saw the first ones can tell.
     let start = EpochStart { epoch, start: shared.head };
     piece::put_small(&mut recovery.batch, key::epoch(next_index), &start.encode());
     store.write(&recovery.batch)?;
     lineage.push(start);
     shared.lineage = Arc::new(lineage);
+    // Runs and tail are both read by now: the bytes above the floor can be summed, and retention judged.
     shared.floor = floor;
     shared.recount();
     shared.retain(&config.retention);
