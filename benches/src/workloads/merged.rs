@@ -43,7 +43,7 @@ pub fn mostly_empty(run: &Run) -> Result<Vec<Row>> {
                     .server(used.cpu_s - before, used.rss_peak_bytes)
                     .note(format!("limit: one topic; {figures}"));
             // What ten thousand subscriptions take by themselves is more than so few events.
-            Ok(if topics <= 1_000 { row.wanted(Wanted::Ratio(1.0 / 3.0)) } else { row })
+            Ok(if topics <= 1_000 { row.wanted(Wanted::Ratio(0.33)) } else { row })
         })
         .collect()
 }
