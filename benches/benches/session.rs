@@ -12,7 +12,7 @@ use redeliver_protocol::event::PayloadKind;
 use redeliver_protocol::history::{Batch, Opened, PublisherState, ReadOutcome, Start};
 use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
-use redeliver_protocol::server::{Admitted, Input, Output, ServerSession};
+use redeliver_protocol::server::{Admitted, Input, Output, Reply, ServerSession};
 use redeliver_protocol::time::{Instant, Timestamp};
 
 fn session(criterion: &mut Criterion) {
@@ -23,7 +23,7 @@ fn session(criterion: &mut Criterion) {
     let mut through = 0;
     group.bench_function("deliver a batch of 64", |bencher| {
         bencher.iter(|| {
-            session.handle(Input::Grew { id: SUBSCRIPTION }, NOW);
+            session.handle(Input::Reply(Reply::Grew { id: SUBSCRIPTION }), NOW);
             let mut sent = 0;
             while let Some(output) = session.poll_output() {
                 let outcome = match output {
@@ -43,7 +43,7 @@ fn session(criterion: &mut Criterion) {
                     }
                     _ => continue,
                 };
-                session.handle(Input::Read { id: SUBSCRIPTION, outcome }, NOW);
+                session.handle(Input::Reply(Reply::Read { id: SUBSCRIPTION, outcome }), NOW);
             }
             assert_eq!(sent, 64);
             through += BATCH;
@@ -70,10 +70,10 @@ fn subscribed() -> ServerSession {
         stored: None,
         epochs: Vec::new(),
     };
-    session.handle(Input::Opened { id: SUBSCRIPTION, result: Ok(opened) }, NOW);
+    session.handle(Input::Reply(Reply::Opened { id: SUBSCRIPTION, result: Ok(opened) }), NOW);
     while let Some(output) = session.poll_output() {
         if let Output::Read { id, .. } = output {
-            session.handle(Input::Read { id, outcome: ReadOutcome::End }, NOW);
+            session.handle(Input::Reply(Reply::Read { id, outcome: ReadOutcome::End }), NOW);
         }
     }
     session.handle(Input::Drained, NOW);

@@ -146,20 +146,21 @@ impl Start {
         Start::ResumeOr { at_least, first }
     }
 
-    /// The start of a reader whose place is kept by nobody else: `ResumeOr` without what a server may know.
+    /// What a [`Start::ResumeOr`] says: the place that the reader brings, and where it starts if nobody knows it. Returns
+    /// `None` for every other start.
+    #[must_use]
+    pub fn as_first(&self) -> Option<(Option<&Place>, FirstStart)> {
+        let Start::ResumeOr { at_least, first } = self else { return None };
+        Some((at_least.as_ref(), *first))
+    }
+
+    /// Returns the start of a reader whose place is kept by nobody else: `ResumeOr` without what a server may know.
     #[must_use]
     pub fn of_unknown(self) -> Start {
-        match self {
-            Start::ResumeOr { at_least: Some(place), .. } => Start::After(place),
-            Start::ResumeOr { at_least: None, first } => first.into(),
-            Start::Resume { .. }
-            | Start::Latest
-            | Start::Earliest
-            | Start::After(_)
-            | Start::AfterSeq(_)
-            | Start::Since(_)
-            | Start::Within(_)
-            | Start::Last(_) => self,
+        match self.as_first() {
+            Some((Some(place), _)) => Start::After(place.clone()),
+            Some((None, first)) => first.into(),
+            None => self,
         }
     }
 }
@@ -459,5 +460,37 @@ mod tests {
         known.advance(at(2, 120), Nth(120));
         known.advance(at(1, 80), Nth(80));
         assert_eq!((known.position, &known.earlier[..]), (at(1, 80), &[at(2, 120)][..]));
+    }
+
+    #[test]
+    fn a_run_takes_in_what_follows_it_with_the_same_fate_and_nothing_else() {
+        let run = |first, count, fate| EmitRun { first: EmitNumber(first), count, fate };
+        let stored = run(5, 3, EmitFate::Stored(at(1, 10)));
+        let extended = |mut run: EmitRun, next: EmitRun| run.try_extend(&next).then_some(run);
+
+        assert_eq!(extended(stored, run(8, 2, EmitFate::Stored(at(1, 13)))), Some(run(5, 5, stored.fate)));
+        let refused = EmitFate::Refused(RefusalCode::Forbidden);
+        assert_eq!(extended(run(1, 1, refused), run(2, 1, refused)), Some(run(1, 2, refused)));
+        for other in [
+            run(9, 2, EmitFate::Stored(at(1, 13))),
+            run(8, 2, EmitFate::Stored(at(1, 14))),
+            run(8, 2, EmitFate::Stored(at(2, 13))),
+            run(8, 2, EmitFate::Duplicate(at(1, 13))),
+            run(8, 2, EmitFate::DuplicateForgotten),
+            run(8, 2, refused),
+            run(8, u32::MAX, EmitFate::Stored(at(1, 13))),
+        ] {
+            assert_eq!(extended(stored, other), None, "{other:?}");
+        }
+        assert_eq!(extended(run(1, 1, refused), run(2, 1, EmitFate::Refused(RefusalCode::TooLarge))), None);
+    }
+
+    #[test]
+    fn a_start_says_where_a_reader_begins_that_nobody_knows() {
+        let place = Place::new(at(1, 7), Nth(2));
+        let resume = |at_least| Start::ResumeOr { at_least, first: FirstStart::Last(3) };
+        assert_eq!(resume(Some(place.clone())).of_unknown(), Start::After(place));
+        assert_eq!(resume(None).of_unknown(), Start::Last(3));
+        assert_eq!(Start::Resume { at_least: None }.of_unknown(), Start::Resume { at_least: None });
     }
 }

@@ -73,6 +73,24 @@ pub enum Input {
     NotBinary(&'static str),
     /// The answer to [`Output::Authenticate`].
     Authenticated(Result<Admitted, Close>),
+    /// The rest of the server has something for the conversation. Before it is admitted and after it has closed a session
+    /// ignores this, but answers a [`Reply::Request`].
+    Reply(Reply),
+    /// The same client instance, or the same publisher, has a newer connection: this one ends with this close.
+    Displaced(Close),
+    /// Everything that was handed to the socket has left.
+    Drained,
+    /// The socket has taken no byte for [`crate::config::ServerConfig::write_timeout`] although bytes wait.
+    Stuck,
+    /// The session is to end with this close (shutdown, a failed log, expired credentials).
+    End(Close),
+    /// The timeout is due.
+    Tick,
+}
+
+/// What the rest of the server has for a conversation: the answers to its outputs, and news of what others did.
+#[derive(Clone, Debug)]
+pub enum Reply {
     /// The answer to [`Output::Claim`]: this connection owns the subscriber's topic now (at once, or after a standby).
     Claimed {
         /// The subscription.
@@ -83,8 +101,6 @@ pub enum Input {
         /// The subscription.
         id: SubscriptionId,
     },
-    /// The same client instance, or the same publisher, has a newer connection: this one ends with this close.
-    Displaced(Close),
     /// The answer to [`Output::Open`].
     Opened {
         /// The subscription.
@@ -122,7 +138,6 @@ pub enum Input {
     /// What became of appended emits, in their order: durable, or refused. Answers [`Output::Append`], in as many parts
     /// as the shell likes.
     Appended(Vec<EmitRun>),
-    /// The answer to [`Output::SaveCursor`]: this cursor, and all saved before it, is durable.
     /// The answer to [`Output::Taking`]: it is noted.
     Taken {
         /// The subscription.
@@ -130,7 +145,7 @@ pub enum Input {
         /// Up to which nth the reader said that it hands over.
         nth: Nth,
     },
-    /// A cursor is durable.
+    /// The answer to [`Output::SaveCursor`]: this cursor, and all saved before it, is durable.
     CursorSaved {
         /// The subscription.
         id: SubscriptionId,
@@ -156,14 +171,6 @@ pub enum Input {
         /// What the app says.
         result: Result<Response, Refusal>,
     },
-    /// Everything that was handed to the socket has left.
-    Drained,
-    /// The socket has taken no byte for [`crate::config::ServerConfig::write_timeout`] although bytes wait.
-    Stuck,
-    /// The session is to end with this close (shutdown, a failed log, expired credentials).
-    End(Close),
-    /// The timeout is due.
-    Tick,
 }
 
 /// What the shell found out about a connecting client, with the current end of the log.
@@ -196,7 +203,7 @@ pub enum Output {
     /// Judge the client, register it (fencing older connections of its publisher), and answer
     /// [`Input::Authenticated`]. Until then the session takes no message.
     Authenticate(Hello),
-    /// Make this connection the owner of the subscriber's topic and answer [`Input::Claimed`], at once or, with
+    /// Make this connection the owner of the subscriber's topic and answer [`Reply::Claimed`], at once or, with
     /// `Standby`, when the owner has gone.
     Claim {
         /// The subscription.
@@ -215,7 +222,7 @@ pub enum Output {
         /// The subscription.
         id: SubscriptionId,
     },
-    /// Ask for permission and find out where this subscription starts; then answer [`Input::Opened`].
+    /// Ask for permission and find out where this subscription starts; then answer [`Reply::Opened`].
     Open {
         /// The subscription.
         id: SubscriptionId,
@@ -226,7 +233,7 @@ pub enum Output {
         /// The durable subscriber whose stored cursor `Start::Resume` means.
         subscriber: Option<SubscriberName>,
     },
-    /// From now on, give [`Input::Grew`] for this subscription whenever the topic has grown durably.
+    /// From now on, give [`Reply::Grew`] for this subscription whenever the topic has grown durably.
     Watch {
         /// The subscription.
         id: SubscriptionId,
@@ -238,7 +245,7 @@ pub enum Output {
         /// The subscription.
         id: SubscriptionId,
     },
-    /// Read this topic and answer [`Input::Read`]. At most one read is under way per session.
+    /// Read this topic and answer [`Reply::Read`]. At most one read is under way per session.
     Read {
         /// The subscription.
         id: SubscriptionId,
@@ -253,7 +260,7 @@ pub enum Output {
         /// At most so many bytes of records; one event always fits.
         bytes_max: usize,
     },
-    /// Find out which of these topics have an event behind this seq and answer [`Input::Grown`]. This is a look at the
+    /// Find out which of these topics have an event behind this seq and answer [`Reply::Grown`]. This is a look at the
     /// topics' ends, not a read: it costs little for a topic that has nothing. Counts as the session's one read.
     FindGrown {
         /// Topics, each with the subscription that follows it.
@@ -261,7 +268,7 @@ pub enum Output {
         /// Events behind this seq count.
         after: Seq,
     },
-    /// Append these events, after asking for permission for each, and answer [`Input::Appended`]. Appends of one
+    /// Append these events, after asking for permission for each, and answer [`Reply::Appended`]. Appends of one
     /// session must be taken in order.
     Append {
         /// The number of the first event.
@@ -274,7 +281,7 @@ pub enum Output {
     /// answer.
     EmitVolatile(NewEvent),
     /// Note, in memory and if this connection still owns the topic, that its reader hands over up to here; then
-    /// [`Input::Taken`]. The next [`Output::Open`] of the same subscriber and topic is answered with this mark, if that is
+    /// [`Reply::Taken`]. The next [`Output::Open`] of the same subscriber and topic is answered with this mark, if that is
     /// lower than the stored one, and forgets it: a reader that names nothing leaves the stored mark alone to count.
     Taking {
         /// The subscription.
@@ -288,7 +295,7 @@ pub enum Output {
         /// The nth for the answer.
         nth: Nth,
     },
-    /// Save this durable cursor if this connection still owns it, and answer [`Input::CursorSaved`] once it is durable.
+    /// Save this durable cursor if this connection still owns it, and answer [`Reply::CursorSaved`] once it is durable.
     SaveCursor {
         /// The subscription.
         id: SubscriptionId,
@@ -301,7 +308,7 @@ pub enum Output {
         /// Whether someone waits for it now (an initial cursor, an unsubscribe), so that it should not wait for company.
         urgent: bool,
     },
-    /// The client asks the app: have it answered with [`Input::Respond`], once, in the request's time. Bounded by
+    /// The client asks the app: have it answered with [`Reply::Respond`], once, in the request's time. Bounded by
     /// [`crate::limits::REQUESTS_IN_FLIGHT_MAX`] and its bytes until then.
     Requested {
         /// The client's number for it.
@@ -309,7 +316,7 @@ pub enum Output {
         /// What is asked.
         request: Request,
     },
-    /// What became of an [`Input::Request`]. None comes for those that are open when the connection ends: they are gone.
+    /// What became of an [`Reply::Request`]. None comes for those that are open when the connection ends: they are gone.
     RequestDone {
         /// The request.
         ticket: RequestTicket,

@@ -14,7 +14,7 @@ use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, InstanceId, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::{NotYours, Publishers};
-use redeliver_protocol::server::{ConnectionId, Input};
+use redeliver_protocol::server::{ConnectionId, Input, Reply};
 
 use crate::inbox::Inbox;
 use crate::queue::{CursorKey, Events, Queue};
@@ -94,7 +94,7 @@ impl Hub {
             self.displace(displaced);
         }
         if granted {
-            self.tell(connection, Input::Claimed { id });
+            self.tell(connection, Input::Reply(Reply::Claimed { id }));
         }
     }
 
@@ -205,7 +205,7 @@ impl Hub {
     fn displace(&self, displaced: Displaced) {
         let Displaced { connection, subscription: id, how } = displaced;
         match how {
-            Displacement::TakenOver => self.tell(connection, Input::TakenOver { id }),
+            Displacement::TakenOver => self.tell(connection, Input::Reply(Reply::TakenOver { id })),
             Displacement::SameInstance => {
                 self.tell(connection, Input::Displaced(self::displaced(CloseCode::Superseded)))
             }
@@ -214,7 +214,7 @@ impl Hub {
 
     fn promote(&self, promoted: impl IntoIterator<Item = Promoted>) {
         for Promoted { connection, subscription: id } in promoted {
-            self.tell(connection, Input::Claimed { id });
+            self.tell(connection, Input::Reply(Reply::Claimed { id }));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use redeliver_protocol::event::VolatileEmit;
 use redeliver_protocol::seq::SubscriptionId;
-use redeliver_protocol::server::Input;
+use redeliver_protocol::server::{Input, Reply};
 
 /// A connection's inbox. A push never blocks and never waits for the connection. One task at a time reads it.
 #[derive(Debug, Default)]
@@ -121,13 +121,13 @@ impl Drained {
             inputs.into_iter().for_each(&mut each);
         }
         if let Some(id) = first {
-            each(Input::Grew { id });
+            each(Input::Reply(Reply::Grew { id }));
         }
         if !more.is_empty() {
-            more.into_iter().for_each(|id| each(Input::Grew { id }));
+            more.into_iter().for_each(|id| each(Input::Reply(Reply::Grew { id })));
         }
         if !volatile.is_empty() {
-            volatile.into_iter().for_each(|(event, ids)| each(Input::Volatile { ids, event }));
+            volatile.into_iter().for_each(|(event, ids)| each(Input::Reply(Reply::Volatile { ids, event })));
         }
     }
 }
@@ -199,17 +199,17 @@ mod tests {
             inbox.grew(SubscriptionId(2));
             inbox.grew(SubscriptionId(7));
         }
-        inbox.push(Input::Claimed { id: SubscriptionId(1) });
-        inbox.push(Input::TakenOver { id: SubscriptionId(1) });
+        inbox.push(Input::Reply(Reply::Claimed { id: SubscriptionId(1) }));
+        inbox.push(Input::Reply(Reply::TakenOver { id: SubscriptionId(1) }));
         let inputs = taken(&inbox, Waker::noop());
         assert!(
             matches!(
                 inputs[..],
                 [
-                    Input::Claimed { .. },
-                    Input::TakenOver { .. },
-                    Input::Grew { id: SubscriptionId(2) },
-                    Input::Grew { id: SubscriptionId(7) }
+                    Input::Reply(Reply::Claimed { .. }),
+                    Input::Reply(Reply::TakenOver { .. }),
+                    Input::Reply(Reply::Grew { id: SubscriptionId(2) }),
+                    Input::Reply(Reply::Grew { id: SubscriptionId(7) })
                 ]
             ),
             "{inputs:?}"

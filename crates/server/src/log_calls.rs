@@ -11,7 +11,7 @@ use redeliver_log::LogError;
 use redeliver_protocol::history::{Cursor, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{Nth, Seq, SubscriptionId};
-use redeliver_protocol::server::Input;
+use redeliver_protocol::server::{Input, Reply};
 
 use crate::clock::wall_clock;
 use crate::shared::Shared;
@@ -71,12 +71,12 @@ fn perform(shared: &Shared, call: LogCall) -> Result<Input, LogError> {
             if let Some(subscriber) = subscriber {
                 opened.delivered_through = shared.hub.delivered_through(&(subscriber, topic), opened.delivered_through);
             }
-            Ok(Input::Opened { id, result: Ok(opened) })
+            Ok(Input::Reply(Reply::Opened { id, result: Ok(opened) }))
         }
         LogCall::Read { id, topic, after, nth, events_max, bytes_max } => {
             add(&shared.counters.cold_reads, 1);
             let outcome = shared.log.read(&topic, after, nth, events_max, bytes_max)?;
-            Ok(Input::Read { id, outcome })
+            Ok(Input::Reply(Reply::Read { id, outcome }))
         }
     }
 }

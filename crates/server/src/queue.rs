@@ -16,7 +16,7 @@ use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Seq, SubscriptionId};
-use redeliver_protocol::server::Input;
+use redeliver_protocol::server::{Input, Reply};
 use tokio::sync::{Notify, oneshot};
 
 use self::group_commit::GroupCommit;
@@ -79,7 +79,7 @@ pub(crate) enum Answer {
 impl Answer {
     pub(crate) fn give(self, runs: Vec<EmitRun>) {
         match self {
-            Answer::Connection(inbox) => inbox.push(Input::Appended(runs)),
+            Answer::Connection(inbox) => inbox.push(Input::Reply(Reply::Appended(runs))),
             // The caller may have gone; its event is stored all the same.
             Answer::Caller(caller) => drop(caller.send(runs)),
         }

@@ -17,7 +17,7 @@ use redeliver_protocol::limits::REQUESTS_IN_FLIGHT_MAX;
 use redeliver_protocol::name::EventName;
 use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::RequestId;
-use redeliver_protocol::server::{ConnectionId, Input};
+use redeliver_protocol::server::{ConnectionId, Input, Reply};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 
@@ -127,7 +127,7 @@ impl Asking {
         }
         let mut guard = Forget { asking: self, hub, connection, ticket, is_asked: false };
         // A connection that is no more has forgotten all who wait, or will not learn of this one.
-        if !hub.tell(connection, Input::Request { ticket, request }) {
+        if !hub.tell(connection, Input::Reply(Reply::Request { ticket, request })) {
             return Err(RequestError::NotSent);
         }
         guard.is_asked = true;
@@ -177,7 +177,7 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.asking.remove(self.connection, self.ticket);
         if self.is_asked {
-            self.hub.tell(self.connection, Input::CancelRequest { ticket: self.ticket });
+            self.hub.tell(self.connection, Input::Reply(Reply::CancelRequest { ticket: self.ticket }));
         }
     }
 }

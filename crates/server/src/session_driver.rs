@@ -16,7 +16,7 @@ use redeliver_protocol::history::PublisherState;
 use redeliver_protocol::request::Request;
 use redeliver_protocol::seq::{EmitNumber, Epoch, RequestId, SubscriptionId};
 use redeliver_protocol::server::owners::Claim;
-use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, ServerSession};
+use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, Reply, ServerSession};
 use redeliver_protocol::time::Instant;
 use tracing::{Span, debug};
 
@@ -165,7 +165,7 @@ impl SessionDriver {
             answered = Poll::Ready(());
         }
         while let Poll::Ready((id, result)) = self.handling.poll_next(cx) {
-            self.handle(Input::Respond { id, result });
+            self.handle(Input::Reply(Reply::Respond { id, result }));
             answered = Poll::Ready(());
         }
         if let Poll::Ready(answers) = self.log_calls.poll_next(cx) {
@@ -204,12 +204,12 @@ impl SessionDriver {
                 if self.may(Action::Subscribe { topic: &topic }) {
                     let recent = || self.shared.log.open_recent(&topic, &start, wall_clock());
                     match if subscriber.is_none() { recent() } else { None } {
-                        Some(opened) => self.handle_in_turn(Input::Opened { id, result: Ok(opened) }),
+                        Some(opened) => self.handle_in_turn(Input::Reply(Reply::Opened { id, result: Ok(opened) })),
                         None => self.log_calls.push(LogCall::Open { id, topic, start, subscriber }),
                     }
                 } else {
                     let code = RefusalCode::Forbidden;
-                    self.handle(Input::Opened { id, result: Err((code, code.description().to_owned())) });
+                    self.handle(Input::Reply(Reply::Opened { id, result: Err((code, code.description().to_owned())) }));
                 }
             }
             Output::Watch { id, topic } => {
@@ -226,13 +226,13 @@ impl SessionDriver {
             }
             Output::Read { id, topic, after, nth, events_max, bytes_max } => {
                 match self.shared.log.read_recent(&topic, after, nth, events_max, bytes_max) {
-                    Some(outcome) => self.handle_in_turn(Input::Read { id, outcome }),
+                    Some(outcome) => self.handle_in_turn(Input::Reply(Reply::Read { id, outcome })),
                     None => self.log_calls.push(LogCall::Read { id, topic, after, nth, events_max, bytes_max }),
                 }
             }
             Output::FindGrown { topics, after } => {
                 let (through, grown) = self.shared.log.find_grown(&topics, after);
-                self.handle_in_turn(Input::Grown { through, grown });
+                self.handle_in_turn(Input::Reply(Reply::Grown { through, grown }));
             }
             Output::Append { first, events } => self.append(first, events),
             Output::EmitVolatile(event) => {
@@ -242,7 +242,7 @@ impl SessionDriver {
             }
             Output::Taking { id, subscriber, topic, mark, nth } => {
                 if self.shared.hub.taking((self.connection, id), (subscriber, topic), mark) {
-                    self.handle_in_turn(Input::Taken { id, nth });
+                    self.handle_in_turn(Input::Reply(Reply::Taken { id, nth }));
                 }
             }
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
@@ -331,7 +331,7 @@ impl SessionDriver {
 
     fn answer(&mut self, id: RequestId, request: Request) {
         let Some((handler, identity)) = self.shared.handler.as_ref().zip(self.identity.clone()) else {
-            return self.handle(Input::Respond { id, result: Err(no_handler()) });
+            return self.handle(Input::Reply(Reply::Respond { id, result: Err(no_handler()) }));
         };
         let Request { name, kind, payload, timeout } = request;
         let request = ClientRequest { connection: self.connection, name, kind, payload, timeout };

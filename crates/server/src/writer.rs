@@ -10,7 +10,7 @@ use redeliver_log::{Committed, Log, LogError, Maintenance, WriteOutcome, WriteRe
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::{EmitFate, EmitRun};
 use redeliver_protocol::seq::EmitNumber;
-use redeliver_protocol::server::Input;
+use redeliver_protocol::server::{Input, Reply};
 use redeliver_protocol::time::Instant;
 use tokio::sync::{oneshot, watch};
 use tracing::error;
@@ -218,7 +218,7 @@ impl Writer {
             }
             (Some(WriteOutcome::CursorSaved), Waiter::Cursor(_, save)) => {
                 for (inbox, id, seq) in save.waiters {
-                    inbox.push(Input::CursorSaved { id, seq });
+                    inbox.push(Input::Reply(Reply::CursorSaved { id, seq }));
                 }
             }
             (Some(WriteOutcome::CursorNotSaved), Waiter::Cursor(key, save)) => {

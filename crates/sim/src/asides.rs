@@ -10,7 +10,7 @@ use redeliver_protocol::event::{NewEvent, PayloadKind, VolatileEmit};
 use redeliver_protocol::name::EventName;
 use redeliver_protocol::request::{Refusal, Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::SubscriptionId;
-use redeliver_protocol::server::{ConnectionId, Input as ServerInput};
+use redeliver_protocol::server::{ConnectionId, Input as ServerInput, Reply};
 
 use crate::history::{Entry, Process, number_of};
 use crate::world::{Due, World};
@@ -46,7 +46,10 @@ impl World {
                 let request = self.request(number);
                 self.record(Entry::Asking { number, process: None });
                 if let Some(connection) = connection {
-                    self.serve(connection, ServerInput::Request { ticket: RequestTicket(number), request });
+                    self.serve(
+                        connection,
+                        ServerInput::Reply(Reply::Request { ticket: RequestTicket(number), request }),
+                    );
                 }
             }
         }
@@ -66,7 +69,7 @@ impl World {
         for (connection, ids) in reached {
             self.queue.after(
                 Duration::ZERO,
-                Due::Serve(connection, ServerInput::Volatile { ids, event: Arc::clone(&event) }),
+                Due::Serve(connection, ServerInput::Reply(Reply::Volatile { ids, event: Arc::clone(&event) })),
             );
         }
     }

@@ -21,7 +21,7 @@ use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Seq, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
 use redeliver_protocol::server::watchers::Watchers;
-use redeliver_protocol::server::{ConnectionId, Input, Output, ServerSession};
+use redeliver_protocol::server::{ConnectionId, Input, Output, Reply, ServerSession};
 use redeliver_protocol::time::Instant;
 
 pub(crate) use self::writer::Work;
@@ -316,7 +316,7 @@ impl World {
             }
             Output::Requested { id, request } => {
                 let (pause, result) = self.asked(&request);
-                self.queue.after(pause, Due::Serve(connection, Input::Respond { id, result }));
+                self.queue.after(pause, Due::Serve(connection, Input::Reply(Reply::Respond { id, result })));
             }
             Output::RequestDone { ticket, result } => self.ask_done(ticket, &result),
             Output::Close(close) => {
@@ -361,7 +361,7 @@ impl World {
             return;
         }
         let input = match gone.how {
-            Displacement::TakenOver => Input::TakenOver { id: gone.subscription },
+            Displacement::TakenOver => Input::Reply(Reply::TakenOver { id: gone.subscription }),
             Displacement::SameInstance => {
                 let reason = CloseCode::Superseded.description().to_owned();
                 Input::Displaced(Close { code: CloseCode::Superseded, reason, retry: RetryAdvice::Never })
@@ -383,7 +383,7 @@ impl World {
             self.record(Entry::Owned { subscriber, topic, connection: connection.0 });
         }
         let delay = self.small_delay();
-        self.queue.after(delay, Due::Serve(connection, Input::Claimed { id }));
+        self.queue.after(delay, Due::Serve(connection, Input::Reply(Reply::Claimed { id })));
     }
 
     /// The server is done with a connection: nothing of it stays.

@@ -37,7 +37,7 @@ pub struct Claim {
 /// What became of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimOutcome {
-    /// The claimant owns the topic now: give it [`super::Input::Claimed`].
+    /// The claimant owns the topic now: give it [`super::Reply::Claimed`].
     Granted {
         /// Whoever lost a claim by it.
         displaced: Vec<Displaced>,
@@ -63,14 +63,14 @@ pub struct Displaced {
 /// Why a claim is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Displacement {
-    /// Another client took over: give the session [`super::Input::TakenOver`].
+    /// Another client took over: give the session [`super::Reply::TakenOver`].
     TakenOver,
     /// The same client has come again: end the connection with [`super::Input::Displaced`] and
     /// [`crate::error::CloseCode::Superseded`].
     SameInstance,
 }
 
-/// A standby whose turn has come: give its session [`super::Input::Claimed`].
+/// A standby whose turn has come: give its session [`super::Reply::Claimed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promoted {
     /// Whose it is.

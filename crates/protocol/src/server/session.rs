@@ -9,7 +9,7 @@ use super::emits::{Emits, Taken};
 use super::heartbeat::Heartbeat;
 use super::outputs::Outputs;
 use super::requests::Requests;
-use super::{Admitted, Input, Output, fault};
+use super::{Admitted, Input, Output, Reply, fault};
 use crate::codec::{self, FromClient};
 use crate::config::ServerConfig;
 use crate::error::{Close, DecodeError};
@@ -87,19 +87,7 @@ impl ServerSession {
             }
             Input::Stuck => Err(fault::stuck()),
             Input::Authenticated(Err(close)) | Input::Displaced(close) | Input::End(close) => Err(close),
-            Input::Claimed { .. }
-            | Input::TakenOver { .. }
-            | Input::Opened { .. }
-            | Input::Grew { .. }
-            | Input::Volatile { .. }
-            | Input::Read { .. }
-            | Input::Grown { .. }
-            | Input::Appended(_)
-            | Input::CursorSaved { .. }
-            | Input::Taken { .. }
-            | Input::Request { .. }
-            | Input::CancelRequest { .. }
-            | Input::Respond { .. } => self.answer(input, now),
+            Input::Reply(reply) => self.reply(reply, now),
         };
         if let Err(close) = result.and_then(|()| self.deliver()) {
             self.phase = Phase::Closed;
@@ -265,29 +253,28 @@ impl ServerSession {
         }
     }
 
-    /// An answer of the shell's to an output.
-    fn answer(&mut self, input: Input, now: Instant) -> Result<(), Close> {
+    fn reply(&mut self, reply: Reply, now: Instant) -> Result<(), Close> {
         let Phase::Admitted { deliveries, emits, features, requests } = &mut self.phase else {
-            if let Input::Request { ticket, .. } = input {
+            if let Reply::Request { ticket, .. } = reply {
                 self.out.push(Output::RequestDone { ticket, result: Err(RequestError::NotSent) });
             }
             return Ok(());
         };
         let out = &mut self.out;
-        match input {
-            Input::Claimed { id } => deliveries.claimed(id, out),
-            Input::TakenOver { id } => deliveries.taken_over(id, out),
-            Input::Opened { id, result } => deliveries.opened(id, result, out),
-            Input::Grew { id } => deliveries.grew(id),
-            Input::Volatile { ids, event } => deliveries.volatile(&ids, &event, &self.config, out),
-            Input::Read { id, outcome } => return deliveries.read(id, outcome, out),
-            Input::Grown { through, grown } => return deliveries.grown(through, grown),
-            Input::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
-            Input::Taken { id, nth } => deliveries.taken(id, nth, out),
-            Input::Request { ticket, request } => requests.ask(ticket, request, *features, now, out),
-            Input::CancelRequest { ticket } => requests.cancel(ticket),
-            Input::Respond { id, result } => requests.answered(id, result, out),
-            Input::Appended(runs) => {
+        match reply {
+            Reply::Claimed { id } => deliveries.claimed(id, out),
+            Reply::TakenOver { id } => deliveries.taken_over(id, out),
+            Reply::Opened { id, result } => deliveries.opened(id, result, out),
+            Reply::Grew { id } => deliveries.grew(id),
+            Reply::Volatile { ids, event } => deliveries.volatile(&ids, &event, &self.config, out),
+            Reply::Read { id, outcome } => return deliveries.read(id, outcome, out),
+            Reply::Grown { through, grown } => return deliveries.grown(through, grown),
+            Reply::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
+            Reply::Taken { id, nth } => deliveries.taken(id, nth, out),
+            Reply::Request { ticket, request } => requests.ask(ticket, request, *features, now, out),
+            Reply::CancelRequest { ticket } => requests.cancel(ticket),
+            Reply::Respond { id, result } => requests.answered(id, result, out),
+            Reply::Appended(runs) => {
                 for run in runs.iter().filter(|run| run.count > 0) {
                     if let Some(emits) = emits {
                         emits.answered(run)?;
@@ -295,14 +282,6 @@ impl ServerSession {
                     out.emitted(*run);
                 }
             }
-            Input::Message(_)
-            | Input::NotBinary(_)
-            | Input::Authenticated(_)
-            | Input::Displaced(_)
-            | Input::Drained
-            | Input::Stuck
-            | Input::End(_)
-            | Input::Tick => {}
         }
         Ok(())
     }
@@ -347,17 +326,7 @@ fn take_emits(
 }
 
 fn start_agreed(features: Features, start: &Start) -> Result<(), Close> {
-    match start {
-        Start::ResumeOr { .. } => agreed(features, Features::FIRST_START, "a first start"),
-        Start::Resume { .. }
-        | Start::Latest
-        | Start::Earliest
-        | Start::After(_)
-        | Start::AfterSeq(_)
-        | Start::Since(_)
-        | Start::Within(_)
-        | Start::Last(_) => Ok(()),
-    }
+    if start.as_first().is_some() { agreed(features, Features::FIRST_START, "a first start") } else { Ok(()) }
 }
 
 /// What a frame needs must have been named in Hello.

@@ -18,7 +18,7 @@ use redeliver_protocol::seq::{EmitNumber, IdentityTag, InstanceId, PublisherId, 
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
 use redeliver_protocol::server::watchers::Watchers;
-use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, ServerSession};
+use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, Reply, ServerSession};
 use redeliver_protocol::time::{Instant, Timestamp};
 
 use crate::fake_log::FakeLog;
@@ -116,7 +116,7 @@ impl Hub {
         self.publishers.release(id);
         self.watchers.remove_connection(id);
         for Promoted { connection, subscription } in self.owners.release_all(id) {
-            self.inputs.push_back((connection, Input::Claimed { id: subscription }));
+            self.inputs.push_back((connection, Input::Reply(Reply::Claimed { id: subscription })));
         }
     }
 
@@ -254,7 +254,7 @@ impl Hub {
             }
             Output::Release { id: subscription } => {
                 if let Some(Promoted { connection, subscription }) = self.owners.release(id, subscription) {
-                    self.inputs.push_back((connection, Input::Claimed { id: subscription }));
+                    self.inputs.push_back((connection, Input::Reply(Reply::Claimed { id: subscription })));
                 }
             }
             Output::Open { id: subscription, topic, start, subscriber } => {
@@ -263,27 +263,27 @@ impl Hub {
                 if let (Ok(opened), Some(named)) = (&mut result, named) {
                     opened.delivered_through = opened.delivered_through.min(named);
                 }
-                self.inputs.push_back((id, Input::Opened { id: subscription, result }));
+                self.inputs.push_back((id, Input::Reply(Reply::Opened { id: subscription, result })));
             }
             Output::Watch { id: subscription, topic } => self.watchers.watch(id, subscription, topic, ()),
             Output::Unwatch { id: subscription } => self.watchers.unwatch(id, subscription),
             Output::Read { id: subscription, topic, after, nth, events_max, bytes_max } => {
                 assert_eq!(nth, self.log.nth_at(&topic, after), "a session must know the nth at which it reads");
                 let outcome = self.log.read(&topic, after, events_max, bytes_max);
-                self.inputs.push_back((id, Input::Read { id: subscription, outcome }));
+                self.inputs.push_back((id, Input::Reply(Reply::Read { id: subscription, outcome })));
             }
             Output::FindGrown { topics, after } => {
                 let ends =
                     topics.iter().filter_map(|(subscription, topic)| Some((*subscription, self.log.end(topic)?)));
                 let grown = ends.filter(|(_, end)| *end > after).collect();
-                self.inputs.push_back((id, Input::Grown { through: self.log.head().seq, grown }));
+                self.inputs.push_back((id, Input::Reply(Reply::Grown { through: self.log.head().seq, grown })));
             }
             Output::Append { first, events } => self.append_emits(id, first, events, now),
             Output::EmitVolatile(event) => self.give_volatile(VolatileEmit { time: timestamp(now), event }),
             Output::Taking { id: subscription, subscriber, topic, mark, nth } => {
                 if self.owners.is_owner(id, subscription) {
                     self.taken.entry((subscriber, topic)).or_default().raise(mark);
-                    self.inputs.push_back((id, Input::Taken { id: subscription, nth }));
+                    self.inputs.push_back((id, Input::Reply(Reply::Taken { id: subscription, nth })));
                 }
             }
             Output::SaveCursor { id: subscription, subscriber, topic, cursor, .. } => {
@@ -291,12 +291,12 @@ impl Hub {
                 if self.owners.is_owner(id, subscription) {
                     let seq = cursor.known.position.seq;
                     self.log.cursors.insert((subscriber, topic), cursor);
-                    self.inputs.push_back((id, Input::CursorSaved { id: subscription, seq }));
+                    self.inputs.push_back((id, Input::Reply(Reply::CursorSaved { id: subscription, seq })));
                 }
             }
             Output::Requested { id: asked, request } => {
                 let answer = Response { kind: request.kind, payload: request.payload };
-                self.input(id, Input::Respond { id: asked, result: Ok(answer) });
+                self.input(id, Input::Reply(Reply::Respond { id: asked, result: Ok(answer) }));
             }
             Output::Send(_) | Output::SendEvents { .. } | Output::RequestDone { .. } | Output::Close(_) => {}
         }
@@ -312,7 +312,7 @@ impl Hub {
             }
         }
         for (connection, ids) in reached {
-            self.inputs.push_back((connection, Input::Volatile { ids, event: Arc::clone(&event) }));
+            self.inputs.push_back((connection, Input::Reply(Reply::Volatile { ids, event: Arc::clone(&event) })));
         }
     }
 
@@ -341,14 +341,14 @@ impl Hub {
         let (id, subscription) = (claim.connection, claim.subscription);
         let displaced = match self.owners.claim(claim) {
             ClaimOutcome::Granted { displaced } => {
-                self.inputs.push_back((id, Input::Claimed { id: subscription }));
+                self.inputs.push_back((id, Input::Reply(Reply::Claimed { id: subscription })));
                 displaced
             }
             ClaimOutcome::Waiting { displaced } => displaced,
         };
         for Displaced { connection, subscription, how } in displaced {
             let input = match how {
-                Displacement::TakenOver => Input::TakenOver { id: subscription },
+                Displacement::TakenOver => Input::Reply(Reply::TakenOver { id: subscription }),
                 Displacement::SameInstance => Input::Displaced(close_with(CloseCode::Superseded)),
             };
             self.inputs.push_back((connection, input));
@@ -366,11 +366,11 @@ impl Hub {
         if !self.publishers.is_current(publisher.0, id) {
             let count = u32::try_from(events.len()).expect("a frame's worth");
             let run = EmitRun { first, count, fate: EmitFate::Refused(RefusalCode::Fenced) };
-            self.inputs.push_back((id, Input::Appended(vec![run])));
+            self.inputs.push_back((id, Input::Reply(Reply::Appended(vec![run]))));
             return;
         }
         let (runs, grown) = self.log.append(Some(publisher), first, events, timestamp(now));
-        self.inputs.push_back((id, Input::Appended(runs)));
+        self.inputs.push_back((id, Input::Reply(Reply::Appended(runs))));
         self.wake(grown);
     }
 
@@ -380,7 +380,7 @@ impl Hub {
         }
         for topic in grown {
             for (connection, id, ()) in self.watchers.watchers_of(&topic, None) {
-                self.inputs.push_back((connection, Input::Grew { id }));
+                self.inputs.push_back((connection, Input::Reply(Reply::Grew { id })));
             }
         }
     }

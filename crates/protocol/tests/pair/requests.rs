@@ -13,7 +13,7 @@ use redeliver_protocol::limits::REQUESTS_IN_FLIGHT_MAX;
 use redeliver_protocol::name::EventName;
 use redeliver_protocol::request::{Request, RequestError, RequestTicket, Response};
 use redeliver_protocol::seq::RequestId;
-use redeliver_protocol::server::{Input, Output};
+use redeliver_protocol::server::{Input, Output, Reply};
 
 use crate::world::*;
 
@@ -60,7 +60,7 @@ fn a_client_asks_and_the_servers_app_answers() {
 fn the_server_asks_and_a_late_answer_is_dropped() {
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::REQUESTS);
-    pair.input(peer, Input::Request { ticket: RequestTicket(9), request: question("x") });
+    pair.input(peer, Input::Reply(Reply::Request { ticket: RequestTicket(9), request: question("x") }));
     let asked = pair.frames(peer);
     assert!(matches!(&asked[..], [ServerFrame::Request(RequestFrame { id: RequestId(1), .. })]), "{asked:?}");
     let outcome = ReplyOutcome::Answered { kind: PayloadKind::Text, payload: "y".into() };
@@ -69,7 +69,7 @@ fn the_server_asks_and_a_late_answer_is_dropped() {
     pair.send(peer, &reply);
     let answer = Response { kind: PayloadKind::Text, payload: "y".into() };
     assert_eq!(done(&pair), [(RequestTicket(9), Ok(answer))]);
-    pair.input(peer, Input::Request { ticket: RequestTicket(10), request: question("x") });
+    pair.input(peer, Input::Reply(Reply::Request { ticket: RequestTicket(10), request: question("x") }));
     pair.pass(Duration::from_secs(6));
     assert_eq!(done(&pair).last(), Some(&(RequestTicket(10), Err(RequestError::Timeout))));
 }
@@ -78,7 +78,7 @@ fn the_server_asks_and_a_late_answer_is_dropped() {
 fn a_client_of_an_earlier_time_is_not_asked_and_may_not_ask() {
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::NONE);
-    pair.input(peer, Input::Request { ticket: RequestTicket(9), request: question("x") });
+    pair.input(peer, Input::Reply(Reply::Request { ticket: RequestTicket(9), request: question("x") }));
     assert_eq!(done(&pair), [(RequestTicket(9), Err(RequestError::Unsupported))]);
     assert!(pair.frames(peer).is_empty());
     pair.send(peer, request(1));
@@ -131,7 +131,7 @@ fn the_app_may_not_ask_without_bound() {
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::REQUESTS);
     for ticket in 0..=REQUESTS_IN_FLIGHT_MAX as u64 {
-        pair.input(peer, Input::Request { ticket: RequestTicket(ticket), request: question("x") });
+        pair.input(peer, Input::Reply(Reply::Request { ticket: RequestTicket(ticket), request: question("x") }));
     }
     assert_eq!(done(&pair), [(RequestTicket(REQUESTS_IN_FLIGHT_MAX as u64), Err(RequestError::TooMany))]);
 }

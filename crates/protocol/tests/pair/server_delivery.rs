@@ -8,7 +8,7 @@ use redeliver_protocol::frame::{ClientFrame, ServerFrame, Subscribe, Window};
 use redeliver_protocol::history::{Gap, GapCause, Place, ReadOutcome, Start};
 use redeliver_protocol::limits::Limits;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
-use redeliver_protocol::server::{Input, Output};
+use redeliver_protocol::server::{Input, Output, Reply};
 
 use crate::hub::{Held, timestamp};
 use crate::world::{Pair, ack, event, nths, records, resume, subscribe, text, topic_name, unsubscribe};
@@ -260,11 +260,11 @@ fn an_event_that_comes_while_a_read_finds_nothing_is_read_again() {
     let connection = *pair.hub.connections.keys().next().unwrap();
     // A needless wake begins a read that will find the end; the event is committed before its answer is taken.
     pair.hub.hold(Held::Reads);
-    pair.hub.input(connection, Input::Grew { id: SubscriptionId(1) });
+    pair.hub.input(connection, Input::Reply(Reply::Grew { id: SubscriptionId(1) }));
     pair.pass(Duration::ZERO);
     assert_eq!(pair.hub.held(Held::Reads), 1);
     pair.hub.append(event("orders", "just then"), pair.now);
-    pair.hub.input(connection, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::End });
+    pair.hub.input(connection, Input::Reply(Reply::Read { id: SubscriptionId(1), outcome: ReadOutcome::End }));
     pair.pass(Duration::ZERO);
     assert_eq!(pair.hub.held(Held::Reads), 2, "the wake was lost");
 }
@@ -286,7 +286,7 @@ fn a_read_that_reached_the_end_is_not_followed_by_another_unless_a_wake_came_mea
     let ReadOutcome::Batch(batch) = pair.hub.log.read(&topic_name("orders"), Seq(1), 100, 1000) else { panic!() };
     assert!(batch.is_end);
     pair.emit("orders", "three");
-    pair.hub.input(connection, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::Batch(batch) });
+    pair.hub.input(connection, Input::Reply(Reply::Read { id: SubscriptionId(1), outcome: ReadOutcome::Batch(batch) }));
     pair.pass(Duration::ZERO);
     assert_eq!(pair.hub.held(Held::Reads), 2, "the wake was lost");
 }
@@ -311,12 +311,12 @@ fn needless_and_late_wakes_do_no_harm() {
     pair.emit("orders", "one");
     pair.send(peer, ClientFrame::Subscribe(subscribe(1, "orders")));
     for _ in 0..10 {
-        pair.input(peer, Input::Grew { id: SubscriptionId(1) });
-        pair.input(peer, Input::Grew { id: SubscriptionId(2) });
+        pair.input(peer, Input::Reply(Reply::Grew { id: SubscriptionId(1) }));
+        pair.input(peer, Input::Reply(Reply::Grew { id: SubscriptionId(2) }));
     }
     assert_eq!(nths(&pair.frames(peer)), [1]);
     pair.send(peer, unsubscribe(1));
-    pair.input(peer, Input::Grew { id: SubscriptionId(1) });
+    pair.input(peer, Input::Reply(Reply::Grew { id: SubscriptionId(1) }));
     pair.emit("orders", "two");
     assert_eq!(pair.frames(peer), [ServerFrame::Unsubscribed { id: SubscriptionId(1) }]);
 }
@@ -383,8 +383,8 @@ fn a_read_that_finds_the_end_catches_the_reader_up_whatever_was_pending() {
     pair.hub.hold(Held::Reads);
     pair.subscribed(peer, subscribe(1, "orders"));
     for _ in 0..2 {
-        pair.input(peer, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::End });
-        pair.input(peer, Input::Grew { id: SubscriptionId(1) });
+        pair.input(peer, Input::Reply(Reply::Read { id: SubscriptionId(1), outcome: ReadOutcome::End }));
+        pair.input(peer, Input::Reply(Reply::Grew { id: SubscriptionId(1) }));
     }
     assert_eq!(pair.frames(peer), [caught_up(1, 2)]);
 }
@@ -443,7 +443,7 @@ fn a_hole_of_our_own_making_is_never_shown_to_the_reader() {
             except: None,
             is_end: false,
         };
-        pair.input(peer, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::Batch(batch) });
+        pair.input(peer, Input::Reply(Reply::Read { id: SubscriptionId(1), outcome: ReadOutcome::Batch(batch) }));
         assert_eq!(pair.closed(peer).code, CloseCode::Internal);
     }
     let mut pair = Pair::new();
@@ -458,7 +458,7 @@ fn a_hole_of_our_own_making_is_never_shown_to_the_reader() {
         count_is_exact: true,
         cause: GapCause::Purged,
     };
-    pair.input(peer, Input::Read { id: SubscriptionId(1), outcome: ReadOutcome::Gap(gap) });
+    pair.input(peer, Input::Reply(Reply::Read { id: SubscriptionId(1), outcome: ReadOutcome::Gap(gap) }));
     assert_eq!(pair.closed(peer).code, CloseCode::Internal);
 }
 

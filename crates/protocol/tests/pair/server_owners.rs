@@ -5,7 +5,7 @@ use redeliver_protocol::error::CloseCode;
 use redeliver_protocol::frame::{ClientFrame, Ownership, ServerFrame, Subscribe};
 use redeliver_protocol::name::SubscriberName;
 use redeliver_protocol::seq::{Nth, Seq, SubscriptionId};
-use redeliver_protocol::server::{Input, Output};
+use redeliver_protocol::server::{Input, Output, Reply};
 
 use crate::hub::Held;
 use crate::world::{Pair, Peer, ack, hello, nths, resume, topic_name, unsubscribe};
@@ -139,7 +139,7 @@ fn a_promotion_that_crosses_with_the_standbys_end_is_passed_over() {
     pair.frames(second);
     let opens = |pair: &Pair| pair.hub.trace.iter().filter(|(_, output)| matches!(output, Output::Open { .. })).count();
     let before = opens(&pair);
-    pair.input(second, Input::Claimed { id: ONE });
+    pair.input(second, Input::Reply(Reply::Claimed { id: ONE }));
     assert_eq!((pair.frames(second), opens(&pair)), (vec![], before));
 }
 

@@ -13,7 +13,7 @@ use redeliver_protocol::event::{PayloadKind, VolatileEmit};
 use redeliver_protocol::history::Gap;
 use redeliver_protocol::name::{EventName, TopicName};
 use redeliver_protocol::seq::{Position, Seq, SubscriptionId};
-use redeliver_protocol::server::{ConnectionId, Input};
+use redeliver_protocol::server::{ConnectionId, Input, Reply};
 use redeliver_protocol::time::Timestamp;
 
 use crate::inbox::{Inbox, VOLATILE_MAX};
@@ -226,7 +226,7 @@ impl Feed {
         self.inbox.take().for_each(|input| {
             if let Input::End(close) | Input::Displaced(close) = input {
                 self.ended = Some(close);
-            } else if let Input::Volatile { event, .. } = input {
+            } else if let Input::Reply(Reply::Volatile { event, .. }) = input {
                 if self.volatile.len() >= VOLATILE_MAX {
                     self.volatile.pop_front();
                 }

@@ -12,7 +12,7 @@ use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{PublisherState, ReadOutcome, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{Epoch, IdentityTag, Nth, Position, Seq, SubscriptionId};
-use redeliver_protocol::server::{Admitted, ConnectionId, Input};
+use redeliver_protocol::server::{Admitted, ConnectionId, Input, Reply};
 use redeliver_protocol::time::Timestamp;
 
 use super::Ask;
@@ -35,7 +35,7 @@ impl World {
             Ask::Open { id, topic, start, subscriber } => self.open(id, &topic, &start, subscriber.as_ref()),
             Ask::FindGrown { topics, after } => {
                 let found = self.server.as_ref().map(|server| server.log.find_grown(&topics, after));
-                found.map(|(through, grown)| Input::Grown { through, grown })
+                found.map(|(through, grown)| Input::Reply(Reply::Grown { through, grown }))
             }
             Ask::Read { id, topic, after, nth, events_max, bytes_max } => {
                 self.read(id, &topic, (after, nth), (events_max, bytes_max))
@@ -94,7 +94,7 @@ impl World {
         let opened =
             stored.and_then(|stored| server.log.open_subscription(topic, start, stored.flatten().as_ref(), wall));
         match opened {
-            Ok(opened) => Some(Input::Opened { id, result: Ok(opened) }),
+            Ok(opened) => Some(Input::Reply(Reply::Opened { id, result: Ok(opened) })),
             Err(error) => {
                 self.fail(format!("a subscription to {topic} from {start:?} cannot be opened: {error}"));
                 None
@@ -117,7 +117,7 @@ impl World {
             None => server.log.read(topic, after, nth, events_max, bytes_max),
         };
         match outcome {
-            Ok(outcome) => Some(Input::Read { id, outcome }),
+            Ok(outcome) => Some(Input::Reply(Reply::Read { id, outcome })),
             Err(error) => {
                 self.fail(format!("{topic} cannot be read after {after}: {error}"));
                 None

@@ -12,7 +12,7 @@ use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Position, SubscriptionId};
-use redeliver_protocol::server::{ConnectionId, Input};
+use redeliver_protocol::server::{ConnectionId, Input, Reply};
 
 use super::refused;
 use crate::history::{EmitKey, Entry, Opening};
@@ -126,7 +126,7 @@ impl World {
                 let current = publisher.filter(|source| server.publishers.is_current(source.publisher, connection));
                 let Some(publisher) = current else {
                     let run = refused(first, events.len(), RefusalCode::Fenced);
-                    self.queue.after(Duration::ZERO, Due::Serve(connection, Input::Appended(vec![run])));
+                    self.queue.after(Duration::ZERO, Due::Serve(connection, Input::Reply(Reply::Appended(vec![run]))));
                     return None;
                 };
                 let keys =
@@ -253,12 +253,12 @@ impl World {
     fn tell_one(&mut self, outcome: &WriteOutcome, asked: Asked) -> Option<Work> {
         let (connection, input) = match (outcome, asked) {
             (WriteOutcome::Emitted(runs), Asked::Append { connection, .. }) => {
-                (connection, Input::Appended(runs.clone()))
+                (connection, Input::Reply(Reply::Appended(runs.clone())))
             }
             (WriteOutcome::CursorSaved, Asked::Save { connection, id, subscriber, topic, cursor }) => {
                 let seq = cursor.known.position.seq;
                 self.record(Entry::CursorWritten { subscriber, topic, cursor });
-                (connection, Input::CursorSaved { id, seq })
+                (connection, Input::Reply(Reply::CursorSaved { id, seq }))
             }
             (WriteOutcome::CursorNotSaved, Asked::Save { connection, id, subscriber, topic, cursor }) => {
                 return Some(Work::Save { connection, id, subscriber, topic, cursor, urgent: false });
@@ -301,7 +301,7 @@ impl World {
                 };
                 for _ in 0..times {
                     let delay = Duration::from_micros(self.rng.between(0, 3_000));
-                    self.queue.after(delay, Due::Serve(connection, Input::Grew { id }));
+                    self.queue.after(delay, Due::Serve(connection, Input::Reply(Reply::Grew { id })));
                 }
             }
         }

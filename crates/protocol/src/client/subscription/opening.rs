@@ -40,24 +40,20 @@ impl Subscription {
         if features.has(Features::FIRST_START) {
             return Some(self.start.clone());
         }
-        Some(match &self.start {
-            Start::ResumeOr { at_least: at_least @ Some(_), .. } => Start::Resume { at_least: at_least.clone() },
-            Start::ResumeOr { at_least: None, first: FirstStart::Latest } => Start::Resume { at_least: None },
-            Start::ResumeOr { at_least: None, first: FirstStart::Earliest } => {
+        Some(match self.start.as_first() {
+            None => self.start.clone(),
+            Some((Some(at_least), _)) => Start::Resume { at_least: Some(at_least.clone()) },
+            Some((None, FirstStart::Latest)) => Start::Resume { at_least: None },
+            Some((None, FirstStart::Earliest)) => {
                 // "Before everything" is a place in no history. Such a server then begins with the earliest event, or
                 // behind the cursor that it has, and tells a gap of nothing.
                 self.is_gap_false = true;
                 Start::Resume { at_least: Some(Place::default()) }
             }
-            Start::ResumeOr { .. } => return None,
-            start @ (Start::Resume { .. }
-            | Start::Latest
-            | Start::Earliest
-            | Start::After(_)
-            | Start::AfterSeq(_)
-            | Start::Since(_)
-            | Start::Within(_)
-            | Start::Last(_)) => start.clone(),
+            Some((
+                None,
+                FirstStart::AfterSeq(_) | FirstStart::Since(_) | FirstStart::Within(_) | FirstStart::Last(_),
+            )) => return None,
         })
     }
 
@@ -123,18 +119,8 @@ impl Subscription {
         {
             return Err(Misfit::Hole("a subscription does not begin behind its gap"));
         }
-        let stored = match &self.start {
-            Start::After(known) if !self.begun && self.acks.has_begun() => Some(known),
-            Start::After(_)
-            | Start::Resume { .. }
-            | Start::ResumeOr { .. }
-            | Start::Latest
-            | Start::Earliest
-            | Start::AfterSeq(_)
-            | Start::Since(_)
-            | Start::Within(_)
-            | Start::Last(_) => None,
-        };
+        let stored = if let Start::After(known) = &self.start { Some(known) } else { None };
+        let stored = stored.filter(|_| !self.begun && self.acks.has_begun());
         let Some(known) = self.handed.as_ref().or(stored).filter(|_| !breaks) else { return Ok(false) };
         if answer.nth < known.nth {
             return Err(Misfit::Hole("a subscription begins before what was handed over"));
