@@ -89,7 +89,10 @@ impl SubscribeBuilder {
     }
 
     /// Moves the subscription here, whatever its cursor says: back, and events come again, or on, and events are
-    /// skipped. Each time that the subscription is made: for a tool, not for a service that restarts.
+    /// skipped. The cursor is moved before the first event comes, so that who goes on later, without a rewind, goes on
+    /// from here. Events that were delivered before are marked `redelivered`.
+    ///
+    /// Each time that the subscription is made: for a tool, not for a service that restarts.
     pub fn rewind(mut self, start: Start) -> Self {
         self.start = Some(start);
         self.rewinds = true;
@@ -208,7 +211,10 @@ impl SubscribeBuilder {
                 };
                 let (claim, stored) = load(&self.client, name).await?;
                 key = Some(claim);
-                CursorKeeper::Client { stored: stored.filter(|_| !self.rewinds) }
+                match stored {
+                    Some(from) if self.rewinds => CursorKeeper::Rewound { from },
+                    stored => CursorKeeper::Client { stored },
+                }
             }
         };
         let request = SubscribeRequest {

@@ -169,6 +169,11 @@ pub enum CursorKeeper {
         /// What the store held.
         stored: Option<Cursor>,
     },
+    /// The client's own store, whose cursor is moved: `start` counts.
+    Rewound {
+        /// What the store held. What it says to have been delivered is marked when it comes again.
+        from: Cursor,
+    },
 }
 
 /// What a client session wants done.

@@ -128,6 +128,21 @@ impl Start {
 }
 
 impl Start {
+    /// Whether a stored cursor counts, if there is one. Any other start of a durable subscription moves its cursor.
+    #[must_use]
+    pub fn resumes(&self) -> bool {
+        match self {
+            Start::Resume { .. } | Start::ResumeOr { .. } => true,
+            Start::Latest
+            | Start::Earliest
+            | Start::After(_)
+            | Start::AfterSeq(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | Start::Last(_) => false,
+        }
+    }
+
     /// Goes on where the durable subscription is, or starts like this if its server does not know it. A place that is
     /// named counts as handled in both cases.
     #[must_use]

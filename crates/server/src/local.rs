@@ -64,7 +64,7 @@ impl LocalSubscribe {
     }
 
     /// Moves a durable subscription: it starts here also if the server knows it. What lies between is skipped, or comes
-    /// again.
+    /// again. The cursor is moved before the first event comes.
     pub fn rewind(mut self, start: Start) -> LocalSubscribe {
         self.rewind = Some(start);
         self

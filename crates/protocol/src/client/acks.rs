@@ -75,6 +75,7 @@ impl Acks {
         let (keeper, acked) = match keeper {
             CursorKeeper::Nobody => (Keeper::Nobody, None),
             CursorKeeper::Server => (Keeper::Server { unconfirmed: false }, None),
+            CursorKeeper::Rewound { .. } => (Keeper::Client(Saver::default()), None),
             CursorKeeper::Client { stored } => {
                 (Keeper::Client(Saver::default()), stored.as_ref().map(|cursor| (cursor.known.clone(), 0)))
             }

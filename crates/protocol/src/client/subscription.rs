@@ -105,8 +105,13 @@ impl Subscription {
     /// One that is read alone, or together with others: so many, itself included.
     pub(super) fn new(id: SubscriptionId, request: SubscribeRequest, merged: Option<usize>) -> Subscription {
         let stored = match &request.keeper {
-            CursorKeeper::Nobody | CursorKeeper::Server => None,
+            CursorKeeper::Nobody | CursorKeeper::Server | CursorKeeper::Rewound { .. } => None,
             CursorKeeper::Client { stored } => stored.as_ref(),
+        };
+        let stored_delivered_through = match &request.keeper {
+            CursorKeeper::Nobody | CursorKeeper::Server => DeliveredThrough::NOTHING,
+            CursorKeeper::Client { stored } => stored.as_ref().map_or_else(Default::default, |it| it.delivered_through),
+            CursorKeeper::Rewound { from } => from.delivered_through.raised(DeliveredThrough(from.known.nth)),
         };
         Subscription {
             id,
@@ -118,7 +123,7 @@ impl Subscription {
                 None => request.start.of_unknown(),
             },
             is_gap_false: false,
-            stored_delivered_through: stored.map_or(DeliveredThrough::NOTHING, |cursor| cursor.delivered_through),
+            stored_delivered_through,
             acks: Acks::new(id, &request.keeper),
             topic: request.topic,
             ownership: request.ownership,

@@ -2,9 +2,10 @@
 //! have been handed over.
 //!
 //! The mark must be durable before an event above it is sent: otherwise a crash would hand an event over again without
-//! saying so. The cursor never goes back.
+//! saying so. The cursor never goes back, but for a subscription whose start moves it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::in_flight::InFlight;
 use crate::frame::Subscribe;
@@ -73,12 +74,13 @@ impl DurableCursor {
     /// The cursor of a subscription that was opened with this request.
     pub(super) fn new(request: &Subscribe, opened: &Opened, window_events: u32) -> DurableCursor {
         let start = opened.gap.as_ref().map_or(opened.after, |gap| gap.after);
-        let stored = opened.stored.clone();
-        let durable = stored.as_ref().map(|known| Saved {
+        let durable = opened.stored.as_ref().map(|known| Saved {
             position: known.position,
             mark: opened.delivered_through,
             urgent: true,
         });
+        // A start that names where to begin moves the cursor there, so that a reader that is cut off goes on from there.
+        let stored = opened.stored.clone().filter(|_| request.start.resumes());
         let known = stored.unwrap_or_else(|| initial(request, opened));
         let start_is_foreign = opened.gap.as_ref().is_some_and(|gap| gap.cause == GapCause::EpochChanged);
         DurableCursor {
@@ -93,12 +95,12 @@ impl DurableCursor {
         }
     }
 
-    /// The save without which nothing may be said to the reader: where a new name starts, and the mark of what its first
-    /// window may hand over. None if what is stored says it already.
+    /// The save without which nothing may be said to the reader: where a name starts that is new or is moved, and the mark
+    /// of what its first window may hand over. None if what is stored says it already.
     pub(super) fn initial_save(&mut self, in_flight: &InFlight) -> Option<Save> {
         let first_window = DeliveredThrough(in_flight.sent_nth().saturating_add(self.window_events));
         let mark = self.delivered_through.raised(first_window);
-        if self.durable.is_some_and(|saved| saved.mark >= mark) {
+        if self.durable.is_some_and(|saved| saved.mark >= mark && saved.position == self.known.position) {
             return None;
         }
         Some(self.save(mark, true))
@@ -131,7 +133,6 @@ impl DurableCursor {
         if seq <= self.known.position.seq {
             return LateAck::Taken;
         }
-        // A cursor beyond an explicit start was handled above: from here on it lies before the start.
         if nth < self.known.nth || seq.since(self.known.position.seq) < nth.since(self.known.nth) {
             return LateAck::Forged;
         }
@@ -207,11 +208,15 @@ impl DurableCursor {
     }
 }
 
-/// Where a cursor begins that is not stored yet. If the reader came out of another history, it is the reader's own place
-/// there: a later resume then is told the same gap.
+/// Where a cursor begins that is not stored yet, or is moved. If the reader came out of another history, it is the
+/// reader's own place there: a later resume then is told the same gap.
 fn initial(request: &Subscribe, opened: &Opened) -> Place {
     let Some(gap) = &opened.gap else {
-        return Place { position: opened.after, nth: opened.nth, earlier: [].into() };
+        let brought = request.start.known().filter(|place| place.position == opened.after);
+        // What the stored cursor knows of earlier epochs is true of each place in its own epoch.
+        let stored = opened.stored.as_ref().filter(|place| place.position.epoch == opened.after.epoch);
+        let earlier = brought.or(stored).map_or_else(|| [].into(), |place| Arc::clone(&place.earlier));
+        return Place { position: opened.after, nth: opened.nth, earlier };
     };
     match request.start.known() {
         Some(known) if known.position == gap.after => known.clone(),

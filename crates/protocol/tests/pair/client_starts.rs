@@ -9,6 +9,7 @@ use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::error::{CloseCode, RefusalCode};
 use redeliver_protocol::features::Features;
 use redeliver_protocol::history::{GapCause, Start};
+use redeliver_protocol::seq::SubscriptionId;
 
 use crate::world::{Client, Pair, request, resume};
 
@@ -30,15 +31,19 @@ fn take(pair: &mut Pair, client: Client) -> Vec<(u64, bool)> {
     let places = pair.real(client).delivered.iter().filter_map(|(_, item)| item.place());
     let last = places.last().map(|place| place.after);
     let taken = pair.records(client, 1).into_iter().map(|(record, mark)| (record.nth.0, mark)).collect();
+    pair.real(client).delivered.clear();
     if let Some(last) = last {
         pair.handled(client, 1, last.position, last.nth.0);
     }
-    pair.real(client).delivered.clear();
     taken
 }
 
 fn fresh(nths: RangeInclusive<u64>) -> Vec<(u64, bool)> {
     nths.map(|nth| (nth, false)).collect()
+}
+
+fn again(nths: RangeInclusive<u64>) -> Vec<(u64, bool)> {
+    nths.map(|nth| (nth, true)).collect()
 }
 
 fn nothing() -> RangeInclusive<u64> {
@@ -123,4 +128,62 @@ fn a_first_start_needs_the_feature() {
     request.start = Start::first(Start::Earliest);
     pair.send(peer, redeliver_protocol::frame::ClientFrame::Subscribe(request));
     assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+}
+
+#[test]
+fn a_rewound_reader_gets_all_from_there_whatever_is_cut_and_marked_and_leaves_its_cursor_there() {
+    for is_cut in [false, true] {
+        let mut pair = Pair::new();
+        pair.emit_many("orders", 1..=9);
+        let client = pair.client_as(1, Some("billing"));
+        pair.follow(client, 1, first(Start::Earliest));
+        assert_eq!(take(&mut pair, client), fresh(1..=9));
+        pair.tell(client, ToClient::Shutdown);
+        pair.pass(A_WHILE);
+
+        let client = pair.client_as(2, Some("billing"));
+        pair.real(client).acks_at_once = false;
+        let mut rewound = request("orders", Start::Earliest, CursorKeeper::Server);
+        rewound.window.events = 3;
+        pair.follow(client, 1, rewound);
+        if is_cut {
+            pair.cut(client);
+            pair.pass(A_WHILE);
+        }
+        assert_eq!(take(&mut pair, client), again(1..=3));
+        pair.pass(A_WHILE);
+        if is_cut {
+            pair.cut(client);
+            pair.pass(A_WHILE);
+        }
+        assert_eq!(take(&mut pair, client), again(4..=6));
+        pair.pass(A_WHILE);
+        pair.kill(client);
+
+        let client = pair.client_as(3, Some("billing"));
+        pair.follow(client, 1, first(Start::Earliest));
+        assert_eq!(take(&mut pair, client), again(7..=9), "the rewind moved the cursor");
+    }
+}
+
+#[test]
+fn a_rewound_reader_with_an_own_store_is_told_what_it_was_given_before() {
+    let mut pair = Pair::new();
+    pair.emit_many("orders", 1..=4);
+    let client = pair.client(1);
+    let keeper = CursorKeeper::Client { stored: None };
+    pair.follow(client, 1, request("orders", Start::Earliest, keeper));
+    assert_eq!(take(&mut pair, client), fresh(1..=4));
+    pair.tell(client, ToClient::Shutdown);
+    pair.pass(A_WHILE);
+    let from = pair.real(client).store.get(&SubscriptionId(1)).cloned().expect("a cursor");
+    pair.emit_many("orders", 5..=6);
+
+    let client = pair.client(2);
+    pair.follow(client, 1, request("orders", Start::Last(4), CursorKeeper::Rewound { from }));
+    let taken: Vec<_> = again(3..=4).into_iter().chain(fresh(5..=6)).collect();
+    assert_eq!(take(&mut pair, client), taken);
+    pair.pass(A_WHILE);
+    let stored = pair.real(client).store.get(&SubscriptionId(1)).cloned().expect("a cursor");
+    assert_eq!(stored.known.nth.0, 6);
 }

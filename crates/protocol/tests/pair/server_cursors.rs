@@ -377,20 +377,30 @@ fn a_late_ack_that_cannot_be_true_ends_the_connection() {
 }
 
 #[test]
-fn reading_once_more_from_the_beginning_does_not_take_the_cursor_back() {
+fn a_start_that_names_where_to_begin_moves_the_cursor_and_keeps_the_mark() {
     let (mut pair, peer) = following();
     pair.emit_many("orders", 1..=10);
     pair.send(peer, ack(1, 8, 8));
     pair.send(peer, unsubscribe(1));
     pair.frames(peer);
-    let again = Subscribe { start: Start::Earliest, ..resume(2, "orders") };
-    assert_eq!(pair.subscribed(peer, again).nth, Nth(0));
-    assert_eq!(nths(&pair.frames(peer)).len(), 10);
+    let again = Subscribe { start: Start::After(known(1, 3, 3)), ..resume(2, "orders") };
+    pair.hub.hold(Held::Saves);
+    pair.send(peer, ClientFrame::Subscribe(again));
+    assert_eq!(pair.frames(peer), [], "nothing is said before the cursor is moved");
+    pair.release(Held::Saves);
+    assert_eq!(nths(&pair.frames(peer)), [4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(cursor(&pair).known, known(1, 3, 3));
+    assert!(cursor(&pair).delivered_through.0 >= Nth(10), "all of them were delivered before");
     pair.send(peer, ack(2, 5, 5));
     assert_eq!(pair.frames(peer), [ServerFrame::Acked { id: SubscriptionId(2), seq: Seq(5) }]);
-    assert_eq!(cursor(&pair).known, known(1, 8, 8));
-    pair.send(peer, ack(2, 9, 9));
-    assert_eq!(cursor(&pair).known, known(1, 9, 9));
+    let peer = back(&mut pair, peer);
+    let place = pair.subscribed(peer, resume(1, "orders"));
+    assert_eq!((place.after, place.delivered_through.0 >= Nth(10)), (at(1, 5), true));
+    pair.cut(peer);
+    // On, past what nobody has handled.
+    let peer = billing(&mut pair);
+    pair.subscribed(peer, Subscribe { start: Start::Latest, ..resume(1, "orders") });
+    assert_eq!(cursor(&pair).known, known(1, 10, 10));
 }
 
 #[test]

@@ -154,7 +154,9 @@ impl Subscription {
         if stored == DeliveredThrough::ANYTHING {
             // What did not exist when we subscribed was handed to nobody before.
             self.delivered_through.raise(DeliveredThrough(answer.nth.saturating_add(answer.pending)));
-        } else if !breaks {
+        } else if !breaks || self.is_place_brought {
+            // With a place that the app brought along, a mark comes from a cursor that was moved there: it may be of this
+            // history, whatever the place is of.
             self.delivered_through.raise(stored);
         }
     }
