@@ -154,7 +154,7 @@ pub fn subscribe_request(id: SubscriptionId, topic: u64, start: &Start) -> Resul
         id,
         topic: TopicName::new(topic_name(topic)).context("the topic's name")?,
         start: start.clone(),
-        window: Window { events: WINDOW_EVENTS, bytes: u32::try_from(WINDOW_BYTES).unwrap_or(u32::MAX) },
+        window: Window::new(WINDOW_EVENTS, u32::try_from(WINDOW_BYTES).unwrap_or(u32::MAX)),
         ownership: Ownership::Takeover,
         durable: false,
     })

@@ -154,9 +154,9 @@ fn cursor(log: &Log, subscriber: &str, topic: &str) -> Result<Value> {
     });
     let cursor = found.map(|cursor| {
         json!({
-            "position": at(cursor.known.position),
-            "nth": cursor.known.nth.0,
-            "earlier": cursor.known.earlier.iter().map(|earlier| at(*earlier)).collect::<Vec<_>>(),
+            "position": at(cursor.place.position),
+            "nth": cursor.place.nth.0,
+            "earlier": cursor.place.earlier.iter().map(|earlier| at(*earlier)).collect::<Vec<_>>(),
             "handed_through": cursor.delivered_through.0.0,
         })
     });

@@ -38,7 +38,7 @@ impl Site {
             async move {
                 assert_eq!(identity.name(), "anonymous");
                 match request.name.as_str() {
-                    "echo" => Ok(Response { kind: request.kind, payload: request.payload }),
+                    "echo" => Ok(Response::new(request.kind, request.payload)),
                     "decline" => Err(Refusal::declined("not today")),
                     "break" => panic!("the handler breaks"),
                     _ => std::future::pending().await,
@@ -58,7 +58,7 @@ impl Site {
 }
 
 fn text(payload: &'static str) -> Response {
-    Response { kind: PayloadKind::Text, payload: payload.into() }
+    Response::new(PayloadKind::Text, payload.into())
 }
 
 #[tokio::test]

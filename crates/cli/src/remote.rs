@@ -50,7 +50,7 @@ pub(crate) async fn close_of(client: &Client) -> Option<Close> {
     let ended = tokio::time::timeout(MOMENT, state.wait_for(has_ended)).await.ok()??;
     match ended {
         ConnectionState::Ended { close } => close,
-        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Waiting { .. } => None,
+        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Waiting { .. } | _ => None,
     }
 }
 
@@ -97,7 +97,7 @@ async fn tell_of_connection(mut states: ConnectionWatch, url: String, bar: Progr
                 was_connected = true;
             }
             ConnectionState::Ended { .. } => return,
-            ConnectionState::Waiting { .. } | ConnectionState::Connecting => {}
+            ConnectionState::Waiting { .. } | ConnectionState::Connecting | _ => {}
         }
         let Some(next) = states.changed().await else { return };
         state = next;

@@ -300,7 +300,7 @@ async fn connected(state: &mut watch::Receiver<ConnectionState>) -> Result<(), C
             ConnectionState::Connected { .. } => return Ok(()),
             ConnectionState::Ended { close: Some(close) } => return Err(ConnectError::Refused(close.clone())),
             ConnectionState::Ended { close: None } => return Err(ConnectError::Ended),
-            ConnectionState::Connecting | ConnectionState::Waiting { .. } => {}
+            ConnectionState::Connecting | ConnectionState::Waiting { .. } | _ => {}
         }
         if state.changed().await.is_err() {
             return Err(ConnectError::Ended);
@@ -311,7 +311,7 @@ async fn connected(state: &mut watch::Receiver<ConnectionState>) -> Result<(), C
 fn reason(state: &watch::Receiver<ConnectionState>) -> String {
     match &*state.borrow() {
         ConnectionState::Waiting { reason, .. } => reason.clone(),
-        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Ended { .. } => {
+        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Ended { .. } | _ => {
             "the server does not answer".to_owned()
         }
     }

@@ -194,7 +194,7 @@ impl Client {
         let Payload { kind, bytes: payload, .. } = payload.into();
         let ticket = RequestTicket(self.shared.next_request.fetch_add(1, Ordering::Relaxed));
         let (sender, answer) = oneshot::channel();
-        let request = Request { name, kind, payload, timeout };
+        let request = Request::new(name, kind, payload, timeout);
         let command = Command::Request { ticket, request, answer: sender };
         self.shared.commands.send(command).map_err(|_| RequestError::NotSent)?;
         let mut guard = Forget { ticket, commands: self.shared.commands.clone(), is_asked: true };
@@ -262,7 +262,8 @@ impl Client {
             ConnectionState::Ended { close: None }
             | ConnectionState::Connecting
             | ConnectionState::Connected { .. }
-            | ConnectionState::Waiting { .. } => Ok(()),
+            | ConnectionState::Waiting { .. }
+            | _ => Ok(()),
         }
     }
 }

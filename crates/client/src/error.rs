@@ -123,9 +123,16 @@ impl SubscribeError {
 /// A subscription ended before its acks were confirmed: what they covered may be handed over again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the subscription ended before its acks were confirmed: {}", end_words(end))]
+#[non_exhaustive]
 pub struct NotConfirmed {
     /// How it ended.
     pub end: SubscriptionEnd,
+}
+
+impl NotConfirmed {
+    pub(crate) fn new(end: SubscriptionEnd) -> NotConfirmed {
+        NotConfirmed { end }
+    }
 }
 
 /// Why a shutdown was not clean.
@@ -231,5 +238,6 @@ fn end_words(end: &SubscriptionEnd) -> String {
             format!("the server refused it: {}", with_reason(code, code.description(), reason))
         }
         SubscriptionEnd::ClientEnded => "the client has ended".to_owned(),
+        _ => "it has ended".to_owned(),
     }
 }

@@ -280,6 +280,6 @@ fn never_stood(end: Option<&SubscriptionEnd>) -> SubscribeError {
     match end {
         Some(SubscriptionEnd::Refused(code, reason)) => SubscribeError::Refused { code: *code, reason: reason.clone() },
         Some(SubscriptionEnd::TakenOver) => SubscribeError::TakenOver,
-        Some(SubscriptionEnd::Asked | SubscriptionEnd::ClientEnded) | None => SubscribeError::ClientEnded,
+        Some(SubscriptionEnd::Asked | SubscriptionEnd::ClientEnded | _) | None => SubscribeError::ClientEnded,
     }
 }

@@ -155,7 +155,7 @@ impl Subscription {
         {
             return result;
         }
-        Err(NotConfirmed { end: self.inlet.end.get().cloned().unwrap_or(SubscriptionEnd::ClientEnded) })
+        Err(NotConfirmed::new(self.inlet.end.get().cloned().unwrap_or(SubscriptionEnd::ClientEnded)))
     }
 
     /// Ends the subscription and waits until its acks are confirmed. With `auto_ack`, what was handed over last counts
@@ -175,10 +175,10 @@ impl Subscription {
         self.has_ended = true;
         match self.inlet.end.get() {
             Some(SubscriptionEnd::Asked) => Ok(()),
-            Some(end @ (SubscriptionEnd::TakenOver | SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded)) => {
-                Err(NotConfirmed { end: end.clone() })
-            }
-            None => Err(NotConfirmed { end: SubscriptionEnd::ClientEnded }),
+            Some(
+                end @ (SubscriptionEnd::TakenOver | SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded | _),
+            ) => Err(NotConfirmed::new(end.clone())),
+            None => Err(NotConfirmed::new(SubscriptionEnd::ClientEnded)),
         }
     }
 

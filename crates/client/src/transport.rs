@@ -241,7 +241,7 @@ where
 /// Whether a failed handshake is a final answer: only a redeliver server's own. Whatever a proxy, a firewall or a
 /// starting server may say in passing is not.
 fn refusal(error: &WsError) -> Option<Close> {
-    let never = |code, reason| Some(Close { code, reason, retry: RetryAdvice::Never });
+    let never = |code, reason| Some(Close::new(code, reason, RetryAdvice::Never));
     if let WsError::Http(response) = error
         && is_of_a_server(response)
     {

@@ -413,7 +413,7 @@ impl Log {
                 let shared = self.shared.read();
                 let last_nth = shared.topics.find(topic.as_str()).map_or(Nth::ZERO, |(_, entry)| entry.last_nth);
                 let delivered_through = DeliveredThrough(last_nth);
-                Ok(Some(Cursor { known: Place::new(nowhere, Nth::ZERO), delivered_through }))
+                Ok(Some(Cursor::new(Place::new(nowhere, Nth::ZERO), delivered_through)))
             }
         }
     }

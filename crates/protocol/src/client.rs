@@ -316,12 +316,13 @@ impl StreamItem {
             StreamItem::Gap { gap, before } => (before, gap.through, gap.nth_through),
             StreamItem::Subscribed { .. } | StreamItem::Volatile { .. } | StreamItem::CaughtUp { .. } => return None,
         };
-        Some(PlaceStep { before: before.clone(), after: before.advanced(position, nth) })
+        Some(PlaceStep::new(before.clone(), before.advanced(position, nth)))
     }
 }
 
 /// Why a subscription has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SubscriptionEnd {
     /// The app asked for it; its acks are confirmed.
     Asked,
@@ -355,6 +356,7 @@ pub enum EmitOutcome {
 
 /// The state of a client's connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConnectionState {
     /// A connection is being made.
     #[default]

@@ -307,11 +307,11 @@ fn decode_close(message: &[u8]) -> Result<Close, DecodeError> {
         2 => RetryAdvice::After(Duration::from_millis(u64::from_le_bytes(retry_ms))),
         other => return Err(DecodeError::Invalid(format!("retry advice {other}"))),
     };
-    Ok(Close {
-        code: CloseCode(u16::from_le_bytes([head[10], head[11]])),
-        reason: String::from_utf8_lossy(reason).into_owned(),
+    Ok(Close::new(
+        CloseCode(u16::from_le_bytes([head[10], head[11]])),
+        String::from_utf8_lossy(reason).into_owned(),
         retry,
-    })
+    ))
 }
 
 fn preamble(magic: &[u8; 4], features: Features) -> BytesMut {

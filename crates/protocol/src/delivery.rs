@@ -152,7 +152,7 @@ impl Event {
     /// Returns where this event stands in what its subscription has shown: the place before it and its own.
     #[must_use]
     pub fn place(&self) -> PlaceStep {
-        PlaceStep { before: self.before.0.clone(), after: self.known() }
+        PlaceStep::new(self.before.0.clone(), self.known())
     }
 }
 
@@ -259,7 +259,7 @@ impl Gap {
     #[must_use]
     pub fn place(&self) -> PlaceStep {
         let after = self.before.0.advanced(self.through, self.nth_through);
-        PlaceStep { before: self.before.0.clone(), after }
+        PlaceStep::new(self.before.0.clone(), after)
     }
 
     /// Says that the gap is dealt with, and everything before it. Until then it is told again after a restart.

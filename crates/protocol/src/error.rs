@@ -147,6 +147,7 @@ impl RefusalCode {
 
 /// What the closed peer should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RetryAdvice {
     /// Not connect again with the same request.
     Never,
@@ -158,6 +159,7 @@ pub enum RetryAdvice {
 
 /// A connection's end, in words and numbers that every version can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Close {
     /// Why.
     pub code: CloseCode,
@@ -165,6 +167,20 @@ pub struct Close {
     pub reason: String,
     /// What to do.
     pub retry: RetryAdvice,
+}
+
+impl Close {
+    /// Returns a close with a reason in words.
+    #[must_use]
+    pub fn new(code: CloseCode, reason: impl Into<String>, retry: RetryAdvice) -> Close {
+        Close { code, reason: reason.into(), retry }
+    }
+
+    /// Returns a close that says no more than its code.
+    #[must_use]
+    pub fn of(code: CloseCode, retry: RetryAdvice) -> Close {
+        Close::new(code, code.description(), retry)
+    }
 }
 
 /// Why bytes are not a message of this protocol.

@@ -201,11 +201,26 @@ pub struct Subscribe {
 
 /// How much may be sent on a subscription without being acknowledged. One event always fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Window {
     /// In events.
     pub events: u32,
     /// In bytes of records.
     pub bytes: u32,
+}
+
+impl Window {
+    /// Returns a window of so many events and so many bytes of records.
+    #[must_use]
+    pub const fn new(events: u32, bytes: u32) -> Window {
+        Window { events, bytes }
+    }
+
+    /// Returns a window of so many events, with the default bound in bytes.
+    #[must_use]
+    pub fn of_events(events: u32) -> Window {
+        Window { events, ..Window::default() }
+    }
 }
 
 impl From<(u32, u32)> for Window {
@@ -223,6 +238,7 @@ impl Default for Window {
 
 /// What happens if a durable subscriber's topic already has a live reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Ownership {
     /// The newcomer takes over; the old reader is told, and its acks count no more.
     #[default]

@@ -17,6 +17,7 @@ use crate::time::Timestamp;
 
 /// Where a subscription starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Start {
     /// After the stored cursor of this durable subscriber; a subscriber without one starts at latest. An `at_least`
     /// that is further on in the same history wins over the stored cursor.
@@ -52,6 +53,7 @@ pub enum Start {
 
 /// Where a durable subscription starts that its server does not know yet: a [`Start`] that names no place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum FirstStart {
     /// With the oldest event that is retained: nothing that was emitted before the first deployment is skipped.
     #[default]
@@ -213,6 +215,7 @@ impl Place {
 /// the event's effect, on condition that `before` is what is stored, does each effect once, also where two processes
 /// overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlaceStep {
     /// The place of the event or gap that was shown before this one; of the first, where the subscription began. That is
     /// the place that was asked for (`Start::After`, `at_least`), equal in every part, unless the subscription turned out
@@ -222,15 +225,32 @@ pub struct PlaceStep {
     pub after: Place,
 }
 
+impl PlaceStep {
+    /// Returns the step from one place to the next.
+    #[must_use]
+    pub fn new(before: Place, after: Place) -> PlaceStep {
+        PlaceStep { before, after }
+    }
+}
+
 /// A durable cursor: how far a subscription has handled its topic. Kept by the server for a durable subscriber, or by a
 /// client in its cursor store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Cursor {
     /// The last handled position, its nth, and the earlier epochs'.
-    pub known: Place,
-    /// The redelivery mark: what lies above `known.nth` and is covered by this is marked `redelivered` when it is
+    pub place: Place,
+    /// The redelivery mark: what lies above `place.nth` and is covered by this is marked `redelivered` when it is
     /// delivered again.
     pub delivered_through: DeliveredThrough,
+}
+
+impl Cursor {
+    /// Returns a cursor at this place, with this redelivery mark.
+    #[must_use]
+    pub fn new(place: Place, delivered_through: DeliveredThrough) -> Cursor {
+        Cursor { place, delivered_through }
+    }
 }
 
 /// Where a subscription turned out to start.

@@ -41,6 +41,7 @@ pub const EARLIER_EPOCHS_MAX: usize = 8;
 
 /// What a server allows and tells each client in `Welcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Limits {
     /// Largest event in bytes: payload, name and topics.
     pub event_bytes_max: u32,

@@ -23,6 +23,7 @@ pub struct RequestTicket(pub u64);
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Request {
     /// What is asked for.
     pub name: EventName,
@@ -36,6 +37,7 @@ pub struct Request {
 
 /// An answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Response {
     /// What the payload's bytes are.
     pub kind: PayloadKind,
@@ -46,6 +48,22 @@ pub struct Response {
 readable_payload!(Request);
 readable_payload!(Response);
 
+impl Request {
+    /// Returns a request of this name and payload, whose answer is waited for so long.
+    #[must_use]
+    pub fn new(name: EventName, kind: PayloadKind, payload: Bytes, timeout: Duration) -> Request {
+        Request { name, kind, payload, timeout }
+    }
+}
+
+impl Response {
+    /// Returns a response of this payload.
+    #[must_use]
+    pub fn new(kind: PayloadKind, payload: Bytes) -> Response {
+        Response { kind, payload }
+    }
+}
+
 impl From<Payload> for Response {
     fn from(payload: Payload) -> Response {
         Response { kind: payload.kind, payload: payload.bytes }
@@ -54,6 +72,7 @@ impl From<Payload> for Response {
 
 /// Why a request has no answer although it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// Why.
     pub code: RefusalCode,
@@ -66,6 +85,12 @@ impl Refusal {
     #[must_use]
     pub fn declined(reason: impl Into<String>) -> Refusal {
         Refusal { code: RefusalCode::Declined, reason: reason.into() }
+    }
+
+    /// Returns a refusal with a reason in words.
+    #[must_use]
+    pub fn new(code: RefusalCode, reason: impl Into<String>) -> Refusal {
+        Refusal { code, reason: reason.into() }
     }
 
     /// A refusal that says no more than its code.

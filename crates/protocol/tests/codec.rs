@@ -217,7 +217,7 @@ fn names_that_may_not_be_are_refused_when_they_are_read() {
 
 #[test]
 fn a_long_reason_is_cut_at_a_character() {
-    let close = Close { code: CloseCode::Internal, reason: "ä".repeat(600), retry: RetryAdvice::Never };
+    let close = Close::new(CloseCode::Internal, "ä".repeat(600), RetryAdvice::Never);
     let Ok(FromClient::Close(read)) = codec::decode_from_client(&codec::encode_close(&close)) else { panic!() };
     assert_eq!(read.reason, "ä".repeat(512));
 }
@@ -304,7 +304,7 @@ fn close() -> impl Strategy<Value = Close> {
         Just(RetryAdvice::Now),
         any::<u64>().prop_map(|ms| RetryAdvice::After(Duration::from_millis(ms))),
     ];
-    (any::<u16>(), ".{0,60}", retry).prop_map(|(code, reason, retry)| Close { code: CloseCode(code), reason, retry })
+    (any::<u16>(), ".{0,60}", retry).prop_map(|(code, reason, retry)| Close::new(CloseCode(code), reason, retry))
 }
 
 fn start() -> impl Strategy<Value = Start> {
@@ -322,7 +322,7 @@ fn start() -> impl Strategy<Value = Start> {
 }
 
 fn window() -> impl Strategy<Value = Window> {
-    any::<(u32, u32)>().prop_map(|(events, bytes)| Window { events, bytes })
+    any::<(u32, u32)>().prop_map(|(events, bytes)| Window::new(events, bytes))
 }
 
 fn new_event() -> impl Strategy<Value = NewEvent> {
@@ -425,14 +425,16 @@ fn welcome() -> impl Strategy<Value = Welcome> {
         any::<u64>().prop_map(|number| PublisherState::Reached(EmitNumber(number))),
         Just(PublisherState::Forgotten),
     ];
-    let limits = any::<[u32; 7]>().prop_map(|n| Limits {
-        event_bytes_max: n[0],
-        event_topics_max: n[1],
-        emits_in_flight_max: n[2],
-        emit_bytes_in_flight_max: n[3],
-        subscriptions_max: n[4],
-        window_events_max: n[5],
-        window_bytes_max: n[6],
+    let limits = any::<[u32; 7]>().prop_map(|n| {
+        let mut limits = Limits::default();
+        limits.event_bytes_max = n[0];
+        limits.event_topics_max = n[1];
+        limits.emits_in_flight_max = n[2];
+        limits.emit_bytes_in_flight_max = n[3];
+        limits.subscriptions_max = n[4];
+        limits.window_events_max = n[5];
+        limits.window_bytes_max = n[6];
+        limits
     });
     (position(), publisher, duration(), limits, ".{0,20}").prop_map(
         |(at, publisher, heartbeat, limits, server_name)| Welcome {

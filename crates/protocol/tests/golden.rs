@@ -28,7 +28,7 @@ use redeliver_protocol::time::Timestamp;
 const ID: SubscriptionId = SubscriptionId(3);
 const E: Epoch = Epoch([0xe1; 16]);
 const F: Epoch = Epoch([0xe2; 16]);
-const WINDOW: Window = Window { events: 1024, bytes: 1024 * 1024 };
+const WINDOW: Window = Window::new(1024, 1024 * 1024);
 
 #[test]
 fn hello_is_written_and_read_as_fixed() {
@@ -60,7 +60,7 @@ fn hello_is_written_and_read_as_fixed() {
 
 #[test]
 fn closes_are_written_and_read_as_fixed() {
-    let close = |code, reason: &str, retry| Close { code, reason: reason.to_owned(), retry };
+    let close = |code, reason: &str, retry| Close::new(code, reason.to_owned(), retry);
     let closes = [
         ("close_never", close(CloseCode::PublisherFenced, "fenced", RetryAdvice::Never)),
         ("close_now", close(CloseCode::HeartbeatTimeout, "", RetryAdvice::Now)),
@@ -265,20 +265,20 @@ fn server_frames() -> Vec<(&'static str, ServerFrame)> {
 }
 
 fn welcome(publisher: PublisherState) -> ServerFrame {
+    let mut limits = Limits::default();
+    limits.event_bytes_max = 256 * 1024;
+    limits.event_topics_max = 16;
+    limits.emits_in_flight_max = 16 * 1024;
+    limits.emit_bytes_in_flight_max = 4 * 1024 * 1024;
+    limits.subscriptions_max = 10_000;
+    limits.window_events_max = 65_536;
+    limits.window_bytes_max = 16 * 1024 * 1024;
     ServerFrame::Welcome(Welcome {
         epoch: E,
         head: Seq(48211),
         publisher,
         heartbeat: Duration::from_secs(15),
-        limits: Limits {
-            event_bytes_max: 256 * 1024,
-            event_topics_max: 16,
-            emits_in_flight_max: 16 * 1024,
-            emit_bytes_in_flight_max: 4 * 1024 * 1024,
-            subscriptions_max: 10_000,
-            window_events_max: 65_536,
-            window_bytes_max: 16 * 1024 * 1024,
-        },
+        limits,
         server_name: "redeliver/1".to_owned(),
     })
 }

@@ -201,7 +201,7 @@ fn translate(event: SocketEvent) -> Option<Input> {
         SocketEvent::Drained => Some(Input::Drained),
         SocketEvent::Broken(code, rule) => {
             let code = if code == close_code::TOO_LARGE { CloseCode::TooLarge } else { CloseCode::Malformed };
-            Some(Input::End(Close { code, reason: rule.to_owned(), retry: RetryAdvice::Never }))
+            Some(Input::End(Close::new(code, rule.to_owned(), RetryAdvice::Never)))
         }
         SocketEvent::Ended => None,
     }

@@ -27,7 +27,7 @@ impl Handle {
         self.shared.drain(|| {
             let code = CloseCode::Draining;
             let retry = RetryAdvice::After(jitter.up_to(within));
-            Close { code, reason: code.description().to_owned(), retry }
+            Close::of(code, retry)
         });
     }
 }

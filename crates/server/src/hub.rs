@@ -227,5 +227,5 @@ impl Drop for Hub {
 
 /// The end of a connection whose place a newer one has taken. It must not fight for it.
 fn displaced(code: CloseCode) -> Close {
-    Close { code, reason: code.description().to_owned(), retry: RetryAdvice::Never }
+    Close::of(code, RetryAdvice::Never)
 }

@@ -168,7 +168,7 @@ impl From<Option<SubscriptionEnd>> for SubscribeError {
         match end {
             Some(SubscriptionEnd::Refused(code, reason)) => SubscribeError::Refused { code, reason },
             Some(SubscriptionEnd::TakenOver) => SubscribeError::TakenOver,
-            Some(SubscriptionEnd::Asked | SubscriptionEnd::ClientEnded) | None => SubscribeError::ServerEnded,
+            Some(SubscriptionEnd::Asked | SubscriptionEnd::ClientEnded | _) | None => SubscribeError::ServerEnded,
         }
     }
 }

@@ -214,7 +214,7 @@ impl Queue {
             return;
         }
         let (inbox, id) = waiter;
-        let waiter = (inbox, id, cursor.known.position.seq);
+        let waiter = (inbox, id, cursor.place.position.seq);
         match content.cursors.get_mut(&key) {
             Some(waiting) => {
                 waiting.cursor = cursor;
@@ -470,10 +470,7 @@ mod tests {
 
     fn cursor(seq: u64) -> Cursor {
         let position = Position::new(Epoch([1; 16]), Seq(seq));
-        Cursor {
-            known: Place { position, nth: Nth(seq), earlier: [].into() },
-            delivered_through: DeliveredThrough(Nth(seq)),
-        }
+        Cursor::new(Place { position, nth: Nth(seq), earlier: [].into() }, DeliveredThrough(Nth(seq)))
     }
 
     fn key(subscriber: &str) -> CursorKey {

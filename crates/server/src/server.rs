@@ -186,7 +186,7 @@ impl Server {
         timeout: Duration,
     ) -> Result<request::Response, RequestError> {
         let name = EventName::new(name).map_err(|error| RequestError::Invalid(error.to_string()))?;
-        let request = request::Request { name, kind, payload: payload.into(), timeout };
+        let request = request::Request::new(name, kind, payload.into(), timeout);
         let shared = &self.handle.shared;
         shared.asking.ask(&shared.hub, connection, request).await
     }

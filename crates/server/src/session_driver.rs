@@ -302,7 +302,7 @@ impl SessionDriver {
         {
             self.publisher = None;
             let reason = "another identity emits as this publisher: use a new one".to_owned();
-            let close = Close { code: CloseCode::NotYourPublisher, reason, retry: RetryAdvice::Never };
+            let close = Close::new(CloseCode::NotYourPublisher, reason, RetryAdvice::Never);
             return self.handle(Input::Authenticated(Err(close)));
         }
         debug!(client = ?hello.client_name, subscriber = ?hello.subscriber, "authenticated");
@@ -326,14 +326,14 @@ impl SessionDriver {
     }
 
     fn deny(&mut self, reason: String, retry: RetryAdvice) {
-        self.handle(Input::Authenticated(Err(Close { code: CloseCode::Unauthenticated, reason, retry })));
+        self.handle(Input::Authenticated(Err(Close::new(CloseCode::Unauthenticated, reason, retry))));
     }
 
     fn answer(&mut self, id: RequestId, request: Request) {
         let Some((handler, identity)) = self.shared.handler.as_ref().zip(self.identity.clone()) else {
             return self.handle(Input::Reply(Reply::Respond { id, result: Err(no_handler()) }));
         };
-        let Request { name, kind, payload, timeout } = request;
+        let Request { name, kind, payload, timeout, .. } = request;
         let request = ClientRequest { connection: self.connection, name, kind, payload, timeout };
         self.handling.begin(handler, identity, id, request);
     }

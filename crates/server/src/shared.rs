@@ -189,7 +189,7 @@ impl Shared {
         }
         // The reason may name paths: it is for the operator, not for peers.
         let (code, retry) = (CloseCode::LogFailed, RetryAdvice::After(FAILED_RETRY));
-        self.hub.end_all(|| Close { code, reason: code.description().to_owned(), retry });
+        self.hub.end_all(|| Close::of(code, retry));
     }
 }
 

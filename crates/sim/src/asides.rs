@@ -80,7 +80,7 @@ impl World {
         self.record(Entry::Asked { number });
         let pause = Duration::from_micros(*self.aside_rng.pick(&[0, 1_000, 100_000, 2_000_000]));
         let payload = Bytes::from(format!("answer {number}"));
-        (pause, Ok(Response { kind: PayloadKind::Text, payload }))
+        (pause, Ok(Response::new(PayloadKind::Text, payload)))
     }
 
     /// Whoever asked has an answer, or will have none.
@@ -93,12 +93,12 @@ impl World {
     }
 
     fn request(&mut self, number: u64) -> Request {
-        Request {
-            name: name(),
-            kind: PayloadKind::Text,
-            payload: Bytes::from(format!("question {number}")),
-            timeout: Duration::from_millis(*self.aside_rng.pick(&[10, 300, 3_000])),
-        }
+        Request::new(
+            name(),
+            PayloadKind::Text,
+            Bytes::from(format!("question {number}")),
+            Duration::from_millis(*self.aside_rng.pick(&[10, 300, 3_000])),
+        )
     }
 
     fn volatile(&mut self, number: u64) -> NewEvent {

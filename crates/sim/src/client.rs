@@ -171,7 +171,7 @@ impl World {
             (KeeperPlan::Client, _) => {
                 let mut shown = stored.clone();
                 if let Some(cursor) = shown.as_mut().filter(|_| leaves_lineage_out) {
-                    cursor.known = Place::new(cursor.known.position, cursor.known.nth);
+                    cursor.place = Place::new(cursor.place.position, cursor.place.nth);
                 }
                 (Keeper::Client(number), CursorKeeper::Client { stored: shown }, stored)
             }
@@ -278,7 +278,7 @@ impl World {
         let Some((subscription, cursor)) = saved else { return };
         let topic =
             self.running(id).and_then(|running| running.readers.get(&subscription)).map(|r| r.follow.topic.clone());
-        let seq = cursor.known.position.seq;
+        let seq = cursor.place.position.seq;
         if let Some(topic) = topic {
             self.clients[client].disk.insert(topic, cursor);
         }
@@ -401,7 +401,7 @@ impl World {
             SubscriptionEnd::Asked => true,
             // A person may decide to take it back, some time later.
             SubscriptionEnd::TakenOver => self.rng.chance(500),
-            SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded => false,
+            SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded | _ => false,
         };
         self.record(Entry::Ended { run, why });
         let ending = self.running(id).is_none_or(|running| running.ending);

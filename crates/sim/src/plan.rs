@@ -212,10 +212,10 @@ fn follow(rng: &mut Rng, topic: &TopicName, is_durable: bool) -> FollowPlan {
     FollowPlan {
         topic: topic.clone(),
         start,
-        window: Window {
-            events: u32::try_from(*rng.pick(&[1, 3, 10, 100])).unwrap_or(1),
-            bytes: u32::try_from(*rng.pick(&[1, 3_000, 1_000_000])).unwrap_or(1),
-        },
+        window: Window::new(
+            u32::try_from(*rng.pick(&[1, 3, 10, 100])).unwrap_or(1),
+            u32::try_from(*rng.pick(&[1, 3_000, 1_000_000])).unwrap_or(1),
+        ),
         ownership: if rng.chance(600) { Ownership::Takeover } else { Ownership::Standby },
         keeper,
         ack_every: *rng.pick(&[1, 1, 4, 50]),

@@ -135,7 +135,7 @@ impl World {
         let opening = server.opening;
         let connections: Vec<ConnectionId> = server.connections.keys().copied().collect();
         self.fault(format!("{opening:?} is asked to end"));
-        let close = Close { code: CloseCode::Draining, reason: String::new(), retry: RetryAdvice::After(retry) };
+        let close = Close::new(CloseCode::Draining, "", RetryAdvice::After(retry));
         for connection in connections {
             self.serve(connection, Input::End(close.clone()));
         }
@@ -364,7 +364,7 @@ impl World {
             Displacement::TakenOver => Input::Reply(Reply::TakenOver { id: gone.subscription }),
             Displacement::SameInstance => {
                 let reason = CloseCode::Superseded.description().to_owned();
-                Input::Displaced(Close { code: CloseCode::Superseded, reason, retry: RetryAdvice::Never })
+                Input::Displaced(Close::new(CloseCode::Superseded, reason, RetryAdvice::Never))
             }
         };
         let delay = self.small_delay();

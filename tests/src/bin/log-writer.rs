@@ -138,7 +138,7 @@ impl Writer {
             WriteRequest::SaveCursor {
                 subscriber: subscriber()?,
                 topic: topic_name(0)?,
-                cursor: Cursor { known, delivered_through: DeliveredThrough::NOTHING },
+                cursor: Cursor::new(known, DeliveredThrough::NOTHING),
             },
         ];
         let staged = self.log.stage(requests, wall_clock()?, Instant::from_origin(self.began.elapsed()))?;

@@ -68,7 +68,7 @@ async fn deaf_reader(address: &str) -> Peer {
     let stream = socket.connect(address.parse().unwrap()).await.unwrap();
     let (socket, _) = tokio_tungstenite::client_async(format!("ws://{address}/"), stream).await.unwrap();
     let mut peer = Peer { socket };
-    let window = Window { events: u32::MAX, bytes: u32::MAX };
+    let window = Window::new(u32::MAX, u32::MAX);
     let request = Subscribe { window, ..subscribe("history", Start::Earliest) };
     peer.send_bytes(encode_hello(&hello())).await;
     peer.say(Message::Binary(encode_client(&ClientFrame::Subscribe(request)))).await;

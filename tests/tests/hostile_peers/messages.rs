@@ -29,7 +29,7 @@ async fn a_first_message_that_is_no_hello_is_answered_with_what_is_wrong_with_it
     let length_at = endless.len() - 8;
     endless[length_at..].fill(0xff);
     let large_auth = Hello { auth: Some(vec![1; HELLO_BYTES_MAX].into()), ..hello() };
-    let close = Close { code: CloseCode::Done, reason: String::new(), retry: RetryAdvice::Never };
+    let close = Close::new(CloseCode::Done, "", RetryAdvice::Never);
     let binary = |bytes: &[u8]| Message::Binary(Bytes::copy_from_slice(bytes));
     let cases = [
         ("nothing", binary(b""), CloseCode::Malformed),
@@ -65,7 +65,7 @@ async fn a_first_message_that_is_no_hello_is_answered_with_what_is_wrong_with_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_that_has_no_place_in_the_conversation_ends_it() {
     let unknown = SubscriptionId(ID.0 + 1);
-    let close = Close { code: CloseCode::Done, reason: String::new(), retry: RetryAdvice::Never };
+    let close = Close::new(CloseCode::Done, "", RetryAdvice::Never);
     let ack = ClientFrame::Ack { id: unknown, seq: Seq(1), nth: Nth(1) };
     let cases = [
         ("a second Hello", encode_hello(&hello()), CloseCode::Malformed),

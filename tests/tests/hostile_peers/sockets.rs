@@ -156,7 +156,7 @@ async fn readers_that_take_nothing_are_given_up_after_a_while() {
         let mut readers = Vec::new();
         for _ in 0..10 {
             let mut reader = Peer::welcomed(&site.address, &hello()).await;
-            let window = Window { events: u32::MAX, bytes: u32::MAX };
+            let window = Window::new(u32::MAX, u32::MAX);
             reader.subscribe(Subscribe { window, ..subscribe("large", Start::Earliest) }).await;
             readers.push(reader);
         }

@@ -70,12 +70,11 @@ async fn connected(client: &Client) -> Result<(), Ended> {
     let mut state = client.state();
     let is_decided = |state: &ConnectionState| match state {
         ConnectionState::Connected { .. } | ConnectionState::Ended { .. } => true,
-        ConnectionState::Connecting | ConnectionState::Waiting { .. } => false,
+        ConnectionState::Connecting | ConnectionState::Waiting { .. } | _ => false,
     };
     match state.wait_for(is_decided).await {
         Some(ConnectionState::Connected { .. }) => Ok(()),
-        Some(ConnectionState::Ended { .. } | ConnectionState::Connecting | ConnectionState::Waiting { .. }) | None => {
-            Err(Ended::Done)
-        }
+        Some(ConnectionState::Ended { .. } | ConnectionState::Connecting | ConnectionState::Waiting { .. } | _)
+        | None => Err(Ended::Done),
     }
 }

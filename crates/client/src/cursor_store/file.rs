@@ -185,11 +185,11 @@ impl Line {
         let earlier = |position: &Position| Earlier { epoch: position.epoch, seq: position.seq.0 };
         Line {
             key: key.as_str().to_owned(),
-            epoch: cursor.known.position.epoch,
-            seq: cursor.known.position.seq.0,
-            nth: cursor.known.nth.0,
+            epoch: cursor.place.position.epoch,
+            seq: cursor.place.position.seq.0,
+            nth: cursor.place.nth.0,
             delivered_through: cursor.delivered_through.0.0,
-            earlier: cursor.known.earlier.iter().map(earlier).collect(),
+            earlier: cursor.place.earlier.iter().map(earlier).collect(),
         }
     }
 
@@ -200,7 +200,7 @@ impl Line {
             nth: Nth(self.nth),
             earlier: self.earlier.into_iter().map(|earlier| position(earlier.epoch, earlier.seq)).collect(),
         };
-        (CursorKey::new(self.key), Cursor { known, delivered_through: DeliveredThrough(Nth(self.delivered_through)) })
+        (CursorKey::new(self.key), Cursor::new(known, DeliveredThrough(Nth(self.delivered_through))))
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
     fn cursor(seq: u64) -> Cursor {
         let earlier = [Position::new(Epoch([7; 16]), Seq(3))].into();
         let known = Place { position: Position::new(Epoch([8; 16]), Seq(seq)), nth: Nth(seq / 2), earlier };
-        Cursor { known, delivered_through: DeliveredThrough(Nth(seq)) }
+        Cursor::new(known, DeliveredThrough(Nth(seq)))
     }
 
     fn keyed(key: &str, seq: u64) -> (CursorKey, Cursor) {

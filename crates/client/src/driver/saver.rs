@@ -95,7 +95,7 @@ impl Saver {
         let Running { batch, .. } = self.running.take()?;
         let panicked = |_| Err(CursorStoreError::other_in_words("saving panicked"));
         let Err(error) = result.unwrap_or_else(panicked) else {
-            return Some(batch.into_iter().map(|(id, (_, cursor))| (id, cursor.known.position.seq)).collect());
+            return Some(batch.into_iter().map(|(id, (_, cursor))| (id, cursor.place.position.seq)).collect());
         };
         tracing::error!(%error, "cursors could not be saved");
         // Nobody may be listening.

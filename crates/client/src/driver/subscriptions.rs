@@ -204,8 +204,8 @@ impl Entry {
             let _ = answer.send(match why {
                 // It ended because it was asked to, after its acks were confirmed.
                 SubscriptionEnd::Asked => Ok(()),
-                SubscriptionEnd::TakenOver | SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded => {
-                    Err(NotConfirmed { end: why.clone() })
+                SubscriptionEnd::TakenOver | SubscriptionEnd::Refused(..) | SubscriptionEnd::ClientEnded | _ => {
+                    Err(NotConfirmed::new(why.clone()))
                 }
             });
         }

@@ -36,7 +36,7 @@ impl Troubles {
             ConnectionState::Ended { close: Some(close) } => {
                 tracing::warn!(code = %close.code, reason = %close.reason, "the client has ended");
             }
-            ConnectionState::Connecting | ConnectionState::Ended { close: None } => {
+            ConnectionState::Connecting | ConnectionState::Ended { close: None } | _ => {
                 tracing::debug!(?state, "connection");
             }
         }

@@ -21,7 +21,7 @@ async fn the_state_can_be_watched() {
     state.wait_for(|state| matches!(state, ConnectionState::Waiting { .. })).await.unwrap();
     let refused = |state: &ConnectionState| match state {
         ConnectionState::Waiting { reason, .. } => reason.contains("nobody listens"),
-        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Ended { .. } => false,
+        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Ended { .. } | _ => false,
     };
     state.wait_for(refused).await.unwrap();
     toy.faults(|faults| faults.unreachable = false);
@@ -57,7 +57,7 @@ async fn a_client_may_give_up_connecting() {
 async fn a_server_that_says_never_ends_the_client() {
     let toy = Toy::new();
     let reason = "who are you?".to_owned();
-    let close = Close { code: CloseCode::Unauthenticated, reason, retry: RetryAdvice::Never };
+    let close = Close::new(CloseCode::Unauthenticated, reason, RetryAdvice::Never);
     toy.faults(|faults| faults.refuse = Some(close.clone()));
     let error = Client::builder("ws://toy").connector(toy.clone()).auth("wrong").connect().await.unwrap_err();
     assert_eq!(error, ConnectError::Refused(close.clone()));

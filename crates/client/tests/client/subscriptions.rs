@@ -216,7 +216,7 @@ async fn a_stored_subscription_goes_on_after_what_it_has_acknowledged() {
         client.shutdown(Duration::from_secs(5)).await.unwrap();
     }
     let stored = store.load(&CursorKey::new("orders")).unwrap().unwrap();
-    assert_eq!(stored.known, crate::toy::cursor_at(3).known);
+    assert_eq!(stored.place, crate::toy::cursor_at(3).place);
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,7 +270,7 @@ async fn a_store_that_fails_is_reported_and_tried_again_and_nothing_is_confirmed
     assert_eq!(notices.next().await, Some(Notice::CursorsNotSaved { error }));
     store.is_mended.store(true, Ordering::SeqCst);
     orders.flush().await.unwrap();
-    assert_eq!(store.cursors.load(&CursorKey::new("orders")).unwrap().unwrap().known, crate::toy::cursor_at(1).known);
+    assert_eq!(store.cursors.load(&CursorKey::new("orders")).unwrap().unwrap().place, crate::toy::cursor_at(1).place);
 }
 
 /// A store that cannot be read.

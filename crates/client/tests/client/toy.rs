@@ -341,7 +341,7 @@ impl State {
             }
             Start::ResumeOr { at_least: None, first: FirstStart::Earliest } => stored.unwrap_or_default(),
             Start::Resume { at_least: None } | Start::ResumeOr { at_least: None, .. } => stored.unwrap_or(head),
-            Start::Latest | Start::AfterSeq(_) | Start::Since(_) | Start::Within(_) | Start::Last(_) => head,
+            Start::Latest | Start::AfterSeq(_) | Start::Since(_) | Start::Within(_) | Start::Last(_) | _ => head,
         };
         let reader = Reader {
             topic: topic.to_owned(),
@@ -395,7 +395,7 @@ fn subscriber(hello: &Hello) -> String {
 /// What a client that has handled everything up to this nth of a topic with no other events would have stored.
 pub(crate) fn cursor_at(nth: u64) -> Cursor {
     let known = Place { position: Position::new(EPOCH, Seq(nth)), nth: Nth(nth), earlier: [].into() };
-    Cursor { known, delivered_through: DeliveredThrough(Nth(nth)) }
+    Cursor::new(known, DeliveredThrough(Nth(nth)))
 }
 
 const EPOCH: Epoch = Epoch([7; 16]);

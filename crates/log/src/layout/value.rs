@@ -250,11 +250,11 @@ pub(crate) struct CursorEntry {
 
 impl CursorEntry {
     pub(crate) fn encode(cursor: &Cursor, when: Timestamp) -> Vec<u8> {
-        let earlier = &cursor.known.earlier;
+        let earlier = &cursor.place.earlier;
         let mut out = Vec::with_capacity(49 + 24 * earlier.len());
         out.put_u64_le(when.0);
-        put_position(&mut out, cursor.known.position);
-        out.put_u64_le(cursor.known.nth.0);
+        put_position(&mut out, cursor.place.position);
+        out.put_u64_le(cursor.place.nth.0);
         out.put_u64_le(cursor.delivered_through.0.0);
         let count = u8::try_from(earlier.len().min(EARLIER_EPOCHS_MAX)).unwrap_or(u8::MAX);
         out.put_u8(count);
@@ -272,7 +272,7 @@ impl CursorEntry {
         let delivered_through = DeliveredThrough(Nth(reader.u64()?));
         let count = reader.u8()?;
         let earlier = (0..count).map(|_| self::position(&mut reader)).collect::<Result<_, _>>()?;
-        Ok(CursorEntry { cursor: Cursor { known: Place { position, nth, earlier }, delivered_through }, when })
+        Ok(CursorEntry { cursor: Cursor::new(Place { position, nth, earlier }, delivered_through), when })
     }
 }
 
@@ -293,7 +293,7 @@ mod tests {
     fn a_cursor_comes_back_with_its_earlier_epochs() {
         let earlier = [Position::new(Epoch([2; 16]), Seq(5)), Position::new(Epoch([1; 16]), Seq(3))].into();
         let known = Place { position: Position::new(Epoch([3; 16]), Seq(9)), nth: Nth(4), earlier };
-        let cursor = Cursor { known, delivered_through: DeliveredThrough(Nth(6)) };
+        let cursor = Cursor::new(known, DeliveredThrough(Nth(6)));
         let bytes = CursorEntry::encode(&cursor, Timestamp(77));
         assert_eq!(CursorEntry::decode(&bytes), Ok(CursorEntry { cursor, when: Timestamp(77) }));
         assert_eq!(CursorEntry::decode(&bytes[..bytes.len() - 1]), Err(Damaged));

@@ -261,7 +261,8 @@ impl Log {
             | Start::AfterSeq(_)
             | Start::Since(_)
             | Start::Within(_)
-            | Start::Last(_) => return false,
+            | Start::Last(_)
+            | _ => return false,
         };
         let after = after.max(shared.floor.seq);
         let Some((id, entry)) = shared.topics.find(topic.as_str()) else { return true };

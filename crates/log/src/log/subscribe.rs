@@ -81,13 +81,15 @@ impl OpeningView<'_> {
             Start::Since(time) => self.since(*time, now),
             Start::Within(duration) => self.since(now.before(*duration), now),
             Start::Last(count) => self.last(*count),
+            // One that this log does not know yet. Nothing is passed over by it.
+            _ => self.at(self.floor.seq),
         }
     }
 
     /// Names the stored cursor in an answer, and marks what may have been handed over before.
     fn named(&self, mut opened: Opened, stored: &Cursor) -> Opened {
         opened.delivered_through = stored.delivered_through;
-        let known = &stored.known;
+        let known = &stored.place;
         let start = opened.gap.as_ref().map_or(opened.after, |gap| gap.after);
         if self.is_valid(known.position) {
             if self.is_valid(start) {
@@ -102,23 +104,23 @@ impl OpeningView<'_> {
 
     fn resume(&self, at_least: Option<&Place>, stored: Option<&Cursor>) -> Result<Opened, LogError> {
         let (Some(cursor), Some(at_least)) = (stored, at_least) else {
-            return match stored.map(|cursor| &cursor.known).or(at_least) {
+            return match stored.map(|cursor| &cursor.place).or(at_least) {
                 Some(known) => self.after(known),
                 None => Ok(self.latest()),
             };
         };
-        match (self.is_valid(cursor.known.position), self.is_valid(at_least.position)) {
-            (true, true) if at_least.position.seq > cursor.known.position.seq => self.after(at_least),
-            (true, true) => self.after(&cursor.known),
+        match (self.is_valid(cursor.place.position), self.is_valid(at_least.position)) {
+            (true, true) if at_least.position.seq > cursor.place.position.seq => self.after(at_least),
+            (true, true) => self.after(&cursor.place),
             (false, true) => self.after(at_least),
             // The app's own position belongs to a history that is gone. The server's cursor is a common place, but the app
             // may have been further when the histories parted.
             (true, false) => {
-                let common = self.last_common(at_least).into_iter().chain([cursor.known.position]);
+                let common = self.last_common(at_least).into_iter().chain([cursor.place.position]);
                 self.after_epoch_change(at_least.position, common.max_by_key(|common| common.seq))
             }
             (false, false) => {
-                let common = self.last_common(at_least).or_else(|| self.last_common(&cursor.known));
+                let common = self.last_common(at_least).or_else(|| self.last_common(&cursor.place));
                 self.after_epoch_change(at_least.position, common)
             }
         }

@@ -39,7 +39,7 @@ fn full() -> Bench {
             bench = bench.reopen();
         }
     }
-    let cursor = Cursor { known: known(at(1, 3), 1), delivered_through: DeliveredThrough(Nth(1)) };
+    let cursor = Cursor::new(known(at(1, 3), 1), DeliveredThrough(Nth(1)));
     bench.save("me", "large", &cursor);
     bench.maintain();
     bench

@@ -19,7 +19,7 @@ fn ten() -> Bench {
 }
 
 fn stored(position: Position, nth: u64, delivered_through: u64) -> Cursor {
-    Cursor { known: known(position, nth), delivered_through: DeliveredThrough(Nth(delivered_through)) }
+    Cursor::new(known(position, nth), DeliveredThrough(Nth(delivered_through)))
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_stored_cursor_is_resumed_and_names_what_may_have_been_handed_over() {
     let cursor = stored(at(1, 3), 2, 4);
     let opened = bench.open_with("t", &Start::Resume { at_least: None }, Some(&cursor));
     assert_eq!((opened.after, opened.nth.0, opened.delivered_through.0.0), (at(1, 3), 2, 4));
-    assert_eq!(opened.stored, Some(cursor.known.clone()));
+    assert_eq!(opened.stored, Some(cursor.place.clone()));
     let further = Start::Resume { at_least: Some(known(at(1, 7), 4)) };
     let opened = bench.open_with("t", &further, Some(&cursor));
     assert_eq!((opened.after, opened.delivered_through.0.0), (at(1, 7), 4), "the app's position is further on");
@@ -191,13 +191,13 @@ fn an_app_from_another_history_starts_at_the_stored_cursor_with_a_gap() {
     let opened = bench.open_with("t", &start, Some(&cursor));
     let gap = opened.gap.unwrap();
     assert_eq!((gap.after, gap.through, gap.cause), (at(9, 50), at(1, 3), GapCause::EpochChanged));
-    assert_eq!(opened.stored, Some(cursor.known));
+    assert_eq!(opened.stored, Some(cursor.place));
     let foreign = stored(at(8, 50), 20, 25);
     let opened = bench.open_with("t", &start, Some(&foreign));
     assert_eq!(opened.gap.unwrap().through.seq.0, 0);
     assert_eq!(opened.stored, None, "a cursor of another history, and not where the gap begins");
     let opened = bench.open_with("t", &Start::Resume { at_least: None }, Some(&foreign));
-    assert_eq!((opened.gap.unwrap().after, opened.stored), (at(8, 50), Some(foreign.known)));
+    assert_eq!((opened.gap.unwrap().after, opened.stored), (at(8, 50), Some(foreign.place)));
 }
 
 #[test]

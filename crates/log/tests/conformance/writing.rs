@@ -13,7 +13,7 @@ use redeliver_protocol::time::Timestamp;
 use crate::bench::{Bench, at, emit_as, event, known, open, topic};
 
 fn cursor(seq: u64, nth: u64) -> Cursor {
-    Cursor { known: known(at(1, seq), nth), delivered_through: DeliveredThrough(Nth(nth + 3)) }
+    Cursor::new(known(at(1, seq), nth), DeliveredThrough(Nth(nth + 3)))
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_cursor_that_the_disk_has_no_room_for_says_so_and_leaves_the_one_before() {
     bench.save("me", "t", &cursor(1, 1));
     bench.kv.set_faults(Faults { capacity_bytes: Some(1), ..Faults::default() });
     let mut longer = cursor(2, 2);
-    longer.known.earlier = [at(9, 9)].into();
+    longer.place.earlier = [at(9, 9)].into();
     assert_eq!(bench.save("me", "t", &longer), WriteOutcome::CursorNotSaved);
     assert_eq!(bench.cursor("me", "t"), Some(cursor(1, 1)));
 }
@@ -109,7 +109,7 @@ fn the_largest_event_and_the_longest_cursors_fit() {
             .map(|number| {
                 let name = format!("{number}-{long}");
                 let mut cursor = cursor(1, 1);
-                cursor.known.earlier = vec![at(9, 9); 8].into();
+                cursor.place.earlier = vec![at(9, 9); 8].into();
                 WriteRequest::SaveCursor {
                     subscriber: SubscriberName::new(&name[..255]).unwrap(),
                     topic: topic(&long),

@@ -77,7 +77,7 @@ impl Acks {
             CursorKeeper::Server => (Keeper::Server { unconfirmed: false }, None),
             CursorKeeper::Rewound { .. } => (Keeper::Client(Saver::default()), None),
             CursorKeeper::Client { stored } => {
-                (Keeper::Client(Saver::default()), stored.as_ref().map(|cursor| (cursor.known.clone(), 0)))
+                (Keeper::Client(Saver::default()), stored.as_ref().map(|cursor| (cursor.place.clone(), 0)))
             }
         };
         Acks { id, keeper, acked, gathered: (0, 0), dirty: false, stream: None }
@@ -231,7 +231,7 @@ impl Acks {
         });
         self.dirty = false;
         self.gathered = (0, 0);
-        out.push(Output::SaveCursor { id: self.id, cursor: Cursor { known: known.clone(), delivered_through } });
+        out.push(Output::SaveCursor { id: self.id, cursor: Cursor::new(known.clone(), delivered_through) });
     }
 
     /// The client's own store has the cursor.

@@ -34,6 +34,6 @@ impl Fault {
 
     /// What the server is told.
     pub(super) fn close(&self) -> Close {
-        Close { code: self.code, reason: self.reason.clone().into_owned(), retry: RetryAdvice::Now }
+        Close::new(self.code, self.reason.clone().into_owned(), RetryAdvice::Now)
     }
 }

@@ -111,14 +111,14 @@ impl Subscription {
         let stored_delivered_through = match &request.keeper {
             CursorKeeper::Nobody | CursorKeeper::Server => DeliveredThrough::NOTHING,
             CursorKeeper::Client { stored } => stored.as_ref().map_or_else(Default::default, |it| it.delivered_through),
-            CursorKeeper::Rewound { from } => from.delivered_through.raised(DeliveredThrough(from.known.nth)),
+            CursorKeeper::Rewound { from } => from.delivered_through.raised(DeliveredThrough(from.place.nth)),
         };
         Subscription {
             id,
             merged,
             is_place_brought: stored.is_none() && request.start.known().is_some(),
             start: match stored {
-                Some(cursor) => Start::After(cursor.known.clone()),
+                Some(cursor) => Start::After(cursor.place.clone()),
                 None if request.keeper == CursorKeeper::Server => request.start,
                 None => request.start.of_unknown(),
             },

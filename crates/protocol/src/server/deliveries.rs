@@ -87,7 +87,7 @@ impl Deliveries {
         if request.durable {
             self.registry.hold(request.topic.clone(), id);
         }
-        let window_max = Window { events: limits.window_events_max, bytes: limits.window_bytes_max };
+        let window_max = Window::new(limits.window_events_max, limits.window_bytes_max);
         self.registry.follow(&request.topic);
         if let Some(group) = group {
             self.groups.join(group, id, request.topic.clone());

@@ -204,7 +204,7 @@ impl DurableCursor {
 
     fn save(&mut self, mark: DeliveredThrough, urgent: bool) -> Save {
         self.saving.push_back(Saved { position: self.known.position, mark, urgent });
-        Save { cursor: Cursor { known: self.known.clone(), delivered_through: mark }, urgent }
+        Save { cursor: Cursor::new(self.known.clone(), mark), urgent }
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) fn undecodable(error: &DecodeError) -> Close {
             CloseCode::Malformed
         }
     };
-    Close { code, reason: error.to_string(), retry: RetryAdvice::Never }
+    Close::new(code, error.to_string(), RetryAdvice::Never)
 }
 
 /// Something that is not a binary message came.
@@ -31,7 +31,7 @@ pub(super) fn limit_broken(words: impl Into<String>) -> Close {
 
 /// The shell or the log answered what cannot be: our own bug, which must not reach the reader as a hole.
 pub(super) fn internal(words: impl Into<String>) -> Close {
-    Close { code: CloseCode::Internal, reason: words.into(), retry: RetryAdvice::Now }
+    Close::new(CloseCode::Internal, words.into(), RetryAdvice::Now)
 }
 
 pub(super) fn hello_timeout() -> Close {
@@ -52,9 +52,9 @@ pub(super) fn done() -> Close {
 }
 
 fn retry(code: CloseCode) -> Close {
-    Close { code, reason: code.description().to_owned(), retry: RetryAdvice::Now }
+    Close::of(code, RetryAdvice::Now)
 }
 
 fn never(code: CloseCode, reason: String) -> Close {
-    Close { code, reason, retry: RetryAdvice::Never }
+    Close::new(code, reason, RetryAdvice::Never)
 }

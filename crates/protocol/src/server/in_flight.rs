@@ -265,7 +265,7 @@ mod tests {
     }
 
     fn in_flight(events: u32, bytes: u32) -> InFlight {
-        InFlight::new(&opened(10, 5), Window { events, bytes })
+        InFlight::new(&opened(10, 5), Window::new(events, bytes))
     }
 
     fn batch(epoch: Epoch, first_nth: u64, count: u32, last_seq: u64, bytes: usize) -> Batch {
@@ -342,7 +342,7 @@ mod tests {
             count_is_exact: false,
             cause: GapCause::EpochChanged,
         });
-        let mut in_flight = InFlight::new(&opened, Window { events: 10, bytes: 100 });
+        let mut in_flight = InFlight::new(&opened, Window::new(10, 100));
         assert_eq!(ack(&mut in_flight, 500, 400).0, AckKind::Forged);
         assert_eq!(ack(&mut in_flight, 3, 2), (AckKind::New, vec![(EPOCH, 3, 2)]));
     }

@@ -43,7 +43,7 @@ proptest! {
         let keepers = [CursorKeeper::Nobody, CursorKeeper::Server, CursorKeeper::Client { stored: None }];
         let keeper = keepers[keeper].clone();
         let mut script = Script::new();
-        script.subscribe_with(SUB, keeper, Start::Earliest, Window { events: 4, bytes: 300 });
+        script.subscribe_with(SUB, keeper, Start::Earliest, Window::new(4, 300));
         let mut tickets = 0;
         for step in steps {
             if script.ended {
@@ -54,11 +54,7 @@ proptest! {
         follows(&script);
         if !script.ended {
             script.server_closes(CloseCode::Internal, RetryAdvice::Never);
-            script.give(Input::Rejected(redeliver_protocol::error::Close {
-                code: CloseCode::Internal,
-                reason: String::new(),
-                retry: RetryAdvice::Never,
-            }));
+            script.give(Input::Rejected(redeliver_protocol::error::Close::new(CloseCode::Internal, "", RetryAdvice::Never)));
         }
         prop_assert!(script.ended);
         let answered: BTreeSet<_> = script.emitted.iter().map(|(ticket, _)| *ticket).collect();

@@ -15,7 +15,7 @@ use crate::script::*;
 fn pauses(script: &Script) -> Vec<Duration> {
     let pause = |state: &ConnectionState| match state {
         ConnectionState::Waiting { retry_in, .. } => Some(*retry_in),
-        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Ended { .. } => None,
+        ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Ended { .. } | _ => None,
     };
     script.states.iter().filter_map(pause).collect()
 }
@@ -160,7 +160,7 @@ fn a_server_that_says_never_ends_the_client() {
 #[test]
 fn a_refused_upgrade_ends_the_client() {
     let mut script = Script::new();
-    let close = Close { code: CloseCode::Unauthenticated, reason: "401".to_owned(), retry: RetryAdvice::Never };
+    let close = Close::new(CloseCode::Unauthenticated, "401".to_owned(), RetryAdvice::Never);
     script.give(Input::Rejected(close.clone()));
     assert!(script.ended);
     assert_eq!(script.states.last(), Some(&ConnectionState::Ended { close: Some(close) }));

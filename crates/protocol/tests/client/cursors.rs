@@ -15,7 +15,7 @@ fn own_store(stored: Option<Cursor>) -> CursorKeeper {
 }
 
 fn cursor(position: Position, nth: u64, delivered_through: u64) -> Cursor {
-    Cursor { known: known(position, nth), delivered_through: DeliveredThrough(Nth(delivered_through)) }
+    Cursor::new(known(position, nth), DeliveredThrough(Nth(delivered_through)))
 }
 
 /// A process that starts with this in its store, up to its first save.
@@ -45,7 +45,7 @@ fn acks_are_gathered_and_sent_as_one() {
 #[test]
 fn half_a_window_of_acks_does_not_wait() {
     let mut script = Script::welcomed();
-    script.subscribe_with(SUB, CursorKeeper::Server, Start::Latest, Window { events: 8, bytes: 1 << 20 });
+    script.subscribe_with(SUB, CursorKeeper::Server, Start::Latest, Window::new(8, 1 << 20));
     script.server(subscribed(WIRE, at(10), 4));
     script.server(events(WIRE, 5..=12));
     script.take_sent();
@@ -60,7 +60,7 @@ fn half_a_window_of_acks_does_not_wait() {
 #[test]
 fn half_a_window_in_bytes_does_not_wait_either() {
     let mut script = Script::welcomed();
-    script.subscribe_with(SUB, CursorKeeper::Server, Start::Latest, Window { events: 1000, bytes: 1000 });
+    script.subscribe_with(SUB, CursorKeeper::Server, Start::Latest, Window::new(1000, 1000));
     script.server(subscribed(WIRE, at(10), 4));
     script.server(batch(A, WIRE, &[(11, 5)], 1, &[0; 600]));
     script.take_sent();
@@ -222,7 +222,7 @@ fn with_an_own_store_the_cursor_is_saved_before_the_ack_goes_out() {
     script.wait(script.config.ack_delay);
     assert_eq!((script.take_sent(), script.confirmed.len()), (vec![], 0));
     let saved = script.saves.last().unwrap().1.clone();
-    assert_eq!(saved.known, known(at(seq_of(7)), 7));
+    assert_eq!(saved.place, known(at(seq_of(7)), 7));
     assert!(saved.delivered_through.0 >= Nth(8));
     script.saved();
     assert_eq!(script.take_acks(), [(seq_of(7), 7)]);
@@ -241,7 +241,7 @@ fn a_slow_store_has_one_save_at_a_time_and_gets_the_newest_next() {
     assert_eq!(script.saves.len(), 2);
     script.saved();
     script.wait(script.config.ack_delay);
-    assert_eq!(script.saves.last().unwrap().1.known, known(at(seq_of(20)), 20));
+    assert_eq!(script.saves.last().unwrap().1.place, known(at(seq_of(20)), 20));
     script.saved();
     assert_eq!(script.confirmed.last(), Some(&Seq(seq_of(20))));
 }
@@ -284,14 +284,14 @@ fn a_save_never_forgets_what_an_earlier_process_may_have_handed_over() {
 fn nothing_is_handed_over_that_the_store_could_not_mark_later() {
     // Skips move nth on without using the window, so a window beyond the start is no bound for nths.
     let mut script = Script::welcomed();
-    script.subscribe_with(SUB, own_store(None), Start::Latest, Window { events: 4, bytes: 1 << 20 });
+    script.subscribe_with(SUB, own_store(None), Start::Latest, Window::new(4, 1 << 20));
     script.server(subscribed(WIRE, at(10), 4));
     script.saved();
     script.server(ServerFrame::Skip { id: WIRE, through: at(seq_of(500)), nth_through: Nth(500) });
     script.server(events(WIRE, 501..=501));
     assert_eq!(script.take_events(), []);
     assert!(script.saves[1].1.delivered_through.0 >= Nth(501));
-    assert_eq!(script.saves[1].1.known, known(at(10), 4));
+    assert_eq!(script.saves[1].1.place, known(at(10), 4));
     script.saved();
     assert_eq!(script.take_events(), fresh(501..=501));
 }
@@ -334,7 +334,7 @@ fn what_was_handed_over_behind_an_unacknowledged_break_is_marked_in_the_next_pro
 
     // Killed before the app could acknowledge the gap: its cursor still lies in the old history.
     let left_behind = script.saves.last().unwrap().1.clone();
-    assert_eq!(left_behind.known, known(at(10), 4));
+    assert_eq!(left_behind.place, known(at(10), 4));
     let mut script = restarted(left_behind, answer);
     script.server(batch(B, WIRE, &[(7, 3)], 1, b""));
     script.server(batch(B, WIRE, &[(8, 4)], 1, b""));
@@ -350,8 +350,8 @@ fn once_a_break_is_acknowledged_the_cursor_lies_in_the_new_history() {
     script.ack(start, 2);
     script.wait(script.config.ack_delay);
     let saved = &script.saves.last().unwrap().1;
-    assert_eq!((saved.known.position, saved.known.nth), (start, Nth(2)));
-    assert_eq!(*saved.known.earlier, [at(10)]);
+    assert_eq!((saved.place.position, saved.place.nth), (start, Nth(2)));
+    assert_eq!(*saved.place.earlier, [at(10)]);
     assert_eq!(saved.delivered_through.0, Nth(2 + u64::from(Window::default().events)));
 }
 

@@ -61,7 +61,12 @@ fn a_frame_of_emits_holds_no_more_than_it_may() {
 #[test]
 fn no_more_is_outstanding_than_the_server_allows() {
     let mut script = Script::new();
-    let limits = Limits { emits_in_flight_max: 10, emit_bytes_in_flight_max: 1000, ..Limits::default() };
+    let limits = {
+        let mut limits = Limits::default();
+        limits.emits_in_flight_max = 10;
+        limits.emit_bytes_in_flight_max = 1000;
+        limits
+    };
     let ServerFrame::Welcome(welcome) = welcome(PublisherState::New) else { panic!() };
     script.connect_to(ServerFrame::Welcome(Welcome { limits, ..welcome }));
     script.emit_all(1..=15);
@@ -260,7 +265,7 @@ fn emits_that_wait_for_the_server_are_told_of_once_and_are_surely_not_stored() {
     script.server(stored(1, 1, 9));
     assert_eq!(script.held, [Some(RefusalCode::StorageFull), None]);
     script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
-    script.give(Input::Rejected(Close { code: CloseCode::Done, reason: String::new(), retry: RetryAdvice::Never }));
+    script.give(Input::Rejected(Close::new(CloseCode::Done, "", RetryAdvice::Never)));
     let refused = EmitOutcome::Refused(RefusalCode::StorageFull);
     assert_eq!((fate(&script, 2), fate(&script, 3)), (refused, refused), "what was refused is not stored");
 }
@@ -272,7 +277,7 @@ fn an_emit_that_was_sent_again_after_a_refusal_may_be_stored() {
     script.take_sent();
     script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
     script.wait_for_next_of_emits();
-    script.give(Input::Rejected(Close { code: CloseCode::Done, reason: String::new(), retry: RetryAdvice::Never }));
+    script.give(Input::Rejected(Close::new(CloseCode::Done, "", RetryAdvice::Never)));
     assert_eq!(fate(&script, 1), EmitOutcome::Unknown);
 }
 

@@ -214,7 +214,7 @@ fn an_end_that_the_server_dictates_tells_what_is_sure_and_what_is_not() {
     let refused = EmitOutcome::Refused(RefusalCode::StorageFull);
     assert_eq!(fates, [(EmitTicket(2), refused), (EmitTicket(3), EmitOutcome::NotSent)]);
     assert_eq!(script.gone, [(SUB, SubscriptionEnd::ClientEnded)]);
-    assert_eq!(script.saves.last().unwrap().1.known, known(at(seq_of(8)), 8), "what was handled is still saved");
+    assert_eq!(script.saves.last().unwrap().1.place, known(at(seq_of(8)), 8), "what was handled is still saved");
     assert!(script.ended);
 }
 

@@ -18,12 +18,7 @@ use redeliver_protocol::time::Timestamp;
 use crate::script::*;
 
 fn question(timeout_ms: u64) -> Request {
-    Request {
-        name: EventName::new("price").unwrap(),
-        kind: PayloadKind::Text,
-        payload: "tea".into(),
-        timeout: Duration::from_millis(timeout_ms),
-    }
+    Request::new(EventName::new("price").unwrap(), PayloadKind::Text, "tea".into(), Duration::from_millis(timeout_ms))
 }
 
 fn ask(script: &mut Script, ticket: u64) {
@@ -43,7 +38,7 @@ fn answer(id: u64) -> ServerFrame {
 /// What a server says that has only these features, to one that names more.
 fn too_old(script: &mut Script, has: Features) {
     let reason = "it needs more than this server has".to_owned();
-    let close = Close { code: CloseCode::VersionMismatch, reason, retry: RetryAdvice::Never };
+    let close = Close::new(CloseCode::VersionMismatch, reason, RetryAdvice::Never);
     let mut bytes = codec::encode_close(&close).to_vec();
     bytes[6..10].copy_from_slice(&has.0.to_le_bytes());
     script.give(Input::Message(bytes.into()));
@@ -119,7 +114,7 @@ fn a_request_is_answered_once_and_what_comes_late_is_dropped() {
         [(1, 1000)]
     );
     script.server(answer(1));
-    let payload = Response { kind: PayloadKind::Text, payload: "12".into() };
+    let payload = Response::new(PayloadKind::Text, "12".into());
     assert_eq!(script.answers, [(RequestTicket(7), Ok(payload))]);
     script.server(answer(1));
     ask(&mut script, 8);

@@ -180,7 +180,7 @@ impl Script {
 
     pub(crate) fn saved(&mut self) {
         let (id, cursor) = self.saves.last().expect("a cursor was to be saved").clone();
-        self.give(Input::CursorSaved { id, seq: cursor.known.position.seq });
+        self.give(Input::CursorSaved { id, seq: cursor.place.position.seq });
     }
 
     /// Time passes, and every timeout on the way is given its tick.
@@ -218,7 +218,7 @@ impl Script {
     }
 
     pub(crate) fn server_closes(&mut self, code: CloseCode, retry: RetryAdvice) {
-        let close = Close { code, reason: "because".to_owned(), retry };
+        let close = Close::new(code, "because".to_owned(), retry);
         self.give(Input::Message(codec::encode_close(&close)));
     }
 

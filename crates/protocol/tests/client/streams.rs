@@ -66,7 +66,7 @@ fn a_second_loss_before_the_first_recovery_is_complete_loses_nothing() {
 #[test]
 fn what_was_received_but_not_handed_over_is_asked_for_again() {
     let mut script = Script::welcomed();
-    let window = Window { events: 2, bytes: 1 << 20 };
+    let window = Window::new(2, 1 << 20);
     script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, window);
     script.server(subscribed(WIRE, at(10), 4));
     script.server(events(WIRE, 5..=6));
@@ -146,7 +146,7 @@ fn a_server_that_resumes_a_reader_too_far_on_without_a_gap_is_not_believed() {
 #[test]
 fn the_window_holds_events_back_until_the_app_has_handled_some() {
     let mut script = Script::welcomed();
-    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window { events: 3, bytes: 1 << 20 });
+    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window::new(3, 1 << 20));
     script.server(subscribed(WIRE, at(10), 4));
     script.server(events(WIRE, 5..=7));
     script.server(events(WIRE, 8..=10));
@@ -160,7 +160,7 @@ fn the_window_holds_events_back_until_the_app_has_handled_some() {
 #[test]
 fn an_event_larger_than_the_window_is_still_handed_over_alone() {
     let mut script = Script::welcomed();
-    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window { events: 8, bytes: 100 });
+    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window::new(8, 100));
     script.server(subscribed(WIRE, at(10), 4));
     for nth in 5..=6 {
         script.server(batch(A, WIRE, &[(seq_of(nth), nth)], 1, &[7; 500]));
@@ -173,7 +173,7 @@ fn an_event_larger_than_the_window_is_still_handed_over_alone() {
 #[test]
 fn a_server_that_floods_a_window_is_cut_off() {
     let mut script = Script::welcomed();
-    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window { events: 3, bytes: 1 << 20 });
+    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window::new(3, 1 << 20));
     script.server(subscribed(WIRE, at(10), 4));
     script.server(events(WIRE, 5..=7));
     script.server(events(WIRE, 8..=10));
@@ -186,7 +186,7 @@ fn a_server_that_floods_a_window_is_cut_off() {
 #[test]
 fn a_server_that_floods_with_anything_else_is_cut_off_too() {
     let mut script = Script::welcomed();
-    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window { events: 1, bytes: 1 << 20 });
+    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window::new(1, 1 << 20));
     script.server(subscribed(WIRE, at(10), 4));
     script.server(events(WIRE, 5..=6));
     for _ in 0..5000 {
@@ -249,7 +249,7 @@ fn a_gap_before_the_start_is_told_behind_subscribed_and_not_twice() {
 #[test]
 fn many_gaps_do_not_use_up_the_window() {
     let mut script = Script::welcomed();
-    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window { events: 2, bytes: 1 << 20 });
+    script.subscribe_with(SUB, CursorKeeper::Nobody, Start::Latest, Window::new(2, 1 << 20));
     script.server(subscribed(WIRE, at(10), 4));
     for n in 0..5 {
         let missing = gap(at(10 + n), at(11 + n), 5 + n, 1, GapCause::LogDamaged);

@@ -13,7 +13,7 @@ use crate::world::{Client, Pair, request};
 /// More than the session has messages in either direction.
 const CUTS_MAX: usize = 200;
 const EVENTS: u64 = 40;
-const WINDOW: Window = Window { events: 4, bytes: 1 << 20 };
+const WINDOW: Window = Window::new(4, 1 << 20);
 
 #[derive(Clone, Copy, Debug)]
 enum Way {

@@ -19,7 +19,7 @@ const A_WHILE: Duration = Duration::from_secs(60);
 const ROW: SubscriptionId = SubscriptionId(1);
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 const EVENTS: u64 = 36;
-const WINDOW: Window = Window { events: 4, bytes: 1 << 20 };
+const WINDOW: Window = Window::new(4, 1 << 20);
 
 /// The app follows these topics as one row, 1, whose topics have the numbers 11, 12 …
 fn follow(pair: &mut Pair, client: Client, wanted: impl IntoIterator<Item = SubscribeRequest>) {
@@ -195,7 +195,7 @@ fn lives(server_keeps: bool, seed: u64) {
                 }
                 4 => {
                     while let Some((id, cursor)) = pair.real(client).unsaved.pop_front() {
-                        let seq = cursor.known.position.seq;
+                        let seq = cursor.place.position.seq;
                         pair.real(client).store.insert(id, cursor);
                         pair.tell(client, ToClient::CursorSaved { id, seq });
                     }
@@ -332,7 +332,7 @@ fn a_row_is_left_and_its_client_shut_down_also_while_nobody_is_there() {
     pair.pass(A_WHILE);
     assert!(pair.real(client).has_ended);
     assert_eq!(pair.real(client).ended, [(ROW, SubscriptionEnd::Asked)]);
-    assert_eq!(pair.hub.log.cursors.values().map(|cursor| cursor.known.position.seq.0).max(), Some(10));
+    assert_eq!(pair.hub.log.cursors.values().map(|cursor| cursor.place.position.seq.0).max(), Some(10));
 }
 
 #[test]

@@ -185,5 +185,5 @@ fn a_rewound_reader_with_an_own_store_is_told_what_it_was_given_before() {
     assert_eq!(take(&mut pair, client), taken);
     pair.pass(A_WHILE);
     let stored = pair.real(client).store.get(&SubscriptionId(1)).cloned().expect("a cursor");
-    assert_eq!(stored.known.nth.0, 6);
+    assert_eq!(stored.place.nth.0, 6);
 }

@@ -139,7 +139,7 @@ fn a_small_window_lets_everything_through_in_the_end() {
     let mut pair = Pair::new();
     pair.emit_many("orders", 1..=100);
     let client = pair.client_as(1, Some("billing"));
-    let window = Window { events: 3, bytes: 1 };
+    let window = Window::new(3, 1);
     pair.follow(client, 1, SubscribeRequest { window, ..durable("orders") });
     pair.emit_many("orders", 101..=200);
     pair.pass(A_WHILE);
@@ -151,7 +151,7 @@ fn an_app_that_handles_nothing_gets_a_window_and_the_rest_when_it_goes_on_also_o
     let mut pair = Pair::new();
     let client = pair.client(1);
     pair.real(client).acks_at_once = false;
-    let window = Window { events: 10, bytes: 1 << 20 };
+    let window = Window::new(10, 1 << 20);
     let wanted = request("orders", Start::Earliest, CursorKeeper::Nobody);
     pair.follow(client, 1, SubscribeRequest { window, ..wanted });
     pair.emit_many("orders", 1..=40);

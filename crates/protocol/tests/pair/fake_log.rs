@@ -186,10 +186,10 @@ impl FakeLog {
             return Err((RefusalCode::Forbidden, "not this topic".to_owned()));
         }
         let stored = subscriber.and_then(|name| self.cursors.get(&(name.clone(), topic.clone())));
-        let (from, gap) = self.start(topic, start, stored.map(|cursor| &cursor.known), now);
+        let (from, gap) = self.start(topic, start, stored.map(|cursor| &cursor.place), now);
         let after = gap.as_ref().map_or(from, |gap: &Gap| gap.through);
         let resumed_from = gap.as_ref().map_or(after, |gap| gap.after);
-        let known = stored.map(|cursor| cursor.known.clone());
+        let known = stored.map(|cursor| cursor.place.clone());
         let known = known.filter(|known| self.is_valid(known.position) || known.position == resumed_from);
         let epochs = known.as_ref().map(|known| self.epochs_between(known.position, resumed_from));
         let (nth, head) = (self.nth_at(topic, after.seq), self.head());
@@ -244,6 +244,7 @@ impl FakeLog {
                 let at = self.topic(topic).filter(|(_, nth, _)| nth.0 <= from).map(|(seq, _, _)| seq).last();
                 (self.position(at.unwrap_or(Seq::ZERO).max(self.floor)), None)
             }
+            _ => unreachable!("a start that this log does not know"),
         }
     }
 
@@ -328,7 +329,7 @@ impl FakeLog {
             numbers.taken.retain(|_, (_, position)| position.seq <= seq);
             numbers.last = numbers.taken.keys().last().copied().unwrap_or_default();
         }
-        self.cursors.retain(|_, cursor| cursor.known.position.seq <= seq);
+        self.cursors.retain(|_, cursor| cursor.place.position.seq <= seq);
         self.begin_epoch(epoch);
     }
 }

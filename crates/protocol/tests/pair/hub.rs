@@ -289,13 +289,13 @@ impl Hub {
             Output::SaveCursor { id: subscription, subscriber, topic, cursor, .. } => {
                 // The fence: whoever lost the topic saves nothing.
                 if self.owners.is_owner(id, subscription) {
-                    let seq = cursor.known.position.seq;
+                    let seq = cursor.place.position.seq;
                     self.log.cursors.insert((subscriber, topic), cursor);
                     self.inputs.push_back((id, Input::Reply(Reply::CursorSaved { id: subscription, seq })));
                 }
             }
             Output::Requested { id: asked, request } => {
-                let answer = Response { kind: request.kind, payload: request.payload };
+                let answer = Response::new(request.kind, request.payload);
                 self.input(id, Input::Reply(Reply::Respond { id: asked, result: Ok(answer) }));
             }
             Output::Send(_) | Output::SendEvents { .. } | Output::RequestDone { .. } | Output::Close(_) => {}
@@ -404,7 +404,7 @@ impl Connection {
 
 /// A close as a shell gives it.
 pub(crate) fn close_with(code: CloseCode) -> Close {
-    Close { code, reason: code.description().to_owned(), retry: RetryAdvice::Never }
+    Close::of(code, RetryAdvice::Never)
 }
 
 /// The wall clock of the stories: it began in 2026.

@@ -278,7 +278,7 @@ impl Real {
                 }
             }
             FromClient::SaveCursor { id, cursor } if self.saves_at_once => {
-                let seq = cursor.known.position.seq;
+                let seq = cursor.place.position.seq;
                 self.store.insert(id, cursor);
                 self.session.handle(ToClient::CursorSaved { id, seq }, now);
             }
@@ -291,7 +291,7 @@ impl Real {
             FromClient::EmitsLost { from, through } => self.lost.push((from, through)),
             FromClient::Ended => self.has_ended = true,
             FromClient::Requested { key, request } => {
-                let answer = Response { kind: request.kind, payload: request.payload };
+                let answer = Response::new(request.kind, request.payload);
                 self.session.handle(ToClient::Respond { key, result: Ok(answer) }, now);
             }
             FromClient::RequestDone { ticket, result } => self.answers.push((ticket, result)),

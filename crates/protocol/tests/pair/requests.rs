@@ -19,7 +19,7 @@ use crate::world::*;
 
 fn question(payload: &'static str) -> Request {
     let (name, timeout) = (EventName::new("echo").unwrap(), Duration::from_secs(5));
-    Request { name, kind: PayloadKind::Text, payload: Bytes::from_static(payload.as_bytes()), timeout }
+    Request::new(name, PayloadKind::Text, Bytes::from_static(payload.as_bytes()), timeout)
 }
 
 fn request(id: u64) -> ClientFrame {
@@ -52,7 +52,7 @@ fn a_client_asks_and_the_servers_app_answers() {
     }
     pair.settle();
     let answers: Vec<_> = pair.real(client).answers.clone();
-    let answer = |payload: &'static str| Ok(Response { kind: PayloadKind::Text, payload: payload.into() });
+    let answer = |payload: &'static str| Ok(Response::new(PayloadKind::Text, payload.into()));
     assert_eq!(answers, [(RequestTicket(1), answer("one")), (RequestTicket(2), answer("two"))]);
 }
 
@@ -67,7 +67,7 @@ fn the_server_asks_and_a_late_answer_is_dropped() {
     let reply = ClientFrame::Reply(ReplyFrame { id: RequestId(1), outcome });
     pair.send(peer, &reply);
     pair.send(peer, &reply);
-    let answer = Response { kind: PayloadKind::Text, payload: "y".into() };
+    let answer = Response::new(PayloadKind::Text, "y".into());
     assert_eq!(done(&pair), [(RequestTicket(9), Ok(answer))]);
     pair.input(peer, Input::Reply(Reply::Request { ticket: RequestTicket(10), request: question("x") }));
     pair.pass(Duration::from_secs(6));

@@ -33,7 +33,7 @@ fn acked(seq: u64) -> ServerFrame {
 }
 
 fn small(window: u32) -> ClientFrame {
-    let window = Window { events: window, bytes: 1 << 20 };
+    let window = Window::new(window, 1 << 20);
     ClientFrame::Subscribe(Subscribe { window, ..resume(1, "orders") })
 }
 
@@ -90,7 +90,7 @@ fn a_name_never_seen_starts_at_latest_and_that_is_durable_before_it_is_told() {
     assert_eq!(urgencies(&pair), [true]);
     pair.release(Held::Saves);
     assert!(matches!(pair.frames(peer)[0], ServerFrame::Subscribed(_)));
-    assert_eq!(cursor(&pair).known, known(1, 3, 3));
+    assert_eq!(cursor(&pair).place, known(1, 3, 3));
     // It never received an event, and resumes from there nevertheless.
     pair.cut(peer);
     pair.emit("orders", "4");
@@ -108,7 +108,7 @@ fn an_ack_is_confirmed_when_the_cursor_is_durable_and_not_before() {
     assert_eq!(pair.frames(peer), []);
     pair.release(Held::Saves);
     assert_eq!(pair.frames(peer), [acked(2)]);
-    assert_eq!(cursor(&pair).known, known(1, 2, 2));
+    assert_eq!(cursor(&pair).place, known(1, 2, 2));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn an_old_ack_says_nothing_new_but_is_answered() {
     pair.frames(peer);
     pair.send(peer, ack(1, 1, 1));
     assert_eq!(pair.frames(peer), [acked(1)]);
-    assert_eq!(cursor(&pair).known, known(1, 3, 3));
+    assert_eq!(cursor(&pair).place, known(1, 3, 3));
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_clean_end_leaves_the_exact_mark_and_confirms_every_ack_before_it() {
     let frames = pair.frames(peer);
     assert_eq!(frames.last(), Some(&ServerFrame::Unsubscribed { id: ONE }));
     assert!(frames.contains(&acked(3)), "{frames:?}");
-    assert_eq!(cursor(&pair), Cursor { known: known(1, 3, 3), delivered_through: DeliveredThrough(Nth(5)) });
+    assert_eq!(cursor(&pair), Cursor::new(known(1, 3, 3), DeliveredThrough(Nth(5))));
     assert!(pair.hub.owners.is_empty() && pair.hub.watchers.is_empty());
     let place = pair.subscribed(peer, resume(2, "orders"));
     assert_eq!((place.nth, place.delivered_through.0), (Nth(3), Nth(5)));
@@ -272,7 +272,7 @@ fn an_unsubscribe_before_the_first_cursor_is_durable_ends_well() {
     pair.send_all(peer, [ClientFrame::Subscribe(resume(1, "orders")), unsubscribe(1)]);
     pair.release(Held::Saves);
     assert_eq!(pair.frames(peer), [ServerFrame::Unsubscribed { id: ONE }]);
-    assert_eq!(cursor(&pair), Cursor { known: known(1, 5, 5), delivered_through: DeliveredThrough(Nth(5)) });
+    assert_eq!(cursor(&pair), Cursor::new(known(1, 5, 5), DeliveredThrough(Nth(5))));
 }
 
 #[test]
@@ -332,13 +332,13 @@ fn what_was_handed_over_on_an_earlier_connection_is_acknowledged_on_this_one() {
     assert_eq!(place.after, at(1, 8));
     assert_eq!(nths(&pair.frames(peer)), [9, 10]);
     // Coming back confirms nothing: only acks move the cursor.
-    assert_eq!(cursor(&pair).known, known(1, 2, 2));
+    assert_eq!(cursor(&pair).place, known(1, 2, 2));
     pair.send(peer, ack(1, 6, 6));
     assert_eq!(pair.frames(peer), [acked(6)]);
-    assert_eq!(cursor(&pair).known, known(1, 6, 6));
+    assert_eq!(cursor(&pair).place, known(1, 6, 6));
     pair.send(peer, ack(1, 9, 9));
     assert_eq!(pair.frames(peer), [acked(9)]);
-    assert_eq!(cursor(&pair).known, known(1, 9, 9));
+    assert_eq!(cursor(&pair).place, known(1, 9, 9));
 }
 
 #[test]
@@ -354,11 +354,11 @@ fn a_late_ack_across_a_restart_is_saved_with_the_epoch_in_which_its_event_was_wr
         pair.frames(peer);
         pair.send(peer, ack(1, seq, seq));
         assert_eq!(pair.frames(peer), [acked(seq)]);
-        assert_eq!(cursor(&pair).known.position, at(epoch, seq));
+        assert_eq!(cursor(&pair).place.position, at(epoch, seq));
         pair.cut(peer);
     }
     // The place in the earlier epoch is kept, in case the log goes back.
-    assert_eq!(*cursor(&pair).known.earlier, [at(1, 4)]);
+    assert_eq!(*cursor(&pair).place.earlier, [at(1, 4)]);
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn a_start_that_names_where_to_begin_moves_the_cursor_and_keeps_the_mark() {
     assert_eq!(pair.frames(peer), [], "nothing is said before the cursor is moved");
     pair.release(Held::Saves);
     assert_eq!(nths(&pair.frames(peer)), [4, 5, 6, 7, 8, 9, 10]);
-    assert_eq!(cursor(&pair).known, known(1, 3, 3));
+    assert_eq!(cursor(&pair).place, known(1, 3, 3));
     assert!(cursor(&pair).delivered_through.0 >= Nth(10), "all of them were delivered before");
     pair.send(peer, ack(2, 5, 5));
     assert_eq!(pair.frames(peer), [ServerFrame::Acked { id: SubscriptionId(2), seq: Seq(5) }]);
@@ -400,7 +400,7 @@ fn a_start_that_names_where_to_begin_moves_the_cursor_and_keeps_the_mark() {
     // On, past what nobody has handled.
     let peer = billing(&mut pair);
     pair.subscribed(peer, Subscribe { start: Start::Latest, ..resume(1, "orders") });
-    assert_eq!(cursor(&pair).known, known(1, 10, 10));
+    assert_eq!(cursor(&pair).place, known(1, 10, 10));
 }
 
 #[test]
@@ -464,7 +464,7 @@ fn a_reader_out_of_another_history_is_told_so_again_until_it_has_acknowledged_it
     pair.send(peer, ack(1, gap.through.seq.0, gap.nth_through.0));
     pair.send(peer, ack(1, 2, 2));
     pair.frames(peer);
-    assert_eq!(cursor(&pair).known.position.seq, Seq(2));
+    assert_eq!(cursor(&pair).place.position.seq, Seq(2));
     let peer = back(&mut pair, peer);
     let place = pair.subscribed(peer, resume(1, "orders"));
     assert_eq!((place.gap, place.nth), (None, Nth(2)));

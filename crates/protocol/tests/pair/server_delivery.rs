@@ -18,7 +18,7 @@ fn caught_up(id: u32, seq: u64) -> ServerFrame {
 }
 
 fn windowed(id: u32, topic: &str, events: u32, bytes: u32) -> ClientFrame {
-    ClientFrame::Subscribe(Subscribe { window: Window { events, bytes }, ..subscribe(id, topic) })
+    ClientFrame::Subscribe(Subscribe { window: Window::new(events, bytes), ..subscribe(id, topic) })
 }
 
 fn known(epoch: u8, seq: u64, nth: u64) -> Place {
@@ -136,7 +136,7 @@ fn one_event_always_fits_however_small_the_window_and_no_second_beside_it() {
     pair.send(peer, windowed(1, "orders", 0, 0));
     let frames = pair.frames(peer);
     let ServerFrame::Subscribed(subscribed) = &frames[0] else { panic!("{frames:?}") };
-    assert_eq!(subscribed.window, Window { events: 1, bytes: 1 });
+    assert_eq!(subscribed.window, Window::new(1, 1));
     assert_eq!(nths(&frames), [1]);
     for (seq, next) in [(1, vec![2]), (2, vec![3]), (3, vec![])] {
         pair.send(peer, ack(1, seq, seq));
@@ -164,14 +164,19 @@ fn a_large_event_waits_until_the_window_is_empty_and_is_not_read_over_and_over()
 
 #[test]
 fn the_server_takes_its_own_window_if_that_is_smaller() {
-    let limits = Limits { window_events_max: 3, window_bytes_max: 5000, ..Limits::default() };
+    let limits = {
+        let mut limits = Limits::default();
+        limits.window_events_max = 3;
+        limits.window_bytes_max = 5000;
+        limits
+    };
     let mut config = ServerConfig::default();
     config.limits = limits;
     let mut pair = Pair::with(config);
     pair.emit_many("orders", 1..=10);
     let peer = pair.guest(1, None);
     let place = pair.subscribed(peer, subscribe(1, "orders"));
-    assert_eq!(place.window, Window { events: 3, bytes: 5000 });
+    assert_eq!(place.window, Window::new(3, 5000));
     assert_eq!(nths(&pair.frames(peer)), [1, 2, 3]);
 }
 

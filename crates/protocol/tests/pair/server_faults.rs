@@ -223,7 +223,7 @@ fn any_subscribe() -> impl Strategy<Value = Subscribe> {
             id: SubscriptionId(id),
             topic: topic_name("orders"),
             start,
-            window: Window { events, bytes: 200 },
+            window: Window::new(events, 200),
             ownership: if waits { Ownership::Standby } else { Ownership::Takeover },
             durable,
         }

@@ -78,7 +78,7 @@ fn subscribes_and_emits_pipelined_behind_hello_wait_until_it_is_authenticated() 
 #[test]
 fn a_refused_client_is_closed_with_the_authenticators_words() {
     let mut pair = Pair::new();
-    let refusal = Close { reason: "who are you?".to_owned(), ..close_with(CloseCode::Unauthenticated) };
+    let refusal = Close::new(CloseCode::Unauthenticated, "who are you?", RetryAdvice::Never);
     pair.hub.refusing = Some(refusal.clone());
     let peer = pair.guest(1, None);
     assert_eq!(pair.closed(peer), refusal);
@@ -266,7 +266,7 @@ fn a_server_that_shuts_down_says_so_after_what_it_has_promised() {
     pair.hub.hold(Held::Appends);
     pair.send(peer, emit(1, &["a"]));
     let advice = RetryAdvice::After(Duration::from_millis(700));
-    let close = Close { retry: advice, ..close_with(CloseCode::Draining) };
+    let close = Close::of(CloseCode::Draining, advice);
     let connection = *pair.hub.connections.keys().next().unwrap();
     // The emit's answer and the end come in one turn: the answer is still told.
     pair.hub.release(Held::Appends, pair.now);

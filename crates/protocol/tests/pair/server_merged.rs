@@ -121,7 +121,7 @@ fn nothing_comes_before_all_are_named_and_have_their_places() {
 fn a_full_window_of_one_topic_holds_the_others_up_until_it_is_acknowledged() {
     let mut pair = Pair::new();
     let peer = reader(&mut pair, None);
-    follow(&mut pair, peer, &["a", "b"], Window { events: 2, bytes: 1 << 20 });
+    follow(&mut pair, peer, &["a", "b"], Window::new(2, 1 << 20));
     for (number, topic) in (1..).zip(["a", "b", "a", "a", "b", "b"]) {
         pair.emit(topic, &number.to_string());
     }
@@ -142,7 +142,7 @@ fn large_events_come_one_by_one_through_a_small_window_and_in_order() {
         emit_to(&mut pair, &[["a", "b", "c"][usize::try_from(number % 7 % 3).unwrap()]], &large(number));
     }
     let peer = reader(&mut pair, None);
-    follow(&mut pair, peer, &["a", "b", "c"], Window { events: 5, bytes: 500 });
+    follow(&mut pair, peer, &["a", "b", "c"], Window::new(5, 500));
     let (mut seen, mut nths) = (Vec::new(), [0; 4]);
     for _ in 0..200 {
         let row = row(&pair.frames(peer));
@@ -161,7 +161,7 @@ fn large_events_come_one_by_one_through_a_small_window_and_in_order() {
 fn a_topic_that_is_given_up_leaves_the_others_in_order() {
     let mut pair = Pair::new();
     let peer = reader(&mut pair, None);
-    follow(&mut pair, peer, &["a", "b", "c"], Window { events: 2, bytes: 1 << 20 });
+    follow(&mut pair, peer, &["a", "b", "c"], Window::new(2, 1 << 20));
     for (number, topic) in (1..).zip(["a", "a", "b", "a", "b", "a", "b", "c"]) {
         pair.emit(topic, &number.to_string());
     }
@@ -261,7 +261,7 @@ fn each_topic_of_a_group_keeps_its_own_durable_cursor() {
 fn skips_between_events_take_nothing_of_the_window() {
     let mut pair = Pair::new();
     let peer = reader(&mut pair, None);
-    follow(&mut pair, peer, &["a", "b"], Window { events: 2000, bytes: 1 << 20 });
+    follow(&mut pair, peer, &["a", "b"], Window::new(2000, 1 << 20));
     for number in 1..=1000 {
         emit_to(&mut pair, &["a", "b"], &number.to_string());
         emit_to(&mut pair, &["b"], "between");
@@ -279,7 +279,11 @@ fn skips_between_events_take_nothing_of_the_window() {
 #[test]
 fn a_group_begins_without_those_that_were_refused() {
     let mut config = ServerConfig::default();
-    config.limits = Limits { subscriptions_max: 2, ..Limits::default() };
+    config.limits = {
+        let mut limits = Limits::default();
+        limits.subscriptions_max = 2;
+        limits
+    };
     let mut pair = Pair::with(config);
     let peer = reader(&mut pair, None);
     follow(&mut pair, peer, &["a", "b", "c"], Window::default());

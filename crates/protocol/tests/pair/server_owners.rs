@@ -18,7 +18,7 @@ fn standby() -> Subscribe {
 
 fn stored_seq(pair: &Pair) -> Seq {
     let key = (SubscriberName::new("billing").unwrap(), topic_name("orders"));
-    pair.hub.log.cursors[&key].known.position.seq
+    pair.hub.log.cursors[&key].place.position.seq
 }
 
 /// A reader of the durable topic with three events in its hands.

@@ -62,7 +62,7 @@ fn skips_take_nothing_of_the_window_and_any_of_them_may_be_acknowledged() {
     let mut pair = Pair::new();
     let emitter = guest_with(&mut pair, 1, Features::EXCEPT);
     let me = pair.guest(2, None);
-    let narrow = Subscribe { window: Window { events: 1, bytes: 1 }, ..subscribe(1, "chat") };
+    let narrow = Subscribe { window: Window::new(1, 1), ..subscribe(1, "chat") };
     pair.send_all(me, [ClientFrame::Subscribe(subscribe(2, "me")), ClientFrame::Subscribe(narrow)]);
     let withheld = |number: u64| except("chat", &number.to_string(), &["me"]);
     pair.send(emitter, emit_except(1, (1..=300).map(withheld).collect()));
@@ -182,7 +182,11 @@ fn an_event_that_is_not_logged_is_lost_for_who_is_excepted_or_does_not_keep_up()
 #[test]
 fn an_event_that_no_server_takes_is_lost_without_a_word() {
     let mut config = ServerConfig::default();
-    config.limits = Limits { event_bytes_max: 100, ..Limits::default() };
+    config.limits = {
+        let mut limits = Limits::default();
+        limits.event_bytes_max = 100;
+        limits
+    };
     let mut pair = Pair::with(config);
     let emitter = guest_with(&mut pair, 1, Features::VOLATILE);
     let reader = guest_with(&mut pair, 2, Features::VOLATILE);

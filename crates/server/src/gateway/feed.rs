@@ -293,7 +293,7 @@ impl Feed {
 
     fn failed_already(&mut self) -> FeedError {
         let code = CloseCode::LogFailed;
-        let close = Close { code, reason: code.description().to_owned(), retry: RetryAdvice::Now };
+        let close = Close::of(code, RetryAdvice::Now);
         FeedError::Ended(self.ended.get_or_insert(close).clone())
     }
 }

@@ -321,7 +321,7 @@ impl LocalDriver {
             }
             Output::Deliver { delivery, .. } => self.hand_over(delivery),
             // Nobody or the server keeps the cursor; there is no store here.
-            Output::SaveCursor { id, cursor } => self.tell(Input::CursorSaved { id, seq: cursor.known.position.seq }),
+            Output::SaveCursor { id, cursor } => self.tell(Input::CursorSaved { id, seq: cursor.place.position.seq }),
             Output::AckConfirmed { seq, .. } => self.wishes.state.lock().confirmed = seq,
             Output::Unsubscribed { why, .. } => return Some(why),
             Output::Ended => return Some(SubscriptionEnd::ClientEnded),

@@ -73,7 +73,7 @@ async fn the_window_bounds_what_a_reader_is_sent_without_acks() {
     let (server, address) = serve().await;
     emit_numbered(&server, "t", 0..100).await;
     let mut reader = Peer::welcomed(&address, hello()).await;
-    let window = Window { events: 10, ..Window::default() };
+    let window = Window::of_events(10);
     reader.subscribe(Subscribe { window, ..subscribe("t", Start::Earliest) }).await;
     let first = reader.events(10).await;
     assert_eq!(payloads(&first), numbers(0..10));

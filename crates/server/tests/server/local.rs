@@ -43,7 +43,7 @@ async fn an_in_process_reader_gets_history_then_what_is_live() {
 async fn an_in_process_reader_lives_by_its_window() {
     let server = open().await;
     emit_numbered(&server, "t", 0..20).await;
-    let window = Window { events: 3, ..Window::default() };
+    let window = Window::of_events(3);
     let mut reader = server.subscribe("t").start(Start::Earliest).window(window).await.expect("stands");
     for number in 0..20 {
         let event = next_event(&mut reader).await;
@@ -110,7 +110,7 @@ async fn an_event_that_could_not_be_stored_is_refused_before_it_is_tried() {
 async fn what_is_asked_for_next_acknowledges_what_was_handed_over_before() {
     let server = open().await;
     emit_numbered(&server, "t", 0..10).await;
-    let window = Window { events: 1, ..Window::default() };
+    let window = Window::of_events(1);
     let reader = server.subscribe("t").durable("billing").start(Start::Earliest).window(window).auto_ack();
     let mut reader = reader.await.expect("stands");
     assert_eq!((reader.pending(), reader.topic().as_str()), (10, "t"));

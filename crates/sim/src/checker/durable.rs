@@ -218,8 +218,8 @@ impl Durables {
         let key = (subscriber.clone(), topic.clone());
         let Some(branch) = truth.current() else { return };
         let earlier = self.written.insert(key, cursor.clone());
-        let (Some(earlier), true) = (earlier, branch.has(cursor.known.position)) else { return };
-        let fell = branch.has(earlier.known.position) && earlier.known.position.seq > cursor.known.position.seq;
+        let (Some(earlier), true) = (earlier, branch.has(cursor.place.position)) else { return };
+        let fell = branch.has(earlier.place.position) && earlier.place.position.seq > cursor.place.position.seq;
         case.must(!fell, Rule::AckAfterHandler, || {
             format!("the cursor of {subscriber} in {topic} went back from {earlier:?} to {cursor:?}")
         });

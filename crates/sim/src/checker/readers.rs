@@ -84,7 +84,7 @@ impl Readers {
         );
         let durable = self.durable.begin(keeper, topic, *window);
         let known = match (stored, start) {
-            (Some(cursor), _) => Some(cursor.known.clone()),
+            (Some(cursor), _) => Some(cursor.place.clone()),
             (None, Start::After(known)) => Some(known.clone()),
             (None, _) => None,
         };
@@ -344,9 +344,12 @@ impl Reader {
             }
             Start::AfterSeq(seq) => nth <= branch.nth_at(&self.topic, *seq).max(floor),
             // Judged by the subscriber's earlier runs, or by the events' times where they are seen.
-            Start::Resume { .. } | Start::ResumeOr { .. } | Start::After(_) | Start::Since(_) | Start::Within(_) => {
-                true
-            }
+            Start::Resume { .. }
+            | Start::ResumeOr { .. }
+            | Start::After(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | _ => true,
         };
         let words =
             || format!("{run:?} asked for {start:?} and starts after {after}, nth {nth} (floor {floor}, last {last})");

@@ -55,7 +55,7 @@ impl World {
                 let request = SubscribeRequest {
                     topic: topic.clone(),
                     start: Start::Earliest,
-                    window: Window { events: *rng.pick(&[1, 3, 10, 100]), bytes: *rng.pick(&[1, 3_000, 1_000_000]) },
+                    window: Window::new(*rng.pick(&[1, 3, 10, 100]), *rng.pick(&[1, 3_000, 1_000_000])),
                     ownership: Ownership::Takeover,
                     keeper: CursorKeeper::Nobody,
                 };

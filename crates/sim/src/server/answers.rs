@@ -73,7 +73,7 @@ impl World {
         let head = server.log.head();
         if let Some(fenced) = fenced {
             let reason = CloseCode::PublisherFenced.description().to_owned();
-            let close = Close { code: CloseCode::PublisherFenced, reason, retry: RetryAdvice::Never };
+            let close = Close::new(CloseCode::PublisherFenced, reason, RetryAdvice::Never);
             let older = self.connection(fenced).and_then(|found| found.shown.clone());
             self.record(Entry::Fenced { older, newer: shown });
             self.queue.after(Duration::ZERO, Due::Serve(fenced, Input::Displaced(close)));
@@ -165,7 +165,7 @@ impl World {
 
 fn not_yours() -> Close {
     let code = CloseCode::NotYourPublisher;
-    Close { code, reason: code.description().to_owned(), retry: RetryAdvice::Never }
+    Close::of(code, RetryAdvice::Never)
 }
 
 fn dump_topic(log: &Log, topic: &TopicName, wall: Timestamp) -> DumpedTopic {

@@ -256,7 +256,7 @@ impl World {
                 (connection, Input::Reply(Reply::Appended(runs.clone())))
             }
             (WriteOutcome::CursorSaved, Asked::Save { connection, id, subscriber, topic, cursor }) => {
-                let seq = cursor.known.position.seq;
+                let seq = cursor.place.position.seq;
                 self.record(Entry::CursorWritten { subscriber, topic, cursor });
                 (connection, Input::Reply(Reply::CursorSaved { id, seq }))
             }

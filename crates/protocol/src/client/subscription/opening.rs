@@ -73,10 +73,8 @@ impl Subscription {
         }
         self.mark(&answer, breaks);
         self.begun = true;
-        self.window = Window {
-            events: answer.window.events.min(self.requested.events),
-            bytes: answer.window.bytes.min(self.requested.bytes),
-        };
+        self.window =
+            Window::new(answer.window.events.min(self.requested.events), answer.window.bytes.min(self.requested.bytes));
         self.link = Link::Open { wire };
         self.inbox.begin(answer.after, answer.nth, answer.pending, self.window, self.merged.unwrap_or(1));
         let mut no_ack_through = Some(answer.nth);
