@@ -68,14 +68,15 @@ fn the_page_of_the_protocol_has_every_code_and_no_other() {
     }
 }
 
-/// The codes of one table in protocol/src/error.rs, each as `number Name`.
+/// The codes of one table in protocol/src/error.rs, each as `number Name`: the page writes `TooLarge` for `TOO_LARGE`.
 fn codes_of(source: &str, name: &str) -> BTreeSet<String> {
     let start = source.find(&format!("    {name} {{\n")).unwrap_or_else(|| panic!("no table {name}"));
     let rows = source[start..].lines().skip(1).take_while(|line| *line != "    }");
     let rows = rows.filter(|line| !line.trim_start().starts_with("//"));
     let code = |row: &str| {
         let (name, rest) = row.trim().split_once(" = ")?;
-        Some(format!("{} {name}", rest.split(',').next()?))
+        let words = name.split('_').map(|word| word[..1].to_owned() + &word[1..].to_lowercase());
+        Some(format!("{} {}", rest.split(',').next()?, words.collect::<String>()))
     };
     rows.filter_map(code).collect()
 }

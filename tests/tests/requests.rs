@@ -83,9 +83,9 @@ async fn a_request_that_gets_no_answer_says_why() {
     let site = Site::answering().await;
     let client = site.client().connect().await.unwrap();
     let refused = client.request("decline", "x", PATIENCE).await.unwrap_err();
-    assert_eq!(refused, RequestError::Refused { code: RefusalCode::Declined, reason: "not today".to_owned() });
+    assert_eq!(refused, RequestError::Refused { code: RefusalCode::DECLINED, reason: "not today".to_owned() });
     let broken = client.request("break", "x", PATIENCE).await.unwrap_err();
-    assert!(matches!(broken, RequestError::Refused { code: RefusalCode::Declined, .. }), "{broken}");
+    assert!(matches!(broken, RequestError::Refused { code: RefusalCode::DECLINED, .. }), "{broken}");
     let late = client.request("wait", "x", Duration::from_millis(50)).await.unwrap_err();
     // Both ends have the same deadline: who is first says so.
     assert!(late.may_have_been_handled(), "{late}");

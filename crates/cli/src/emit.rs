@@ -241,7 +241,7 @@ async fn watch(mut notices: Notices, bar: ProgressBar) -> u64 {
         match notice {
             Notice::EmitsLost { from, through } => lost += through.0 - from.0 + 1,
             // A server that restarts is told of as a lost connection.
-            Notice::EmitsWaiting { code } if code != RefusalCode::Draining => {
+            Notice::EmitsWaiting { code } if code != RefusalCode::DRAINING => {
                 is_waiting = true;
                 remote::note(&bar, &format!("redeliver: {}; waiting until it takes events again", code.description()));
             }
@@ -296,14 +296,14 @@ fn refused(what: &str, bytes: usize, code: RefusalCode, publisher: Uuid) -> Prob
     let problem = Problem::new(format!("{what}: the server refused it: {code}"));
     let again = format!("then the same input with --publisher {publisher} goes on");
     match code {
-        RefusalCode::NumberReused => {
+        RefusalCode::NUMBER_REUSED => {
             problem.hint("the input differs from what this --publisher has sent: use a new one")
         }
-        RefusalCode::TooLarge => problem
+        RefusalCode::TOO_LARGE => problem
             .and(&format!("payload, name and topics have {bytes} bytes"))
             .hint(format!("the server's operator may raise `limits.event_bytes`; {again}")),
-        RefusalCode::Unsupported => problem.hint("the server does not know --except: update it"),
-        RefusalCode::Forbidden => problem.hint(format!("ask for a token that may emit to this topic; {again}")),
+        RefusalCode::UNSUPPORTED => problem.hint("the server does not know --except: update it"),
+        RefusalCode::FORBIDDEN => problem.hint(format!("ask for a token that may emit to this topic; {again}")),
         _ => problem,
     }
 }

@@ -63,11 +63,11 @@ pub(crate) fn why_ended(close: Option<&Close>) -> Problem {
     }
     let problem = Problem::new(words);
     match close.code {
-        CloseCode::Unauthenticated | CloseCode::Expired => {
+        CloseCode::UNAUTHENTICATED | CloseCode::EXPIRED => {
             problem.hint("give a valid token with --token or REDELIVER_TOKEN")
         }
-        CloseCode::VersionMismatch => problem.hint("use the same version of redeliver on both sides"),
-        CloseCode::PublisherFenced => {
+        CloseCode::VERSION_MISMATCH => problem.hint("use the same version of redeliver on both sides"),
+        CloseCode::PUBLISHER_FENCED => {
             problem.hint("another emitter runs under the same --publisher: let one finish before the next")
         }
         _ => problem,

@@ -245,11 +245,11 @@ fn refusal(error: &WsError) -> Option<Close> {
     if let WsError::Http(response) = error
         && is_of_a_server(response)
     {
-        return never(CloseCode::Malformed, answer_of(response));
+        return never(CloseCode::MALFORMED, answer_of(response));
     }
     if let WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) = error {
         let reason = format!("the server is a WebSocket server, but does not speak {SUBPROTOCOL}");
-        return never(CloseCode::VersionMismatch, reason);
+        return never(CloseCode::VERSION_MISMATCH, reason);
     }
     None
 }

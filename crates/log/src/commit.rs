@@ -283,7 +283,7 @@ mod tests {
             ],
             publishers: &[CommitPublisher {
                 id: PublisherId([9; 16]),
-                refused: vec![(EmitNumber(7), RefusalCode::Invalid)],
+                refused: vec![(EmitNumber(7), RefusalCode::INVALID)],
             }],
             events: &[
                 NewCommitEvent { event: &events[0], emitter: None },
@@ -303,7 +303,7 @@ mod tests {
             (Seq(5), Seq(6), Timestamp(1000), Timestamp(900))
         );
         assert_eq!(commit.topics[1], CommitTopic { id: 4, first_nth: Nth(1), count: 1, name: Some("b") });
-        assert_eq!(commit.publishers[0].refused, [(EmitNumber(7), RefusalCode::Invalid)]);
+        assert_eq!(commit.publishers[0].refused, [(EmitNumber(7), RefusalCode::INVALID)]);
         let events: Vec<_> = commit.events().collect::<Result<_, _>>().unwrap();
         assert_eq!((events[0].seq, events[0].payload, events[0].emitter), (Seq(5), &b"one"[..], None));
         assert_eq!(events[1].topics().collect::<Vec<_>>(), [1, 0]);

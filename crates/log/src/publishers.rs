@@ -200,9 +200,9 @@ impl Publisher {
 /// What an emit says of a number, if it is the last one up to that number.
 pub(crate) fn found(emit: &StoredEmit, number: EmitNumber) -> Option<StoredEmit> {
     match refusal_code(emit) {
-        Some(HOLE_BEGINS | RefusalCode::NumberSkipped) if emit.number <= number => {
+        Some(HOLE_BEGINS | RefusalCode::NUMBER_SKIPPED) if emit.number <= number => {
             let is_in_hole = emit.number == number || refusal_code(emit) == Some(HOLE_BEGINS);
-            is_in_hole.then(|| refusal((number, RefusalCode::NumberSkipped)))
+            is_in_hole.then(|| refusal((number, RefusalCode::NUMBER_SKIPPED)))
         }
         Some(_) | None => Some(*emit).filter(|emit| emit.number == number),
     }
@@ -213,7 +213,7 @@ pub(crate) fn found(emit: &StoredEmit, number: EmitNumber) -> Option<StoredEmit>
 pub(crate) fn hole(last: EmitNumber, next: EmitNumber) -> impl Iterator<Item = StoredEmit> {
     let (first, end) = (last.0.saturating_add(1), next.0.saturating_sub(1));
     let begin = (first < end).then(|| refusal((EmitNumber(first), HOLE_BEGINS)));
-    let end = (first <= end).then(|| refusal((EmitNumber(end), RefusalCode::NumberSkipped)));
+    let end = (first <= end).then(|| refusal((EmitNumber(end), RefusalCode::NUMBER_SKIPPED)));
     begin.into_iter().chain(end)
 }
 
@@ -230,5 +230,5 @@ pub(crate) fn refusal_code(emit: &StoredEmit) -> Option<RefusalCode> {
     if emit.seq > Seq::ZERO {
         return None;
     }
-    Some(RefusalCode(u16::try_from(emit.content).unwrap_or(RefusalCode::Invalid.0)))
+    Some(RefusalCode(u16::try_from(emit.content).unwrap_or(RefusalCode::INVALID.0)))
 }

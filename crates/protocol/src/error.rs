@@ -12,7 +12,6 @@ macro_rules! codes {
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub struct $name(pub u16);
 
-        #[allow(non_upper_case_globals)]
         impl $name {
             $($(#[$vdoc])* pub const $variant: $name = $name($number);)*
 
@@ -49,43 +48,43 @@ codes! {
     /// its place. 4xx: too slow or too much. 5xx: the server's own reasons. 600: a clean goodbye.
     CloseCode {
         /// The peer speaks another version.
-        VersionMismatch = 100, "the peers speak different versions of the protocol";
+        VERSION_MISMATCH = 100, "the peers speak different versions of the protocol";
         /// A message could not be decoded.
-        Malformed = 101, "a message could not be decoded";
+        MALFORMED = 101, "a message could not be decoded";
         /// A message was larger than allowed.
-        TooLarge = 102, "a message was larger than allowed";
+        TOO_LARGE = 102, "a message was larger than allowed";
         /// A message came that has no place in the conversation now.
-        Unexpected = 103, "a message came out of order";
+        UNEXPECTED = 103, "a message came out of order";
         /// A peer broke a limit that it was told.
-        LimitBroken = 104, "a limit of the conversation was broken";
+        LIMIT_BROKEN = 104, "a limit of the conversation was broken";
         /// Authentication was refused.
-        Unauthenticated = 200, "authentication was refused";
+        UNAUTHENTICATED = 200, "authentication was refused";
         /// Hello or authentication took too long.
-        HelloTimeout = 201, "Hello or authentication took too long";
+        HELLO_TIMEOUT = 201, "Hello or authentication took too long";
         /// The credentials are no longer valid.
-        Expired = 202, "the credentials are no longer valid";
+        EXPIRED = 202, "the credentials are no longer valid";
         /// The server's app has sent the peer away.
-        Disconnected = 203, "the server has ended this connection";
+        DISCONNECTED = 203, "the server has ended this connection";
         /// The publisher belongs to another identity.
-        NotYourPublisher = 204, "the publisher belongs to another identity";
+        NOT_YOUR_PUBLISHER = 204, "the publisher belongs to another identity";
         /// The same client instance has a newer connection.
-        Superseded = 300, "the same client has a newer connection";
+        SUPERSEDED = 300, "the same client has a newer connection";
         /// The publisher has a newer connection.
-        PublisherFenced = 301, "the publisher has a newer connection";
+        PUBLISHER_FENCED = 301, "the publisher has a newer connection";
         /// The peer did not answer in time.
-        HeartbeatTimeout = 400, "the peer did not answer in time";
+        HEARTBEAT_TIMEOUT = 400, "the peer did not answer in time";
         /// The reader took no bytes for too long.
-        Stuck = 401, "the reader took no bytes for too long";
+        STUCK = 401, "the reader took no bytes for too long";
         /// Too many connections.
-        Overloaded = 402, "the server has too much to do";
+        OVERLOADED = 402, "the server has too much to do";
         /// The server is shutting down.
-        Draining = 500, "the server is shutting down";
+        DRAINING = 500, "the server is shutting down";
         /// The server cannot use its log any more.
-        LogFailed = 501, "the server's log has failed";
+        LOG_FAILED = 501, "the server's log has failed";
         /// A bug of the server's.
-        Internal = 502, "the server has made a mistake";
+        INTERNAL = 502, "the server has made a mistake";
         /// The peer is done.
-        Done = 600, "the peer is done";
+        DONE = 600, "the peer is done";
     }
 }
 
@@ -94,39 +93,39 @@ codes! {
     /// is consumed. 2xx are retryable: the number is not consumed, and what was pipelined behind is refused in order too.
     RefusalCode {
         /// Permission is missing.
-        Forbidden = 100, "permission is missing";
+        FORBIDDEN = 100, "permission is missing";
         /// The event is too large.
-        TooLarge = 101, "the event is larger than the server allows";
+        TOO_LARGE = 101, "the event is larger than the server allows";
         /// The event or subscription is not valid.
-        Invalid = 102, "the request is not valid";
+        INVALID = 102, "the request is not valid";
         /// Other content was already emitted under this number.
-        NumberReused = 103, "other content was already emitted under this number";
+        NUMBER_REUSED = 103, "other content was already emitted under this number";
         /// The connection has too many subscriptions.
-        TooManySubscriptions = 104, "the connection has too many subscriptions";
+        TOO_MANY_SUBSCRIPTIONS = 104, "the connection has too many subscriptions";
         /// A subscription without a durable subscriber asked for what only one has.
-        NoSubscriber = 105, "only a durable subscriber can do this: name one in Hello";
+        NO_SUBSCRIBER = 105, "only a durable subscriber can do this: name one in Hello";
         /// The server has not got a feature that this needs.
-        Unsupported = 106, "the server is too old for this";
+        UNSUPPORTED = 106, "the server is too old for this";
         /// Nobody answers requests there.
-        NoHandler = 107, "nobody answers requests there";
+        NO_HANDLER = 107, "nobody answers requests there";
         /// The app that was asked declined to answer.
-        Declined = 108, "the app declined to answer";
+        DECLINED = 108, "the app declined to answer";
         /// The request was handled, but its answer is larger than can be carried, or than there was room for.
-        AnswerTooLarge = 109, "the request was handled, but its answer is too large";
+        ANSWER_TOO_LARGE = 109, "the request was handled, but its answer is too large";
         /// The number was passed over: later ones came, with the word that this one was settled, but it never came.
-        NumberSkipped = 110, "this number was said to be settled, but never came here";
+        NUMBER_SKIPPED = 110, "this number was said to be settled, but never came here";
         /// Numbers before this one are missing.
-        OutOfOrder = 200, "numbers before this one are missing";
+        OUT_OF_ORDER = 200, "numbers before this one are missing";
         /// The disk is full.
-        StorageFull = 201, "the server's disk is full";
+        STORAGE_FULL = 201, "the server's disk is full";
         /// The server has too much to do.
-        Overloaded = 202, "the server has too much to do";
+        OVERLOADED = 202, "the server has too much to do";
         /// The server is shutting down.
-        Draining = 203, "the server is shutting down";
+        DRAINING = 203, "the server is shutting down";
         /// The publisher has a newer connection.
-        Fenced = 204, "the publisher has a newer connection";
+        FENCED = 204, "the publisher has a newer connection";
         /// The log has failed.
-        LogFailed = 205, "the server's log has failed";
+        LOG_FAILED = 205, "the server's log has failed";
     }
 }
 
@@ -135,7 +134,7 @@ impl RefusalCode {
     /// have changed. The log takes it then under the number that the refusal consumed.
     #[must_use]
     pub fn depends_on_server(self) -> bool {
-        matches!(self, RefusalCode::Forbidden | RefusalCode::TooLarge)
+        matches!(self, RefusalCode::FORBIDDEN | RefusalCode::TOO_LARGE)
     }
 
     /// Whether trying the same again cannot help. A final refusal consumes an emit's number.

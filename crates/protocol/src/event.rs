@@ -223,11 +223,11 @@ impl EventError {
     #[must_use]
     pub fn code(&self) -> RefusalCode {
         match self {
-            EventError::TooLarge { .. } => RefusalCode::TooLarge,
+            EventError::TooLarge { .. } => RefusalCode::TOO_LARGE,
             EventError::TopicCount { .. }
             | EventError::ExceptCount { .. }
             | EventError::TopicTwice(_)
-            | EventError::UnknownOptions(_) => RefusalCode::Invalid,
+            | EventError::UnknownOptions(_) => RefusalCode::INVALID,
         }
     }
 }

@@ -504,7 +504,7 @@ mod tests {
         let extended = |mut run: EmitRun, next: EmitRun| run.try_extend(&next).then_some(run);
 
         assert_eq!(extended(stored, run(8, 2, EmitFate::Stored(at(1, 13)))), Some(run(5, 5, stored.fate)));
-        let refused = EmitFate::Refused(RefusalCode::Forbidden);
+        let refused = EmitFate::Refused(RefusalCode::FORBIDDEN);
         assert_eq!(extended(run(1, 1, refused), run(2, 1, refused)), Some(run(1, 2, refused)));
         for other in [
             run(9, 2, EmitFate::Stored(at(1, 13))),
@@ -517,7 +517,7 @@ mod tests {
         ] {
             assert_eq!(extended(stored, other), None, "{other:?}");
         }
-        assert_eq!(extended(run(1, 1, refused), run(2, 1, EmitFate::Refused(RefusalCode::TooLarge))), None);
+        assert_eq!(extended(run(1, 1, refused), run(2, 1, EmitFate::Refused(RefusalCode::TOO_LARGE))), None);
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Refusal {
     /// The app declines to answer, for this reason.
     #[must_use]
     pub fn declined(reason: impl Into<String>) -> Refusal {
-        Refusal { code: RefusalCode::Declined, reason: reason.into() }
+        Refusal { code: RefusalCode::DECLINED, reason: reason.into() }
     }
 
     /// Returns a refusal with a reason in words.
@@ -142,7 +142,7 @@ impl RequestError {
         match self {
             RequestError::Timeout | RequestError::Gone => true,
             RequestError::Refused { code, .. } => {
-                *code == RefusalCode::Declined || *code == RefusalCode::AnswerTooLarge
+                *code == RefusalCode::DECLINED || *code == RefusalCode::ANSWER_TOO_LARGE
             }
             RequestError::NotSent
             | RequestError::NoHandler
@@ -304,12 +304,12 @@ impl Responder {
         self.last = id;
         let bytes = name.as_str().len() + payload.len();
         if bytes > bytes_max {
-            return Taken::Refuse(refused(id, Refusal::of(RefusalCode::TooLarge)));
+            return Taken::Refuse(refused(id, Refusal::of(RefusalCode::TOO_LARGE)));
         }
         let has_room =
             self.open.len() < REQUESTS_IN_FLIGHT_MAX && self.bytes.saturating_add(bytes) <= REQUEST_BYTES_IN_FLIGHT_MAX;
         if !has_room && !self.open.is_empty() {
-            return Taken::Refuse(refused(id, Refusal::of(RefusalCode::Overloaded)));
+            return Taken::Refuse(refused(id, Refusal::of(RefusalCode::OVERLOADED)));
         }
         self.open.insert(id, bytes);
         self.bytes += bytes;
@@ -322,7 +322,7 @@ impl Responder {
         self.bytes -= self.open.remove(&id)?;
         Some(match result {
             Ok(answer) if answer.payload.len() > EVENT_BYTES_MAX => {
-                refused(id, Refusal::of(RefusalCode::AnswerTooLarge))
+                refused(id, Refusal::of(RefusalCode::ANSWER_TOO_LARGE))
             }
             Ok(Response { kind, payload }) => ReplyFrame { id, outcome: ReplyOutcome::Answered { kind, payload } },
             Err(refusal) => refused(id, refusal),
@@ -343,7 +343,7 @@ pub(crate) fn refused(id: RequestId, refusal: Refusal) -> ReplyFrame {
 fn result_of(outcome: ReplyOutcome) -> Result<Response, RequestError> {
     match outcome {
         ReplyOutcome::Answered { kind, payload } => Ok(Response { kind, payload }),
-        ReplyOutcome::Refused { code: RefusalCode::NoHandler, .. } => Err(RequestError::NoHandler),
+        ReplyOutcome::Refused { code: RefusalCode::NO_HANDLER, .. } => Err(RequestError::NoHandler),
         ReplyOutcome::Refused { code, reason } => Err(RequestError::Refused { code, reason }),
     }
 }
@@ -444,6 +444,6 @@ mod tests {
         responder.take(RequestFrame { id: RequestId(1), name, kind, payload, timeout_ms: 1 }, 10);
         let answer = Response { kind, payload: vec![0; EVENT_BYTES_MAX + 1].into() };
         let reply = responder.answer(RequestId(1), Ok(answer)).unwrap();
-        assert!(matches!(reply.outcome, ReplyOutcome::Refused { code: RefusalCode::AnswerTooLarge, .. }));
+        assert!(matches!(reply.outcome, ReplyOutcome::Refused { code: RefusalCode::ANSWER_TOO_LARGE, .. }));
     }
 }

@@ -217,7 +217,7 @@ fn names_that_may_not_be_are_refused_when_they_are_read() {
 
 #[test]
 fn a_long_reason_is_cut_at_a_character() {
-    let close = Close::new(CloseCode::Internal, "ä".repeat(600), RetryAdvice::Never);
+    let close = Close::new(CloseCode::INTERNAL, "ä".repeat(600), RetryAdvice::Never);
     let Ok(FromClient::Close(read)) = codec::decode_from_client(&codec::encode_close(&close)) else { panic!() };
     assert_eq!(read.reason, "ä".repeat(512));
 }

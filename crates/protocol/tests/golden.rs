@@ -62,9 +62,9 @@ fn hello_is_written_and_read_as_fixed() {
 fn closes_are_written_and_read_as_fixed() {
     let close = |code, reason: &str, retry| Close::new(code, reason.to_owned(), retry);
     let closes = [
-        ("close_never", close(CloseCode::PublisherFenced, "fenced", RetryAdvice::Never)),
-        ("close_now", close(CloseCode::HeartbeatTimeout, "", RetryAdvice::Now)),
-        ("close_after", close(CloseCode::Draining, "später", RetryAdvice::After(Duration::from_millis(1500)))),
+        ("close_never", close(CloseCode::PUBLISHER_FENCED, "fenced", RetryAdvice::Never)),
+        ("close_now", close(CloseCode::HEARTBEAT_TIMEOUT, "", RetryAdvice::Now)),
+        ("close_after", close(CloseCode::DRAINING, "später", RetryAdvice::After(Duration::from_millis(1500)))),
     ];
     let vectors = vectors();
     for (name, close) in closes {
@@ -200,7 +200,7 @@ fn answered() -> ReplyFrame {
 }
 
 fn refused() -> ReplyFrame {
-    let outcome = ReplyOutcome::Refused { code: RefusalCode::NoHandler, reason: "nobody".to_owned() };
+    let outcome = ReplyOutcome::Refused { code: RefusalCode::NO_HANDLER, reason: "nobody".to_owned() };
     ReplyFrame { id: RequestId(5), outcome }
 }
 
@@ -234,7 +234,7 @@ fn server_frames() -> Vec<(&'static str, ServerFrame)> {
         ("subscribed_gap", subscribed(0, Some(gap(E, GapCause::RetentionAge)))),
         (
             "subscribe_refused",
-            ServerFrame::SubscribeRefused { id: ID, code: RefusalCode::Forbidden, reason: "not this topic".to_owned() },
+            ServerFrame::SubscribeRefused { id: ID, code: RefusalCode::FORBIDDEN, reason: "not this topic".to_owned() },
         ),
         ("events", ServerFrame::Events(Events { id: ID, epoch: E, count: 2, records: records() })),
         ("caught_up", ServerFrame::CaughtUp { id: ID, seq: Seq(48211) }),
@@ -318,7 +318,7 @@ fn emitted() -> ServerFrame {
             run(8, 2, EmitFate::Stored(Position::new(E, Seq(48216)))),
             run(10, 1, EmitFate::Duplicate(Position::new(E, Seq(48000)))),
             run(11, 3, EmitFate::DuplicateForgotten),
-            run(14, 1, EmitFate::Refused(RefusalCode::StorageFull)),
+            run(14, 1, EmitFate::Refused(RefusalCode::STORAGE_FULL)),
         ],
     }
 }

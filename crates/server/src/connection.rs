@@ -200,7 +200,7 @@ fn translate(event: SocketEvent) -> Option<Input> {
         SocketEvent::Text(_) => Some(Input::NotBinary("a text message")),
         SocketEvent::Drained => Some(Input::Drained),
         SocketEvent::Broken(code, rule) => {
-            let code = if code == close_code::TOO_LARGE { CloseCode::TooLarge } else { CloseCode::Malformed };
+            let code = if code == close_code::TOO_LARGE { CloseCode::TOO_LARGE } else { CloseCode::MALFORMED };
             Some(Input::End(Close::new(code, rule.to_owned(), RetryAdvice::Never)))
         }
         SocketEvent::Ended => None,
@@ -211,10 +211,10 @@ fn translate(event: SocketEvent) -> Option<Input> {
 /// reason and advice, went before it.
 fn websocket_code(code: CloseCode) -> u16 {
     match code {
-        CloseCode::Done => close_code::NORMAL,
-        CloseCode::Draining => close_code::GOING_AWAY,
-        CloseCode::TooLarge => close_code::TOO_LARGE,
-        CloseCode::Overloaded => close_code::TRY_AGAIN_LATER,
+        CloseCode::DONE => close_code::NORMAL,
+        CloseCode::DRAINING => close_code::GOING_AWAY,
+        CloseCode::TOO_LARGE => close_code::TOO_LARGE,
+        CloseCode::OVERLOADED => close_code::TRY_AGAIN_LATER,
         CloseCode(100..200) => close_code::PROTOCOL_ERROR,
         CloseCode(200..500) => close_code::POLICY,
         CloseCode(_) => close_code::INTERNAL_ERROR,

@@ -11,7 +11,7 @@ use crate::stats::add;
 pub(crate) async fn emit(shared: &Shared, event: NewEvent) -> Result<Receipt, EmitError> {
     event.check(&shared.config.limits)?;
     let receipt = shared.queue.append_one(event).map_err(|code| {
-        if code == RefusalCode::Overloaded {
+        if code == RefusalCode::OVERLOADED {
             add(&shared.counters.overloads, 1);
         }
         EmitError::refused(code)

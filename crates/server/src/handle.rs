@@ -25,7 +25,7 @@ impl Handle {
         let mut jitter = Jitter::new(Uuid::new_v4().as_u64_pair().0);
         let within = self.shared.drain_within;
         self.shared.drain(|| {
-            let code = CloseCode::Draining;
+            let code = CloseCode::DRAINING;
             let retry = RetryAdvice::After(jitter.up_to(within));
             Close::of(code, retry)
         });

@@ -75,7 +75,7 @@ impl Hub {
         claims.instances.insert(connection, instance);
         if let Some(fenced) = fenced {
             let same_client = claims.instances.get(&fenced) == Some(&instance);
-            let code = if same_client { CloseCode::Superseded } else { CloseCode::PublisherFenced };
+            let code = if same_client { CloseCode::SUPERSEDED } else { CloseCode::PUBLISHER_FENCED };
             self.tell(fenced, Input::Displaced(displaced(code)));
         }
         Ok(())
@@ -159,7 +159,7 @@ impl Hub {
         let fenced = publisher.is_some_and(|source| !claims.publishers.is_current(source.publisher, connection));
         if fenced {
             let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-            queue.refuse_for(inbox, first, count, RefusalCode::Fenced);
+            queue.refuse_for(inbox, first, count, RefusalCode::FENCED);
             return true;
         }
         queue.append_for(inbox, publisher, first, events)
@@ -207,7 +207,7 @@ impl Hub {
         match how {
             Displacement::TakenOver => self.tell(connection, Input::Reply(Reply::TakenOver { id })),
             Displacement::SameInstance => {
-                self.tell(connection, Input::Displaced(self::displaced(CloseCode::Superseded)))
+                self.tell(connection, Input::Displaced(self::displaced(CloseCode::SUPERSEDED)))
             }
         };
     }

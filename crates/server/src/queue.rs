@@ -324,11 +324,11 @@ impl Queue {
 impl Content {
     fn refusal(&self, bytes: usize, bytes_max: usize) -> Option<RefusalCode> {
         if self.failed {
-            Some(RefusalCode::LogFailed)
+            Some(RefusalCode::LOG_FAILED)
         } else if self.closing {
-            Some(RefusalCode::Draining)
+            Some(RefusalCode::DRAINING)
         } else if self.append_bytes > 0 && self.append_bytes + bytes > bytes_max {
-            Some(RefusalCode::Overloaded)
+            Some(RefusalCode::OVERLOADED)
         } else {
             None
         }
@@ -524,11 +524,11 @@ mod tests {
         let inbox = Arc::default();
         assert!(queue.append_for(&inbox, None, EmitNumber(1), vec![event(900)]));
         assert!(!queue.append_for(&inbox, None, EmitNumber(2), vec![event(900), event(900)]));
-        assert_eq!(queue.append_one(event(900).unwrap()).err(), Some(RefusalCode::Overloaded));
+        assert_eq!(queue.append_one(event(900).unwrap()).err(), Some(RefusalCode::OVERLOADED));
         let (appends, _) = commit(&queue);
         assert_eq!(appends.len(), 2);
         assert_eq!(appends[0].refused, None);
-        let refused = EmitRun { first: EmitNumber(2), count: 2, fate: EmitFate::Refused(RefusalCode::Overloaded) };
+        let refused = EmitRun { first: EmitNumber(2), count: 2, fate: EmitFate::Refused(RefusalCode::OVERLOADED) };
         assert_eq!(appends[1].refused, Some(refused));
         assert!(queue.append_for(&inbox, None, EmitNumber(2), vec![event(900)]), "there is room again");
     }
@@ -568,7 +568,7 @@ mod tests {
         let queue = Queue::new(1000);
         queue.save_cursor(key("a"), cursor(1), (Arc::default(), SubscriptionId(1)), false);
         queue.close();
-        assert_eq!(queue.append_one(event(1).unwrap()).err(), Some(RefusalCode::Draining));
+        assert_eq!(queue.append_one(event(1).unwrap()).err(), Some(RefusalCode::DRAINING));
         assert_eq!(commit(&queue).1.len(), 1);
         assert!(matches!(queue.next(Duration::ZERO), Work::Closed));
     }

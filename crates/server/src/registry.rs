@@ -88,5 +88,5 @@ impl Drop for Entry {
 
 /// The close of a connection that the app sends away.
 pub(crate) fn sent_away(reason: String) -> Close {
-    Close::new(CloseCode::Disconnected, reason, RetryAdvice::Never)
+    Close::new(CloseCode::DISCONNECTED, reason, RetryAdvice::Never)
 }

@@ -184,5 +184,5 @@ impl Drop for Forget<'_> {
 
 /// What a client is told that asks a server without a handler.
 pub(crate) fn no_handler() -> Refusal {
-    Refusal::of(RefusalCode::NoHandler)
+    Refusal::of(RefusalCode::NO_HANDLER)
 }

@@ -208,7 +208,7 @@ impl SessionDriver {
                         None => self.log_calls.push(LogCall::Open { id, topic, start, subscriber }),
                     }
                 } else {
-                    let code = RefusalCode::Forbidden;
+                    let code = RefusalCode::FORBIDDEN;
                     self.handle(Input::Reply(Reply::Opened { id, result: Err((code, code.description().to_owned())) }));
                 }
             }
@@ -302,7 +302,7 @@ impl SessionDriver {
         {
             self.publisher = None;
             let reason = "another identity emits as this publisher: use a new one".to_owned();
-            let close = Close::new(CloseCode::NotYourPublisher, reason, RetryAdvice::Never);
+            let close = Close::new(CloseCode::NOT_YOUR_PUBLISHER, reason, RetryAdvice::Never);
             return self.handle(Input::Authenticated(Err(close)));
         }
         debug!(client = ?hello.client_name, subscriber = ?hello.subscriber, "authenticated");
@@ -326,7 +326,7 @@ impl SessionDriver {
     }
 
     fn deny(&mut self, reason: String, retry: RetryAdvice) {
-        self.handle(Input::Authenticated(Err(Close::new(CloseCode::Unauthenticated, reason, retry))));
+        self.handle(Input::Authenticated(Err(Close::new(CloseCode::UNAUTHENTICATED, reason, retry))));
     }
 
     fn answer(&mut self, id: RequestId, request: Request) {
@@ -339,7 +339,7 @@ impl SessionDriver {
     }
 
     fn append(&mut self, first: EmitNumber, events: Events) {
-        let judge = |event| if self.may_publish { self.permitted(event) } else { Err(RefusalCode::Forbidden) };
+        let judge = |event| if self.may_publish { self.permitted(event) } else { Err(RefusalCode::FORBIDDEN) };
         let events = events.into_iter().map(|event| event.and_then(judge)).collect();
         let me = (self.connection, &self.inbox);
         if !self.shared.hub.append(&self.shared.queue, me, self.publisher, first, events) {
@@ -349,7 +349,7 @@ impl SessionDriver {
 
     fn permitted(&self, event: NewEvent) -> Result<NewEvent, RefusalCode> {
         let allowed = event.topics.iter().all(|topic| self.may(Action::Emit { topic }));
-        if allowed { Ok(event) } else { Err(RefusalCode::Forbidden) }
+        if allowed { Ok(event) } else { Err(RefusalCode::FORBIDDEN) }
     }
 
     fn tell_watches(&self) {

@@ -188,7 +188,7 @@ impl Shared {
             return;
         }
         // The reason may name paths: it is for the operator, not for peers.
-        let (code, retry) = (CloseCode::LogFailed, RetryAdvice::After(FAILED_RETRY));
+        let (code, retry) = (CloseCode::LOG_FAILED, RetryAdvice::After(FAILED_RETRY));
         self.hub.end_all(|| Close::of(code, retry));
     }
 }

@@ -13,7 +13,7 @@ use crate::shared::Shared;
 pub(crate) fn emit(shared: &Shared, event: NewEvent) -> Result<(), EmitError> {
     event.check(&shared.config.limits)?;
     if !shared.is_ready() {
-        return Err(EmitError::refused(RefusalCode::Draining));
+        return Err(EmitError::refused(RefusalCode::DRAINING));
     }
     give(shared, event);
     Ok(())

@@ -229,7 +229,7 @@ impl Writer {
                 let _ = answer.send(Ok(()));
             }
             (Some(WriteOutcome::StateNotSaved), Waiter::State(answer)) => {
-                let _ = answer.send(Err(RefusalCode::StorageFull));
+                let _ = answer.send(Err(RefusalCode::STORAGE_FULL));
             }
             // Invariant of the log: one outcome per request, in their order. Going on would answer the wrong peer.
             (outcome, _) => return Err(LogError::Failed(format!("it answered {outcome:?} to something else"))),
@@ -242,11 +242,11 @@ impl Writer {
         match waiter {
             Waiter::Append(answer, first, count) => {
                 let count = u32::try_from(count).unwrap_or(u32::MAX);
-                answer.give(vec![EmitRun { first, count, fate: EmitFate::Refused(RefusalCode::StorageFull) }]);
+                answer.give(vec![EmitRun { first, count, fate: EmitFate::Refused(RefusalCode::STORAGE_FULL) }]);
             }
             Waiter::Cursor(key, save) => self.shared.queue.put_off_cursor(key, save),
             Waiter::State(answer) => {
-                let _ = answer.send(Err(RefusalCode::StorageFull));
+                let _ = answer.send(Err(RefusalCode::STORAGE_FULL));
             }
         }
     }
@@ -259,7 +259,7 @@ impl Writer {
 /// Whether some of a request was not written because the disk is full.
 fn lacked_room(outcome: &WriteOutcome) -> bool {
     match outcome {
-        WriteOutcome::Emitted(runs) => runs.iter().any(|run| run.fate == EmitFate::Refused(RefusalCode::StorageFull)),
+        WriteOutcome::Emitted(runs) => runs.iter().any(|run| run.fate == EmitFate::Refused(RefusalCode::STORAGE_FULL)),
         WriteOutcome::CursorNotSaved | WriteOutcome::StateNotSaved => true,
         WriteOutcome::CursorSaved | WriteOutcome::StateSaved => false,
     }

@@ -135,7 +135,7 @@ impl World {
         let opening = server.opening;
         let connections: Vec<ConnectionId> = server.connections.keys().copied().collect();
         self.fault(format!("{opening:?} is asked to end"));
-        let close = Close::new(CloseCode::Draining, "", RetryAdvice::After(retry));
+        let close = Close::new(CloseCode::DRAINING, "", RetryAdvice::After(retry));
         for connection in connections {
             self.serve(connection, Input::End(close.clone()));
         }
@@ -363,8 +363,8 @@ impl World {
         let input = match gone.how {
             Displacement::TakenOver => Input::Reply(Reply::TakenOver { id: gone.subscription }),
             Displacement::SameInstance => {
-                let reason = CloseCode::Superseded.description().to_owned();
-                Input::Displaced(Close::new(CloseCode::Superseded, reason, RetryAdvice::Never))
+                let reason = CloseCode::SUPERSEDED.description().to_owned();
+                Input::Displaced(Close::new(CloseCode::SUPERSEDED, reason, RetryAdvice::Never))
             }
         };
         let delay = self.small_delay();

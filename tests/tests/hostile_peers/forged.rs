@@ -52,7 +52,7 @@ async fn an_ack_of_what_was_not_sent_ends_the_conversation_and_moves_no_cursor()
                 let (seq, nth) = lie(last);
                 peer.send(&ClientFrame::Ack { id: ID, seq: Seq(seq), nth: Nth(nth) }).await;
                 let close = peer.closed().await;
-                assert_eq!(close.code, CloseCode::LimitBroken, "{what}, durable: {is_durable}: {close:?}");
+                assert_eq!(close.code, CloseCode::LIMIT_BROKEN, "{what}, durable: {is_durable}: {close:?}");
             }
         }
         let mut peer = Peer::welcomed(&site.address, &hello_subscriber("forger")).await;
@@ -111,7 +111,7 @@ async fn a_position_in_no_history_is_told_a_gap_and_gets_what_is_there() {
         let mut peer = Peer::welcomed(&site.address, &hello()).await;
         let start = Start::After(Place { earlier: too_many.into(), ..at(stranger, 7, 7) });
         peer.send(&ClientFrame::Subscribe(subscribe("t", start))).await;
-        assert_eq!(peer.closed().await.code, CloseCode::LimitBroken);
+        assert_eq!(peer.closed().await.code, CloseCode::LIMIT_BROKEN);
     })
     .await;
 }
@@ -147,11 +147,11 @@ async fn numbers_that_an_emit_cannot_have_are_refused_and_a_hole_is_asked_for() 
     let event = || event("t", "x");
     attack(ServerConfig::default(), async |site| {
         let lies = [
-            ("number zero", emit(0, vec![event()]), CloseCode::Unexpected),
-            ("the last number", emit(u64::MAX, vec![event()]), CloseCode::Unexpected),
-            ("numbers beyond the last", emit(u64::MAX - 2, vec![event(); 3]), CloseCode::Unexpected),
-            ("no events", emit(1, vec![]), CloseCode::LimitBroken),
-            ("too many events", emit(1, vec![event(); EMITS_PER_FRAME_MAX + 1]), CloseCode::LimitBroken),
+            ("number zero", emit(0, vec![event()]), CloseCode::UNEXPECTED),
+            ("the last number", emit(u64::MAX, vec![event()]), CloseCode::UNEXPECTED),
+            ("numbers beyond the last", emit(u64::MAX - 2, vec![event(); 3]), CloseCode::UNEXPECTED),
+            ("no events", emit(1, vec![]), CloseCode::LIMIT_BROKEN),
+            ("too many events", emit(1, vec![event(); EMITS_PER_FRAME_MAX + 1]), CloseCode::LIMIT_BROKEN),
         ];
         for (what, lie, code) in lies {
             let mut peer = Peer::welcomed(&site.address, &hello_publisher()).await;
@@ -179,7 +179,7 @@ async fn numbers_that_an_emit_cannot_have_are_refused_and_a_hole_is_asked_for() 
         let mut peer = Peer::welcomed(&site.address, &Hello { settled: EmitNumber(u64::MAX), ..hello }).await;
         assert!(matches!(fate(&mut peer, emit(u64::MAX - 1, vec![event()])).await, EmitFate::Duplicate(_)));
         peer.send(&emit(u64::MAX, vec![event()])).await;
-        assert_eq!(peer.closed().await.code, CloseCode::Unexpected);
+        assert_eq!(peer.closed().await.code, CloseCode::UNEXPECTED);
     })
     .await;
 }
@@ -193,12 +193,12 @@ async fn an_event_that_no_log_takes_is_refused_in_its_place_between_good_ones() 
     config.limits.event_topics_max = 64;
     let event_bytes_max = usize::try_from(config.limits.event_bytes_max).unwrap();
     let cases = [
-        ("no topic", with(vec![]), RefusalCode::Invalid),
-        ("65 topics", with(topics(65)), RefusalCode::Invalid),
-        ("a topic twice", with([topics(2), topics(1)].concat()), RefusalCode::Invalid),
-        ("an option to come", good().with_options(EmitOptions(1 << 31)), RefusalCode::Invalid),
-        ("every option", good().with_options(EmitOptions(u32::MAX)), RefusalCode::Invalid),
-        ("too many bytes", event("t", vec![0; event_bytes_max + 1]), RefusalCode::TooLarge),
+        ("no topic", with(vec![]), RefusalCode::INVALID),
+        ("65 topics", with(topics(65)), RefusalCode::INVALID),
+        ("a topic twice", with([topics(2), topics(1)].concat()), RefusalCode::INVALID),
+        ("an option to come", good().with_options(EmitOptions(1 << 31)), RefusalCode::INVALID),
+        ("every option", good().with_options(EmitOptions(u32::MAX)), RefusalCode::INVALID),
+        ("too many bytes", event("t", vec![0; event_bytes_max + 1]), RefusalCode::TOO_LARGE),
     ];
     attack(config, async |site| {
         let mut peer = Peer::welcomed(&site.address, &hello_publisher()).await;
@@ -235,7 +235,7 @@ async fn a_value_that_a_field_cannot_have_is_no_message() {
             let mut peer = Peer::welcomed(&site.address, &hello_publisher()).await;
             peer.send_bytes(bytes).await;
             let close = peer.closed().await;
-            assert_eq!(close.code, CloseCode::Malformed, "{what}: {close:?}");
+            assert_eq!(close.code, CloseCode::MALFORMED, "{what}: {close:?}");
         }
     })
     .await;

@@ -29,24 +29,24 @@ async fn a_first_message_that_is_no_hello_is_answered_with_what_is_wrong_with_it
     let length_at = endless.len() - 8;
     endless[length_at..].fill(0xff);
     let large_auth = Hello { auth: Some(vec![1; HELLO_BYTES_MAX].into()), ..hello() };
-    let close = Close::new(CloseCode::Done, "", RetryAdvice::Never);
+    let close = Close::new(CloseCode::DONE, "", RetryAdvice::Never);
     let binary = |bytes: &[u8]| Message::Binary(Bytes::copy_from_slice(bytes));
     let cases = [
-        ("nothing", binary(b""), CloseCode::Malformed),
-        ("garbage", binary(b"garbage"), CloseCode::Malformed),
-        ("ones", binary(&[0xff; 64]), CloseCode::Malformed),
-        ("text", Message::Text("RDLH".into()), CloseCode::Malformed),
-        ("another magic", patched(0, b'X'), CloseCode::Malformed),
-        ("another version", patched(4, 9), CloseCode::VersionMismatch),
-        ("an unknown feature", patched(9, 0x80), CloseCode::VersionMismatch),
-        ("a byte too much", binary(&[&whole[..], &[0]].concat()), CloseCode::Malformed),
-        ("a name of exabytes", binary(&endless), CloseCode::Malformed),
-        ("too many bytes", binary(&vec![0; HELLO_BYTES_MAX + 1]), CloseCode::TooLarge),
-        ("a Hello of too many bytes", Message::Binary(encode_hello(&large_auth)), CloseCode::TooLarge),
-        ("a ping", binary(&encode_client(&ClientFrame::Ping { token: 1 })), CloseCode::Unexpected),
-        ("an emit", binary(&encode_client(&emit(1, vec![event("t", "x")]))), CloseCode::Unexpected),
-        ("a subscribe", binary(&encode_client(&subscribing(1))), CloseCode::Unexpected),
-        ("a goodbye", binary(&encode_close(&close)), CloseCode::Done),
+        ("nothing", binary(b""), CloseCode::MALFORMED),
+        ("garbage", binary(b"garbage"), CloseCode::MALFORMED),
+        ("ones", binary(&[0xff; 64]), CloseCode::MALFORMED),
+        ("text", Message::Text("RDLH".into()), CloseCode::MALFORMED),
+        ("another magic", patched(0, b'X'), CloseCode::MALFORMED),
+        ("another version", patched(4, 9), CloseCode::VERSION_MISMATCH),
+        ("an unknown feature", patched(9, 0x80), CloseCode::VERSION_MISMATCH),
+        ("a byte too much", binary(&[&whole[..], &[0]].concat()), CloseCode::MALFORMED),
+        ("a name of exabytes", binary(&endless), CloseCode::MALFORMED),
+        ("too many bytes", binary(&vec![0; HELLO_BYTES_MAX + 1]), CloseCode::TOO_LARGE),
+        ("a Hello of too many bytes", Message::Binary(encode_hello(&large_auth)), CloseCode::TOO_LARGE),
+        ("a ping", binary(&encode_client(&ClientFrame::Ping { token: 1 })), CloseCode::UNEXPECTED),
+        ("an emit", binary(&encode_client(&emit(1, vec![event("t", "x")]))), CloseCode::UNEXPECTED),
+        ("a subscribe", binary(&encode_client(&subscribing(1))), CloseCode::UNEXPECTED),
+        ("a goodbye", binary(&encode_close(&close)), CloseCode::DONE),
     ];
     attack(ServerConfig::default(), async |site| {
         for (what, message, code) in cases {
@@ -65,15 +65,15 @@ async fn a_first_message_that_is_no_hello_is_answered_with_what_is_wrong_with_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_that_has_no_place_in_the_conversation_ends_it() {
     let unknown = SubscriptionId(ID.0 + 1);
-    let close = Close::new(CloseCode::Done, "", RetryAdvice::Never);
+    let close = Close::new(CloseCode::DONE, "", RetryAdvice::Never);
     let ack = ClientFrame::Ack { id: unknown, seq: Seq(1), nth: Nth(1) };
     let cases = [
-        ("a second Hello", encode_hello(&hello()), CloseCode::Malformed),
-        ("an ack of nothing", encode_client(&ack), CloseCode::Unexpected),
-        ("an unsubscribe of nothing", encode_client(&ClientFrame::Unsubscribe { id: unknown }), CloseCode::Unexpected),
-        ("an emit of nobody", encode_client(&emit(1, vec![event("t", "x")])), CloseCode::Unexpected),
-        ("a subscription's number twice", encode_client(&subscribing(ID.0)), CloseCode::Unexpected),
-        ("a goodbye", encode_close(&close), CloseCode::Done),
+        ("a second Hello", encode_hello(&hello()), CloseCode::MALFORMED),
+        ("an ack of nothing", encode_client(&ack), CloseCode::UNEXPECTED),
+        ("an unsubscribe of nothing", encode_client(&ClientFrame::Unsubscribe { id: unknown }), CloseCode::UNEXPECTED),
+        ("an emit of nobody", encode_client(&emit(1, vec![event("t", "x")])), CloseCode::UNEXPECTED),
+        ("a subscription's number twice", encode_client(&subscribing(ID.0)), CloseCode::UNEXPECTED),
+        ("a goodbye", encode_close(&close), CloseCode::DONE),
     ];
     attack(ServerConfig::default(), async |site| {
         for (what, message, code) in cases {
@@ -96,7 +96,7 @@ async fn a_subscription_that_may_not_be_is_refused_and_the_others_stand() {
         peer.send(&ClientFrame::Subscribe(Subscribe { durable: true, ..subscribe("t", Start::Latest) })).await;
         let answer = peer.frame().await;
         assert!(
-            matches!(answer, ServerFrame::SubscribeRefused { id: ID, code: RefusalCode::NoSubscriber, .. }),
+            matches!(answer, ServerFrame::SubscribeRefused { id: ID, code: RefusalCode::NO_SUBSCRIBER, .. }),
             "{answer:?}"
         );
         for id in 1..=3 {
@@ -111,7 +111,7 @@ async fn a_subscription_that_may_not_be_is_refused_and_the_others_stand() {
             }
         };
         let ServerFrame::SubscribeRefused { id, code, .. } = refused else { panic!("not refused: {refused:?}") };
-        assert_eq!((id, code), (SubscriptionId(4), RefusalCode::TooManySubscriptions));
+        assert_eq!((id, code), (SubscriptionId(4), RefusalCode::TOO_MANY_SUBSCRIPTIONS));
     })
     .await;
 }
@@ -134,7 +134,7 @@ async fn every_message_is_refused_if_it_is_cut_anywhere_or_goes_on_behind_its_en
             }
             peer.send_bytes(last.clone()).await;
             let close = peer.closed().await;
-            assert_eq!(close.code, CloseCode::Malformed, "message {at}, {} bytes: {close:?}", last.len());
+            assert_eq!(close.code, CloseCode::MALFORMED, "message {at}, {} bytes: {close:?}", last.len());
         });
         attacks.buffer_unordered(16).for_each(async |()| {}).await;
     })
@@ -165,14 +165,14 @@ async fn a_message_that_is_too_large_is_refused_before_it_has_come() {
     let too_large = FRAME_BYTES_MAX as u64 + 1;
     // Announced, never sent: whoever waits for the rest waits in vain.
     let heads = [
-        ("a byte too much", header(FINAL | BINARY, too_large), CloseCode::TooLarge),
-        ("exabytes", header(FINAL | BINARY, 1 << 60), CloseCode::TooLarge),
-        ("the most there is", header(FINAL | BINARY, (1 << 63) - 1), CloseCode::TooLarge),
-        ("too much in two parts", in_parts(too_large), CloseCode::TooLarge),
-        ("a ping of more than 125 bytes", [header(FINAL | PING, 126), vec![0; 126]].concat(), CloseCode::Malformed),
-        ("an unknown kind of frame", header(FINAL | 3, 0), CloseCode::Malformed),
-        ("a frame of an extension", header(FINAL | 0x40 | BINARY, 0), CloseCode::Malformed),
-        ("a continuation of nothing", header(FINAL | CONTINUATION, 0), CloseCode::Malformed),
+        ("a byte too much", header(FINAL | BINARY, too_large), CloseCode::TOO_LARGE),
+        ("exabytes", header(FINAL | BINARY, 1 << 60), CloseCode::TOO_LARGE),
+        ("the most there is", header(FINAL | BINARY, (1 << 63) - 1), CloseCode::TOO_LARGE),
+        ("too much in two parts", in_parts(too_large), CloseCode::TOO_LARGE),
+        ("a ping of more than 125 bytes", [header(FINAL | PING, 126), vec![0; 126]].concat(), CloseCode::MALFORMED),
+        ("an unknown kind of frame", header(FINAL | 3, 0), CloseCode::MALFORMED),
+        ("a frame of an extension", header(FINAL | 0x40 | BINARY, 0), CloseCode::MALFORMED),
+        ("a continuation of nothing", header(FINAL | CONTINUATION, 0), CloseCode::MALFORMED),
     ];
     attack(ServerConfig::default(), async |site| {
         for (what, head, code) in heads {
@@ -210,12 +210,12 @@ async fn a_small_message_that_speaks_of_exabytes_is_refused() {
                 let mut peer = Peer::welcomed(&site.address, &hello_publisher()).await;
                 peer.send_bytes(bytes).await;
                 let close = peer.closed().await;
-                assert_eq!(close.code, CloseCode::Malformed, "{huge} at {at}: {close:?}");
+                assert_eq!(close.code, CloseCode::MALFORMED, "{huge} at {at}: {close:?}");
             }
         }
         let mut peer = Peer::welcomed(&site.address, &hello_publisher()).await;
         peer.send_bytes(whole[..12].iter().copied().chain([0xff; 8]).collect::<Vec<_>>()).await;
-        assert_eq!(peer.closed().await.code, CloseCode::Malformed);
+        assert_eq!(peer.closed().await.code, CloseCode::MALFORMED);
     })
     .await;
 }

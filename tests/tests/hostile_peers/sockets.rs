@@ -73,7 +73,7 @@ async fn who_connects_and_never_says_a_whole_hello_is_told_to_come_back() {
             stream.write_all(&hello[..number % hello.len()]).await.unwrap();
             let mut peer = Peer { socket: WebSocketStream::from_raw_socket(stream, Role::Client, None).await };
             let close = peer.closed().await;
-            assert_eq!((close.code, close.retry), (CloseCode::HelloTimeout, RetryAdvice::Now), "{close:?}");
+            assert_eq!((close.code, close.retry), (CloseCode::HELLO_TIMEOUT, RetryAdvice::Now), "{close:?}");
         });
         join_all(silent).await;
     })
@@ -88,7 +88,7 @@ async fn who_says_nothing_any_more_is_told_to_come_back() {
         let mut peer = Peer::welcomed(&site.address, &hello()).await;
         peer.subscribe(subscribe("t", Start::Latest)).await;
         let close = peer.closed().await;
-        assert_eq!((close.code, close.retry), (CloseCode::HeartbeatTimeout, RetryAdvice::Now));
+        assert_eq!((close.code, close.retry), (CloseCode::HEARTBEAT_TIMEOUT, RetryAdvice::Now));
     })
     .await;
 }

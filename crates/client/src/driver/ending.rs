@@ -51,7 +51,7 @@ impl<C: Connector> Driver<C> {
             shutdown.failure = Some(ShutdownError::TimedOut { emits, subscriptions });
         }
         let reason = "the time for a clean shutdown was over".to_owned();
-        self.handle(Input::Rejected(Close::new(CloseCode::Done, reason, RetryAdvice::Never)));
+        self.handle(Input::Rejected(Close::new(CloseCode::DONE, reason, RetryAdvice::Never)));
     }
 
     /// After the session's end: whoever still waits is answered, and what can be kept is kept.

@@ -41,7 +41,7 @@ impl Requests {
     /// The server asks. What can be answered at once is.
     pub(super) fn asked(&mut self, key: RequestKey, request: Request) -> Option<Input> {
         let Some(handler) = self.handler.clone() else {
-            return Some(Input::Respond { key, result: Err(Refusal::of(RefusalCode::NoHandler)) });
+            return Some(Input::Respond { key, result: Err(Refusal::of(RefusalCode::NO_HANDLER)) });
         };
         let timeout = request.timeout;
         // The handler is called within the task: what panics in there ends nothing else.

@@ -57,7 +57,7 @@ async fn a_client_may_give_up_connecting() {
 async fn a_server_that_says_never_ends_the_client() {
     let toy = Toy::new();
     let reason = "who are you?".to_owned();
-    let close = Close::new(CloseCode::Unauthenticated, reason, RetryAdvice::Never);
+    let close = Close::new(CloseCode::UNAUTHENTICATED, reason, RetryAdvice::Never);
     toy.faults(|faults| faults.refuse = Some(close.clone()));
     let error = Client::builder("ws://toy").connector(toy.clone()).auth("wrong").connect().await.unwrap_err();
     assert_eq!(error, ConnectError::Refused(close.clone()));
@@ -114,7 +114,7 @@ async fn a_server_that_speaks_another_protocol_ends_the_client() {
                   this server speaks the subprotocol redeliver.v1 and no other\n\n";
     let error = Client::builder("ws://server").connector(Answering(answer)).connect().await.unwrap_err();
     let ConnectError::Refused(close) = error else { panic!("{error}") };
-    assert_eq!((close.code, close.retry), (CloseCode::Malformed, RetryAdvice::Never));
+    assert_eq!((close.code, close.retry), (CloseCode::MALFORMED, RetryAdvice::Never));
 }
 
 #[tokio::test(start_paused = true)]

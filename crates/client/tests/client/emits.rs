@@ -123,9 +123,9 @@ async fn emits_that_wait_for_the_server_are_noticed_and_so_is_that_they_go_on() 
     let toy = Toy::new();
     let client = client(&toy).await;
     let mut notices = client.notices();
-    toy.faults(|faults| faults.refuse_emits = Some(RefusalCode::StorageFull));
+    toy.faults(|faults| faults.refuse_emits = Some(RefusalCode::STORAGE_FULL));
     let receipt = client.queue(event("one")).await.unwrap();
-    assert_eq!(notices.next().await, Some(Notice::EmitsWaiting { code: RefusalCode::StorageFull }));
+    assert_eq!(notices.next().await, Some(Notice::EmitsWaiting { code: RefusalCode::STORAGE_FULL }));
     toy.faults(|faults| faults.refuse_emits = None);
     receipt.await.unwrap();
     assert_eq!(notices.next().await, Some(Notice::EmitsResumed));
@@ -224,9 +224,9 @@ async fn the_outbox_is_bounded_in_bytes_and_one_event_always_fits() {
 async fn a_final_refusal_says_why_and_that_nothing_was_stored() {
     let toy = Toy::new();
     let client = client(&toy).await;
-    toy.faults(|faults| faults.refuse_emits = Some(RefusalCode::Forbidden));
+    toy.faults(|faults| faults.refuse_emits = Some(RefusalCode::FORBIDDEN));
     let error = client.emit("orders", "created", "one").await.unwrap_err();
-    assert_eq!(error, EmitError::refused(RefusalCode::Forbidden));
+    assert_eq!(error, EmitError::refused(RefusalCode::FORBIDDEN));
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::NotApplied, false));
     assert!(toy.payloads().is_empty());
 }

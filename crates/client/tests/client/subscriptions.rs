@@ -339,9 +339,9 @@ async fn a_client_that_must_end_with_acks_unconfirmed_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_subscription_is_an_error_with_the_reason() {
     let toy = Toy::new();
-    toy.faults(|faults| faults.refuse_subscribes = Some(RefusalCode::Forbidden));
+    toy.faults(|faults| faults.refuse_subscribes = Some(RefusalCode::FORBIDDEN));
     let error = client(&toy).await.subscribe("orders").await.unwrap_err();
-    let expected = SubscribeError::Refused { code: RefusalCode::Forbidden, reason: "by the script".to_owned() };
+    let expected = SubscribeError::Refused { code: RefusalCode::FORBIDDEN, reason: "by the script".to_owned() };
     assert_eq!(error, expected);
     assert!(!error.is_retryable());
 }

@@ -100,7 +100,7 @@ impl<'a> Decider<'a, '_> {
         for event in events {
             let fate = match event.as_ref().map_err(|code| *code).and_then(judged) {
                 Err(code) => EmitFate::Refused(code),
-                Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::StorageFull),
+                Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::STORAGE_FULL),
                 Ok(event) => EmitFate::Stored(self.store(event, None)),
             };
             runs.push(number, fate);
@@ -122,14 +122,14 @@ impl<'a> Decider<'a, '_> {
         let mut next = self.last(id).max(source.settled).saturating_add(1);
         // Who connected as this publisher before it belonged to somebody else is refused as an older connection is.
         let is_anothers = self.owner(id).is_some_and(|owner| owner != source.owner);
-        let mut blocked = is_anothers.then_some(RefusalCode::Fenced);
+        let mut blocked = is_anothers.then_some(RefusalCode::FENCED);
         for event in events {
             let fate = if let Some(code) = blocked {
                 EmitFate::Refused(code)
             } else if number < next {
                 self.repeated(source, number, event)?
             } else if number > next {
-                EmitFate::Refused(RefusalCode::OutOfOrder)
+                EmitFate::Refused(RefusalCode::OUT_OF_ORDER)
             } else {
                 match event.as_ref().map_err(|code| *code).and_then(judged) {
                     Err(code) if code.is_final() => {
@@ -138,7 +138,7 @@ impl<'a> Decider<'a, '_> {
                         EmitFate::Refused(code)
                     }
                     Err(code) => EmitFate::Refused(code),
-                    Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::StorageFull),
+                    Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::STORAGE_FULL),
                     Ok(event) => {
                         let at = self.place(source, number);
                         EmitFate::Stored(self.store(event, Some((at, number, content_hash(event)))))
@@ -168,7 +168,7 @@ impl<'a> Decider<'a, '_> {
         let id = source.publisher;
         let last = self.last(id);
         if number > last && last > EmitNumber::ZERO {
-            return Ok(EmitFate::Refused(RefusalCode::NumberSkipped));
+            return Ok(EmitFate::Refused(RefusalCode::NUMBER_SKIPPED));
         }
         let Some(emit) = self.emit(id, number)? else {
             // Nothing is known of it. What cannot be stored now either is refused as it would be.
@@ -180,7 +180,7 @@ impl<'a> Decider<'a, '_> {
         if let Some(code) = refusal_code(&emit) {
             return Ok(match event.as_ref().map_err(|code| *code).and_then(judged) {
                 // Permission or the server's settings have changed meanwhile: it comes late, but it comes.
-                Ok(_) if code.depends_on_server() && self.is_full() => EmitFate::Refused(RefusalCode::StorageFull),
+                Ok(_) if code.depends_on_server() && self.is_full() => EmitFate::Refused(RefusalCode::STORAGE_FULL),
                 Ok(event) if code.depends_on_server() => {
                     let at = self.place(source, number);
                     EmitFate::Stored(self.store(event, Some((at, number, content_hash(event)))))
@@ -194,7 +194,7 @@ impl<'a> Decider<'a, '_> {
             Err(_) => true,
         };
         if !is_same {
-            return Ok(EmitFate::Refused(RefusalCode::NumberReused));
+            return Ok(EmitFate::Refused(RefusalCode::NUMBER_REUSED));
         }
         let is_new = emit.seq > self.head;
         let epoch = if is_new { self.lineage.current() } else { self.lineage.position(emit.seq).epoch };

@@ -300,9 +300,9 @@ pub(crate) fn source(number: u8, owner: u8, settled: u64) -> EmitSource {
 /// Emits to the topic `t`. A payload `!` is a final refusal, `#` one for want of permission, `?` a retryable one.
 pub(crate) fn emit_as(number: u8, settled: u64, first: u64, payloads: &[&str]) -> WriteRequest {
     let judge = |payload: &&str| match *payload {
-        "!" => Err(RefusalCode::Invalid),
-        "#" => Err(RefusalCode::Forbidden),
-        "?" => Err(RefusalCode::Overloaded),
+        "!" => Err(RefusalCode::INVALID),
+        "#" => Err(RefusalCode::FORBIDDEN),
+        "?" => Err(RefusalCode::OVERLOADED),
         payload => Ok(event(&["t"], payload)),
     };
     WriteRequest::Emit {

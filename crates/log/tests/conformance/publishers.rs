@@ -50,7 +50,7 @@ fn other_content_under_a_used_number_is_refused() {
     let bench = Bench::new();
     bench.publish(1, 0, 1, &["a", "b"]);
     let again = bench.publish(1, 0, 1, &["a", "B", "c"]);
-    let expected = [(1, 1, Duplicate(at(1, 1))), (2, 1, Refused(RefusalCode::NumberReused)), (3, 1, Stored(at(1, 3)))];
+    let expected = [(1, 1, Duplicate(at(1, 1))), (2, 1, Refused(RefusalCode::NUMBER_REUSED)), (3, 1, Stored(at(1, 3)))];
     assert_eq!(fates(&again), expected);
 }
 
@@ -59,7 +59,7 @@ fn a_number_that_does_not_follow_is_refused_with_all_behind_it() {
     let bench = Bench::new();
     bench.publish(1, 0, 1, &["a"]);
     let runs = bench.publish(1, 0, 3, &["c", "!", "d"]);
-    assert_eq!(fates(&runs), [(3, 3, Refused(RefusalCode::OutOfOrder))]);
+    assert_eq!(fates(&runs), [(3, 3, Refused(RefusalCode::OUT_OF_ORDER))]);
     assert_eq!(fates(&bench.publish(1, 0, 2, &["b", "c"])), [(2, 2, Stored(at(1, 2)))]);
 }
 
@@ -74,7 +74,7 @@ fn what_is_settled_need_not_come() {
 #[test]
 fn a_final_refusal_consumes_its_number_and_is_repeated() {
     for bench in Bench::each(&LogConfig::default()) {
-        let invalid = Refused(RefusalCode::Invalid);
+        let invalid = Refused(RefusalCode::INVALID);
         let first = [(1, 1, Stored(at(1, 1))), (2, 1, invalid), (3, 1, Stored(at(1, 2)))];
         assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "!", "c"])), first);
         let again = [(1, 1, Duplicate(at(1, 1))), (2, 1, invalid), (3, 1, Duplicate(at(1, 2)))];
@@ -90,13 +90,13 @@ fn refusals_between_events_that_need_several_commits_are_all_remembered() {
     let large = "x".repeat(250_000);
     let payloads: Vec<&str> = (0..8).flat_map(|_| ["!", &large]).collect();
     let runs = bench.publish(1, 0, 1, &payloads);
-    assert_eq!(runs.iter().filter(|run| run.fate == Refused(RefusalCode::Invalid)).count(), 8);
+    assert_eq!(runs.iter().filter(|run| run.fate == Refused(RefusalCode::INVALID)).count(), 8);
     assert_eq!(bench.head_seq(), 8);
     let bench = bench.reopen();
     let allowed: Vec<&str> = (0..8).flat_map(|_| ["now allowed", &large]).collect();
     let again = bench.publish(1, 0, 1, &allowed);
     let refused: Vec<_> =
-        again.iter().filter(|run| run.fate == Refused(RefusalCode::Invalid)).map(|run| run.first.0).collect();
+        again.iter().filter(|run| run.fate == Refused(RefusalCode::INVALID)).map(|run| run.first.0).collect();
     assert_eq!(refused, [1, 3, 5, 7, 9, 11, 13, 15], "{again:?}");
 }
 
@@ -104,20 +104,20 @@ fn refusals_between_events_that_need_several_commits_are_all_remembered() {
 fn a_refusal_alone_is_consumed_without_a_commit_and_becomes_durable_with_the_next_event() {
     let bench = Bench::new();
     let (batches, _) = bench.kv.operations();
-    assert_eq!(fates(&bench.publish(1, 0, 1, &["!"])), [(1, 1, Refused(RefusalCode::Invalid))]);
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["!"])), [(1, 1, Refused(RefusalCode::INVALID))]);
     assert_eq!(bench.kv.operations().0, batches, "nothing is written");
     assert_eq!(state(&bench, 0), PublisherState::Reached(EmitNumber(1)));
     bench.publish(1, 0, 2, &["b"]);
     let bench = bench.reopen();
     assert_eq!(state(&bench, 0), PublisherState::Reached(EmitNumber(2)));
-    assert_eq!(fates(&bench.publish(1, 0, 1, &["a"])), [(1, 1, Refused(RefusalCode::Invalid))]);
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["a"])), [(1, 1, Refused(RefusalCode::INVALID))]);
 }
 
 #[test]
 fn a_retryable_refusal_consumes_nothing_and_holds_back_what_follows() {
     let bench = Bench::new();
     let runs = bench.publish(1, 0, 1, &["a", "?", "!", "d"]);
-    assert_eq!(fates(&runs), [(1, 1, Stored(at(1, 1))), (2, 3, Refused(RefusalCode::Overloaded))]);
+    assert_eq!(fates(&runs), [(1, 1, Stored(at(1, 1))), (2, 3, Refused(RefusalCode::OVERLOADED))]);
     assert_eq!(fates(&bench.publish(1, 0, 2, &["b"])), [(2, 1, Stored(at(1, 2)))]);
 }
 
@@ -128,7 +128,7 @@ fn a_full_disk_refuses_new_emits_answers_repeated_ones_and_recovers() {
     let full = Faults { capacity_bytes: Some(1), ..Faults::default() };
     bench.kv.set_faults(full);
     let runs = bench.publish(1, 0, 1, &["a", "b", "!"]);
-    assert_eq!(fates(&runs), [(1, 1, Duplicate(at(1, 1))), (2, 2, Refused(RefusalCode::StorageFull))]);
+    assert_eq!(fates(&runs), [(1, 1, Duplicate(at(1, 1))), (2, 2, Refused(RefusalCode::STORAGE_FULL))]);
     assert_eq!(bench.payloads("t"), ["a"]);
     bench.kv.set_faults(Faults::default());
     assert_eq!(fates(&bench.publish(1, 0, 2, &["b"])), [(2, 1, Stored(at(1, 2)))]);
@@ -188,13 +188,13 @@ fn without_a_publisher_nothing_is_a_duplicate() {
     let request = || WriteRequest::Emit {
         publisher: None,
         first: EmitNumber(1),
-        events: vec![Ok(event(&["t"], "x")), Err(RefusalCode::Invalid), Ok(event(&["t"], "x"))],
+        events: vec![Ok(event(&["t"], "x")), Err(RefusalCode::INVALID), Ok(event(&["t"], "x"))],
     };
     for round in 0..2 {
         let runs = emitted(bench.write(vec![request()])).remove(0);
         let expected = [
             (1, 1, Stored(at(1, 2 * round + 1))),
-            (2, 1, Refused(RefusalCode::Invalid)),
+            (2, 1, Refused(RefusalCode::INVALID)),
             (3, 1, Stored(at(1, 2 * round + 2))),
         ];
         assert_eq!(fates(&runs), expected);
@@ -204,7 +204,7 @@ fn without_a_publisher_nothing_is_a_duplicate() {
 #[test]
 fn a_refusal_that_depends_on_the_server_ends_when_the_server_has_changed() {
     for bench in Bench::each(&LogConfig::default()) {
-        let forbidden = Refused(RefusalCode::Forbidden);
+        let forbidden = Refused(RefusalCode::FORBIDDEN);
         let first = [(1, 1, Stored(at(1, 1))), (2, 1, forbidden), (3, 1, Stored(at(1, 2)))];
         assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "#", "c"])), first);
         assert_eq!(fates(&bench.publish(1, 0, 1, &["a", "#", "c"]))[1], (2, 1, forbidden), "as long as it has not");
@@ -251,11 +251,11 @@ fn a_publisher_belongs_to_the_identity_that_first_stored_something_as_it() {
             events: vec![Ok(event(&["chat"], "x"))],
         };
         // It had connected before the publisher was anybody's.
-        assert_eq!(emitted(bench.write(vec![guest()]))[0][0].fate, Refused(RefusalCode::Fenced));
+        assert_eq!(emitted(bench.write(vec![guest()]))[0][0].fate, Refused(RefusalCode::FENCED));
         let bench = bench.reopen();
         bench.tend_all();
         assert!(may(&bench, 1) && !may(&bench, 2), "also after a restart");
-        assert_eq!(emitted(bench.write(vec![guest()]))[0][0].fate, Refused(RefusalCode::Fenced));
+        assert_eq!(emitted(bench.write(vec![guest()]))[0][0].fate, Refused(RefusalCode::FENCED));
         let stored = bench.publish(1, 0, 1, &["order 1", "order 2", "order 3"]);
         assert_eq!(fates(&stored), [(1, 1, Duplicate(at(1, 1))), (2, 2, Stored(at(2, 2)))]);
     }
@@ -284,7 +284,7 @@ fn a_number_that_never_came_is_never_taken_for_stored() {
     for fold_bytes in [usize::MAX, 0] {
         config.fold_bytes = fold_bytes;
         for mut bench in Bench::each(&config) {
-            let skipped = Refused(RefusalCode::NumberSkipped);
+            let skipped = Refused(RefusalCode::NUMBER_SKIPPED);
             bench.publish(1, 0, 1, &["a", "b"]);
             assert_eq!(bench.publish(1, 9, 3, &["x"])[0].fate, skipped, "before anything behind it came");
             bench.publish(1, 9, 10, &["j"]);

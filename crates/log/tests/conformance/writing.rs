@@ -91,7 +91,7 @@ fn a_disk_that_fills_between_two_commits_keeps_the_first() {
     let runs = bench.publish(1, 0, 1, &payloads);
     assert_eq!(runs.len(), 2, "{runs:?}");
     assert_eq!((runs[0].count, runs[0].fate), (2, EmitFate::Stored(at(1, 1))));
-    assert_eq!((runs[1].count, runs[1].fate), (4, EmitFate::Refused(RefusalCode::StorageFull)));
+    assert_eq!((runs[1].count, runs[1].fate), (4, EmitFate::Refused(RefusalCode::STORAGE_FULL)));
     assert_eq!(bench.payloads("t").len(), 2);
     bench.kv.set_faults(Faults::default());
     let runs = bench.publish(1, 0, 1, &payloads);
@@ -119,9 +119,9 @@ fn the_largest_event_and_the_longest_cursors_fit() {
             .collect();
         assert!(bench.write(requests).outcomes.iter().all(|outcome| *outcome == WriteOutcome::CursorSaved));
         let too_large = event(&["t"], &"x".repeat(largest + 1));
-        assert_eq!(bench.emit(vec![too_large])[0].fate, EmitFate::Refused(RefusalCode::TooLarge));
+        assert_eq!(bench.emit(vec![too_large])[0].fate, EmitFate::Refused(RefusalCode::TOO_LARGE));
         let twice = event(&["t", "t"], "x");
-        assert_eq!(bench.emit(vec![twice])[0].fate, EmitFate::Refused(RefusalCode::Invalid));
+        assert_eq!(bench.emit(vec![twice])[0].fate, EmitFate::Refused(RefusalCode::INVALID));
     }
 }
 

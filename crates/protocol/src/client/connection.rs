@@ -199,7 +199,7 @@ impl Connection {
 
 /// Ends the present connection without reproach.
 pub(super) fn say_goodbye(reason: &str, retry: RetryAdvice, out: &mut Outputs) {
-    out.push(Output::Disconnect(Close::new(CloseCode::Done, reason.to_owned(), retry)));
+    out.push(Output::Disconnect(Close::new(CloseCode::DONE, reason.to_owned(), retry)));
 }
 
 /// Bounds of the heartbeat that a server may ask for: below, the pings would be the traffic; above, nothing would ever

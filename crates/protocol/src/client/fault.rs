@@ -14,22 +14,22 @@ pub(super) struct Fault {
 impl Fault {
     /// A well-formed frame that has no place now.
     pub(super) fn unexpected(reason: &'static str) -> Fault {
-        Fault { code: CloseCode::Unexpected, reason: reason.into() }
+        Fault { code: CloseCode::UNEXPECTED, reason: reason.into() }
     }
 
     /// More than the server was told to send.
     pub(super) fn limit_broken(reason: &'static str) -> Fault {
-        Fault { code: CloseCode::LimitBroken, reason: reason.into() }
+        Fault { code: CloseCode::LIMIT_BROKEN, reason: reason.into() }
     }
 
     /// Nothing came in time.
     pub(super) fn silence(reason: &'static str) -> Fault {
-        Fault { code: CloseCode::HeartbeatTimeout, reason: reason.into() }
+        Fault { code: CloseCode::HEARTBEAT_TIMEOUT, reason: reason.into() }
     }
 
     /// Bytes that are no message of this conversation.
     pub(super) fn malformed(error: &DecodeError) -> Fault {
-        Fault { code: CloseCode::Malformed, reason: error.to_string().into() }
+        Fault { code: CloseCode::MALFORMED, reason: error.to_string().into() }
     }
 
     /// What the server is told.

@@ -159,7 +159,7 @@ impl Outbox {
                     // Nobody greets a server without what this needs (see `needs`).
                     break;
                 }
-                self.remove(self.sent, EmitOutcome::Refused(RefusalCode::Unsupported), out);
+                self.remove(self.sent, EmitOutcome::Refused(RefusalCode::UNSUPPORTED), out);
                 continue;
             }
             let topics = entry.event.topics.len() + entry.event.except.len();

@@ -313,7 +313,7 @@ impl ClientSession {
 
     /// The server says goodbye. `has` is what it has of the features.
     fn closed(&mut self, close: Close, has: Option<Features>, now: Instant) {
-        if close.code == CloseCode::VersionMismatch
+        if close.code == CloseCode::VERSION_MISMATCH
             && let Some(has) = has.filter(|has| !has.has(self.connection.features()))
             && !self.connection.is_welcomed()
         {

@@ -391,7 +391,7 @@ impl Subscriptions {
         self.give_up_merged(id, out);
         if !features.has(Features::MERGED) {
             let words = "the server does not read several topics as one".to_owned();
-            return self.end_merged(id, &SubscriptionEnd::Refused(RefusalCode::Unsupported, words), out);
+            return self.end_merged(id, &SubscriptionEnd::Refused(RefusalCode::UNSUPPORTED, words), out);
         }
         self.last_group += 1;
         let group = self.last_group;
@@ -524,7 +524,7 @@ impl Subscriptions {
 
 fn no_first_start() -> SubscriptionEnd {
     let words = "the server knows no first start but the earliest and the latest event".to_owned();
-    SubscriptionEnd::Refused(RefusalCode::Unsupported, words)
+    SubscriptionEnd::Refused(RefusalCode::UNSUPPORTED, words)
 }
 
 /// How often a broken stream is begun anew on one connection before the connection itself is given up.

@@ -287,18 +287,18 @@ impl Deliveries {
     fn admit(&self, request: &Subscribe, limits: &Limits) -> Result<Stage, (RefusalCode, Option<&'static str>)> {
         let limit = usize::try_from(limits.subscriptions_max).unwrap_or(usize::MAX);
         if self.subscriptions.len() + self.registry.spent() >= limit {
-            return Err((RefusalCode::TooManySubscriptions, None));
+            return Err((RefusalCode::TOO_MANY_SUBSCRIPTIONS, None));
         }
         if !request.durable {
             return Ok(Stage::Opening);
         }
         if self.subscriber.is_none() {
-            return Err((RefusalCode::NoSubscriber, None));
+            return Err((RefusalCode::NO_SUBSCRIBER, None));
         }
         let Some(holder) = self.registry.holder(&request.topic) else { return Ok(Stage::Claiming) };
         match self.subscriptions.get(&holder) {
             Some(subscription) if subscription.is_ending => Ok(Stage::Behind(holder)),
-            Some(_) => Err((RefusalCode::Invalid, Some("this connection already follows this topic durably"))),
+            Some(_) => Err((RefusalCode::INVALID, Some("this connection already follows this topic durably"))),
             None => Ok(Stage::Claiming),
         }
     }

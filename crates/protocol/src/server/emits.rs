@@ -167,14 +167,14 @@ mod tests {
             take(&mut emits, first, 1);
         }
         answer(&mut emits, 1, 1, EmitFate::Stored(Position::new(Epoch::default(), Seq(1))));
-        answer(&mut emits, 2, 1, EmitFate::Refused(RefusalCode::StorageFull));
+        answer(&mut emits, 2, 1, EmitFate::Refused(RefusalCode::STORAGE_FULL));
         assert_eq!(take(&mut emits, 5, 1), expected(2));
         // The client has gone back already when the rest of the first try is refused.
         assert!(matches!(take(&mut emits, 2, 4), Taken::Append(_)));
-        answer(&mut emits, 3, 2, EmitFate::Refused(RefusalCode::OutOfOrder));
+        answer(&mut emits, 3, 2, EmitFate::Refused(RefusalCode::OUT_OF_ORDER));
         assert!(matches!(take(&mut emits, 6, 1), Taken::Append(_)));
         // The second try fails as well.
-        answer(&mut emits, 2, 4, EmitFate::Refused(RefusalCode::StorageFull));
+        answer(&mut emits, 2, 4, EmitFate::Refused(RefusalCode::STORAGE_FULL));
         assert_eq!(take(&mut emits, 7, 1), expected(2));
     }
 
@@ -182,7 +182,7 @@ mod tests {
     fn a_final_refusal_consumes_its_number() {
         let mut emits = emits();
         take(&mut emits, 1, 1);
-        answer(&mut emits, 1, 1, EmitFate::Refused(RefusalCode::Forbidden));
+        answer(&mut emits, 1, 1, EmitFate::Refused(RefusalCode::FORBIDDEN));
         assert!(matches!(take(&mut emits, 2, 1), Taken::Append(_)));
     }
 
@@ -206,8 +206,8 @@ mod tests {
         let large = NewEvent { payload: vec![0; 30].into(), ..event() };
         let frame = vec![event(), no_topic, twice, many, options, large, event()];
         let taken = emits().take(EmitNumber(1), frame, &limits).unwrap();
-        let invalid = Err(RefusalCode::Invalid);
-        let too_large = Err(RefusalCode::TooLarge);
+        let invalid = Err(RefusalCode::INVALID);
+        let too_large = Err(RefusalCode::TOO_LARGE);
         let judged =
             vec![Ok(event()), invalid.clone(), invalid.clone(), invalid.clone(), invalid, too_large, Ok(event())];
         assert_eq!(taken, Taken::Append(judged));

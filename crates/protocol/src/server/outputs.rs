@@ -59,7 +59,7 @@ impl Outputs {
         };
         let is_crowded = self.undrained_reply_bytes.saturating_add(bytes) > REQUEST_BYTES_IN_FLIGHT_MAX;
         if is_crowded && self.undrained_reply_bytes > 0 && bytes > 0 {
-            let refusal = Refusal::of(RefusalCode::AnswerTooLarge);
+            let refusal = Refusal::of(RefusalCode::ANSWER_TOO_LARGE);
             return self.send(ServerFrame::Reply(refused(reply.id, refusal)));
         }
         self.undrained_reply_bytes += bytes;
@@ -194,14 +194,14 @@ mod tests {
 
     #[test]
     fn runs_are_told_together_only_if_nothing_is_lost_by_it() {
-        let refused = EmitFate::Refused(RefusalCode::TooLarge);
+        let refused = EmitFate::Refused(RefusalCode::TOO_LARGE);
         assert_eq!(emitted(&[run(1, 2, stored(1, 7)), run(3, 1, stored(1, 9))]), vec![run(1, 3, stored(1, 7))]);
         assert_eq!(emitted(&[run(1, 2, refused), run(3, 4, refused)]), vec![run(1, 6, refused)]);
         for apart in [
             [run(1, 2, stored(1, 7)), run(3, 1, stored(1, 10))],
             [run(1, 2, stored(1, 7)), run(3, 1, stored(2, 9))],
             [run(1, 2, stored(1, 7)), run(4, 1, stored(1, 9))],
-            [run(1, 2, refused), run(3, 1, EmitFate::Refused(RefusalCode::Invalid))],
+            [run(1, 2, refused), run(3, 1, EmitFate::Refused(RefusalCode::INVALID))],
             [run(1, 1, stored(1, 7)), run(2, 1, refused)],
         ] {
             assert_eq!(emitted(&apart), apart.to_vec());

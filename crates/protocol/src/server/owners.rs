@@ -66,7 +66,7 @@ pub enum Displacement {
     /// Another client took over: give the session [`super::Reply::TakenOver`].
     TakenOver,
     /// The same client has come again: end the connection with [`super::Input::Displaced`] and
-    /// [`crate::error::CloseCode::Superseded`].
+    /// [`crate::error::CloseCode::SUPERSEDED`].
     SameInstance,
 }
 

@@ -1,7 +1,7 @@
 //! Which connection speaks for a publisher: the newest. Older ones are fenced.
 //!
 //! A registry without IO. Emits must be appended only while [`Publishers::is_current`] says so, and otherwise be refused
-//! with [`crate::error::RefusalCode::Fenced`]: a half-open old connection must not write behind the newer one's back.
+//! with [`crate::error::RefusalCode::FENCED`]: a half-open old connection must not write behind the newer one's back.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::ConnectionId;
 use crate::seq::{IdentityTag, PublisherId};
 
 /// The publisher belongs to another identity. Its connection is to be closed with
-/// [`crate::error::CloseCode::NotYourPublisher`].
+/// [`crate::error::CloseCode::NOT_YOUR_PUBLISHER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the publisher belongs to another identity")]
 pub struct NotYours;
@@ -29,7 +29,7 @@ impl Publishers {
     }
 
     /// Makes a connection the publisher's newest. Returns the one that it fences, which is to be ended with
-    /// [`super::Input::Displaced`] and [`crate::error::CloseCode::PublisherFenced`] (or `Superseded` if it is the same
+    /// [`super::Input::Displaced`] and [`crate::error::CloseCode::PUBLISHER_FENCED`] (or `Superseded` if it is the same
     /// client instance's).
     ///
     /// # Errors

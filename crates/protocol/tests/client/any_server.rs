@@ -53,8 +53,8 @@ proptest! {
         }
         follows(&script);
         if !script.ended {
-            script.server_closes(CloseCode::Internal, RetryAdvice::Never);
-            script.give(Input::Rejected(redeliver_protocol::error::Close::new(CloseCode::Internal, "", RetryAdvice::Never)));
+            script.server_closes(CloseCode::INTERNAL, RetryAdvice::Never);
+            script.give(Input::Rejected(redeliver_protocol::error::Close::new(CloseCode::INTERNAL, "", RetryAdvice::Never)));
         }
         prop_assert!(script.ended);
         let answered: BTreeSet<_> = script.emitted.iter().map(|(ticket, _)| *ticket).collect();
@@ -85,7 +85,7 @@ fn play(script: &mut Script, step: Step, tickets: &mut u64) {
             script.server(welcome(publisher));
         }
         Step::Cut => script.cut(),
-        Step::Close(retry) => script.server_closes(CloseCode::Draining, retry),
+        Step::Close(retry) => script.server_closes(CloseCode::DRAINING, retry),
         Step::Wait(ms) => script.wait(Duration::from_millis(ms)),
         Step::Emit => {
             *tickets += 1;
@@ -186,11 +186,11 @@ fn frame() -> impl Strategy<Value = ServerFrame> {
         4 => position().prop_map(EmitFate::Stored),
         2 => position().prop_map(EmitFate::Duplicate),
         1 => Just(EmitFate::DuplicateForgotten),
-        1 => Just(EmitFate::Refused(RefusalCode::Forbidden)),
-        1 => Just(EmitFate::Refused(RefusalCode::StorageFull)),
+        1 => Just(EmitFate::Refused(RefusalCode::FORBIDDEN)),
+        1 => Just(EmitFate::Refused(RefusalCode::STORAGE_FULL)),
     ];
     let run = (number(), prop_oneof![9 => 0u32..4, 1 => any::<u32>()], fate);
-    let refused = prop_oneof![Just(RefusalCode::Forbidden), Just(RefusalCode::Overloaded)];
+    let refused = prop_oneof![Just(RefusalCode::FORBIDDEN), Just(RefusalCode::OVERLOADED)];
     prop_oneof![
         6 => subscribed,
         3 => (id(), vec((number(), number()), 0..3)).prop_map(|(id, records)| {

@@ -102,7 +102,7 @@ fn a_silent_server_is_asked_and_given_up_after_two_heartbeats() {
     script.wait(HEARTBEAT - Duration::from_millis(1));
     assert!(script.disconnects.is_empty());
     script.wait(Duration::from_millis(1));
-    assert_eq!(script.disconnects[0].code, CloseCode::HeartbeatTimeout);
+    assert_eq!(script.disconnects[0].code, CloseCode::HEARTBEAT_TIMEOUT);
     assert!(matches!(script.session.state(), ConnectionState::Waiting { .. }));
 }
 
@@ -145,12 +145,12 @@ fn a_client_that_slept_asks_before_it_gives_the_server_up() {
 #[test]
 fn a_server_that_says_never_ends_the_client() {
     let mut script = Script::welcomed();
-    script.server_closes(CloseCode::PublisherFenced, RetryAdvice::Never);
+    script.server_closes(CloseCode::PUBLISHER_FENCED, RetryAdvice::Never);
     assert!(script.ended);
     let Some(ConnectionState::Ended { close: Some(close) }) = script.states.last() else {
         panic!("{:?}", script.states)
     };
-    assert_eq!(close.code, CloseCode::PublisherFenced);
+    assert_eq!(close.code, CloseCode::PUBLISHER_FENCED);
     assert_eq!(script.session.poll_timeout(), None);
     script.give(Input::Connected);
     script.emit(1);
@@ -160,7 +160,7 @@ fn a_server_that_says_never_ends_the_client() {
 #[test]
 fn a_refused_upgrade_ends_the_client() {
     let mut script = Script::new();
-    let close = Close::new(CloseCode::Unauthenticated, "401".to_owned(), RetryAdvice::Never);
+    let close = Close::new(CloseCode::UNAUTHENTICATED, "401".to_owned(), RetryAdvice::Never);
     script.give(Input::Rejected(close.clone()));
     assert!(script.ended);
     assert_eq!(script.states.last(), Some(&ConnectionState::Ended { close: Some(close) }));
@@ -173,7 +173,7 @@ fn a_server_that_sends_clients_away_gets_them_back_later_and_spread() {
     for seed in 0..20 {
         let mut script = Script::with(ClientConfig::default(), seed);
         script.connect();
-        script.server_closes(CloseCode::Draining, RetryAdvice::After(advised));
+        script.server_closes(CloseCode::DRAINING, RetryAdvice::After(advised));
         pauses_seen.extend(pauses(&script));
     }
     assert!(pauses_seen.iter().all(|pause| *pause >= advised && *pause <= advised * 3 / 2), "{pauses_seen:?}");
@@ -187,7 +187,7 @@ fn advice_to_come_back_at_once_does_not_make_a_tight_loop() {
     let begun = script.now;
     for _ in 0..40 {
         script.connect();
-        script.server_closes(CloseCode::Overloaded, RetryAdvice::After(Duration::ZERO));
+        script.server_closes(CloseCode::OVERLOADED, RetryAdvice::After(Duration::ZERO));
     }
     assert!(script.now.since(begun) > Duration::from_secs(40));
 }
@@ -195,7 +195,7 @@ fn advice_to_come_back_at_once_does_not_make_a_tight_loop() {
 #[test]
 fn no_advice_sends_a_client_away_for_good() {
     let mut script = Script::welcomed();
-    script.server_closes(CloseCode::Draining, RetryAdvice::After(Duration::MAX));
+    script.server_closes(CloseCode::DRAINING, RetryAdvice::After(Duration::MAX));
     assert!(*pauses(&script).last().unwrap() <= Duration::from_secs(900));
 }
 
@@ -205,7 +205,7 @@ fn garbage_from_a_server_costs_the_connection_and_nothing_else() {
         let mut script = Script::subscribed(CursorKeeper::Nobody);
         script.server(events(WIRE, 5..=6));
         script.give(Input::Message(Bytes::copy_from_slice(garbage)));
-        assert_eq!(script.disconnects[0].code, CloseCode::Malformed, "{garbage:?}");
+        assert_eq!(script.disconnects[0].code, CloseCode::MALFORMED, "{garbage:?}");
         script.connect();
         script.server(subscribed(WIRE, at(seq_of(6)), 6));
         script.server(events(WIRE, 7..=7));

@@ -224,10 +224,10 @@ fn a_final_refusal_answers_one_emit_and_the_others_go_on() {
     script.emit_all(1..=3);
     script.server(runs([
         (1, 1, EmitFate::Stored(at(100))),
-        (2, 1, EmitFate::Refused(RefusalCode::Forbidden)),
+        (2, 1, EmitFate::Refused(RefusalCode::FORBIDDEN)),
         (3, 1, EmitFate::Stored(at(101))),
     ]));
-    assert_eq!(fate(&script, 2), EmitOutcome::Refused(RefusalCode::Forbidden));
+    assert_eq!(fate(&script, 2), EmitOutcome::Refused(RefusalCode::FORBIDDEN));
     assert_eq!(fate(&script, 3), stored_at(101));
     script.emit(4);
     assert_eq!(script.take_emits().last(), Some(&(4, 1)));
@@ -240,8 +240,8 @@ fn a_retryable_refusal_pauses_and_nothing_overtakes() {
     script.take_sent();
     script.server(runs([
         (1, 1, EmitFate::Stored(at(100))),
-        (2, 1, EmitFate::Refused(RefusalCode::StorageFull)),
-        (3, 2, EmitFate::Refused(RefusalCode::OutOfOrder)),
+        (2, 1, EmitFate::Refused(RefusalCode::STORAGE_FULL)),
+        (3, 2, EmitFate::Refused(RefusalCode::OUT_OF_ORDER)),
     ]));
     script.emit(5);
     assert_eq!(script.take_emits(), []);
@@ -258,15 +258,15 @@ fn emits_that_wait_for_the_server_are_told_of_once_and_are_surely_not_stored() {
     script.emit_all(1..=3);
     script.take_sent();
     for _ in 0..5 {
-        script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
+        script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::STORAGE_FULL))]));
         script.wait_for_next_of_emits();
     }
-    assert_eq!(script.held, [Some(RefusalCode::StorageFull)]);
+    assert_eq!(script.held, [Some(RefusalCode::STORAGE_FULL)]);
     script.server(stored(1, 1, 9));
-    assert_eq!(script.held, [Some(RefusalCode::StorageFull), None]);
-    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
-    script.give(Input::Rejected(Close::new(CloseCode::Done, "", RetryAdvice::Never)));
-    let refused = EmitOutcome::Refused(RefusalCode::StorageFull);
+    assert_eq!(script.held, [Some(RefusalCode::STORAGE_FULL), None]);
+    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::STORAGE_FULL))]));
+    script.give(Input::Rejected(Close::new(CloseCode::DONE, "", RetryAdvice::Never)));
+    let refused = EmitOutcome::Refused(RefusalCode::STORAGE_FULL);
     assert_eq!((fate(&script, 2), fate(&script, 3)), (refused, refused), "what was refused is not stored");
 }
 
@@ -275,9 +275,9 @@ fn an_emit_that_was_sent_again_after_a_refusal_may_be_stored() {
     let mut script = Script::welcomed();
     script.emit(1);
     script.take_sent();
-    script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
+    script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::STORAGE_FULL))]));
     script.wait_for_next_of_emits();
-    script.give(Input::Rejected(Close::new(CloseCode::Done, "", RetryAdvice::Never)));
+    script.give(Input::Rejected(Close::new(CloseCode::DONE, "", RetryAdvice::Never)));
     assert_eq!(fate(&script, 1), EmitOutcome::Unknown);
 }
 
@@ -291,7 +291,7 @@ fn a_disk_that_stays_full_is_asked_again_with_growing_pauses() {
             script.emit(1);
         }
         assert_eq!(script.take_emits(), [(1, 1)]);
-        script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
+        script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::STORAGE_FULL))]));
         script.wait_for_next_of_emits();
     }
     assert!(script.now.since(begun) > Duration::from_secs(20));
@@ -304,10 +304,10 @@ fn a_disk_that_stays_full_is_asked_again_with_growing_pauses() {
 fn answers_that_come_late_for_what_was_sent_before_a_pause_do_no_harm() {
     let mut script = Script::welcomed();
     script.emit_all(1..=2);
-    script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::Overloaded))]));
+    script.server(runs([(1, 1, EmitFate::Refused(RefusalCode::OVERLOADED))]));
     script.wait(script.config.backoff_first);
     assert_eq!(script.take_emits(), [(1, 2), (1, 2)]);
-    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::OutOfOrder))]));
+    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::OUT_OF_ORDER))]));
     script.server(stored(1, 2, 100));
     assert_eq!((fate(&script, 1), fate(&script, 2)), (stored_at(100), stored_at(101)));
     script.wait(Duration::from_secs(60));
@@ -399,8 +399,8 @@ fn what_no_server_would_take_is_refused_at_once() {
     let mut script = Script::new();
     script.emit_event(1, of_bytes(768 * 1024));
     script.emit_event(2, event_for("orders", "").with_topics(vec![]));
-    assert_eq!(fate(&script, 1), EmitOutcome::Refused(RefusalCode::TooLarge));
-    assert_eq!(fate(&script, 2), EmitOutcome::Refused(RefusalCode::Invalid));
+    assert_eq!(fate(&script, 1), EmitOutcome::Refused(RefusalCode::TOO_LARGE));
+    assert_eq!(fate(&script, 2), EmitOutcome::Refused(RefusalCode::INVALID));
 }
 
 #[test]
@@ -421,8 +421,8 @@ fn what_only_this_server_does_not_take_spends_its_number_whether_or_not_its_limi
     assert_eq!((first, again), (3, 3));
     assert_eq!(script.emitted, []);
     script.server(stored(1, 1, 100));
-    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::TooLarge))]));
-    assert_eq!(fate(&script, 2), EmitOutcome::Refused(RefusalCode::TooLarge));
+    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::TOO_LARGE))]));
+    assert_eq!(fate(&script, 2), EmitOutcome::Refused(RefusalCode::TOO_LARGE));
 }
 
 #[test]

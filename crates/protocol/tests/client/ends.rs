@@ -114,7 +114,7 @@ fn a_refusal_that_crosses_with_unsubscribe_is_an_end_as_asked() {
     let mut script = Script::welcomed();
     script.subscribe(SUB, CursorKeeper::Nobody);
     script.give(Input::Unsubscribe { id: SUB });
-    let code = RefusalCode::Forbidden;
+    let code = RefusalCode::FORBIDDEN;
     script.server(ServerFrame::SubscribeRefused { id: WIRE, code, reason: String::new() });
     script.server(ServerFrame::Unsubscribed { id: WIRE });
     assert_eq!((script.gone.clone(), script.disconnects.len()), (vec![ASKED], 0));
@@ -136,7 +136,7 @@ fn a_shutdown_answers_emits_confirms_acks_and_says_goodbye() {
     assert!(script.ended);
     assert_eq!(script.emitted.len(), 2);
     let goodbye = script.disconnects.last().unwrap();
-    assert_eq!((goodbye.code, goodbye.retry), (CloseCode::Done, RetryAdvice::Never));
+    assert_eq!((goodbye.code, goodbye.retry), (CloseCode::DONE, RetryAdvice::Never));
     assert_eq!(script.states.last(), Some(&ConnectionState::Ended { close: None }));
 }
 
@@ -194,7 +194,7 @@ fn a_shutdown_whose_last_emit_is_refused_ends_too() {
     script.connect();
     script.server(stored(1, 1, 7));
     assert!(!script.ended);
-    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::TooLarge))]));
+    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::TOO_LARGE))]));
     assert!(script.ended, "{:?}", script.emitted);
 }
 
@@ -206,12 +206,12 @@ fn an_end_that_the_server_dictates_tells_what_is_sure_and_what_is_not() {
     script.emit(1);
     script.server(stored(1, 1, 9));
     script.emit(2);
-    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::StorageFull))]));
+    script.server(runs([(2, 1, EmitFate::Refused(RefusalCode::STORAGE_FULL))]));
     script.emit(3);
     script.ack_nth(8);
-    script.server_closes(CloseCode::Expired, RetryAdvice::Never);
+    script.server_closes(CloseCode::EXPIRED, RetryAdvice::Never);
     let fates: Vec<_> = script.emitted.iter().skip(1).copied().collect();
-    let refused = EmitOutcome::Refused(RefusalCode::StorageFull);
+    let refused = EmitOutcome::Refused(RefusalCode::STORAGE_FULL);
     assert_eq!(fates, [(EmitTicket(2), refused), (EmitTicket(3), EmitOutcome::NotSent)]);
     assert_eq!(script.gone, [(SUB, SubscriptionEnd::ClientEnded)]);
     assert_eq!(script.saves.last().unwrap().1.place, known(at(seq_of(8)), 8), "what was handled is still saved");

@@ -38,7 +38,7 @@ fn answer(id: u64) -> ServerFrame {
 /// What a server says that has only these features, to one that names more.
 fn too_old(script: &mut Script, has: Features) {
     let reason = "it needs more than this server has".to_owned();
-    let close = Close::new(CloseCode::VersionMismatch, reason, RetryAdvice::Never);
+    let close = Close::new(CloseCode::VERSION_MISMATCH, reason, RetryAdvice::Never);
     let mut bytes = codec::encode_close(&close).to_vec();
     bytes[6..10].copy_from_slice(&has.0.to_le_bytes());
     script.give(Input::Message(bytes.into()));
@@ -86,7 +86,7 @@ fn an_event_that_is_not_for_everybody_is_never_sent_as_one_that_is() {
     script.emit_event(3, event_for("orders", "3"));
     let sent: Vec<_> = script.take_sent().into_iter().filter_map(as_emit).collect();
     assert_eq!(sent, [(1, 1), (2, 1)], "the numbers have no hole");
-    assert_eq!(script.emitted, [(EmitTicket(2), EmitOutcome::Refused(RefusalCode::Unsupported))]);
+    assert_eq!(script.emitted, [(EmitTicket(2), EmitOutcome::Refused(RefusalCode::UNSUPPORTED))]);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn an_answer_goes_to_the_connection_on_which_it_was_asked_and_to_no_other() {
     assert!(script.take_sent().is_empty());
     script.give(Input::Respond { key: second, result: Err(Refusal::declined("no")) });
     script.give(Input::Respond { key: second, result: Ok(Response::default()) });
-    let outcome = ReplyOutcome::Refused { code: RefusalCode::Declined, reason: "no".to_owned() };
+    let outcome = ReplyOutcome::Refused { code: RefusalCode::DECLINED, reason: "no".to_owned() };
     assert_eq!(script.take_sent(), [ClientFrame::Reply(ReplyFrame { id: RequestId(1), outcome })]);
     script.server(ServerFrame::Request(request));
     assert_eq!(script.disconnects.len(), 1, "a number is used once");

@@ -126,7 +126,7 @@ fn a_server_whose_streams_stay_broken_loses_the_connection() {
             script.server(subscribed(SubscriptionId(wire + 1), at(10), 4));
         }
     }
-    assert_eq!(script.disconnects[0].code, CloseCode::Unexpected);
+    assert_eq!(script.disconnects[0].code, CloseCode::UNEXPECTED);
     assert!(matches!(script.session.state(), ConnectionState::Waiting { .. }));
     assert_eq!(script.take_events(), []);
 }
@@ -179,7 +179,7 @@ fn a_server_that_floods_a_window_is_cut_off() {
     script.server(events(WIRE, 8..=10));
     assert!(script.disconnects.is_empty());
     script.server(events(WIRE, 11..=11));
-    assert_eq!(script.disconnects[0].code, CloseCode::LimitBroken);
+    assert_eq!(script.disconnects[0].code, CloseCode::LIMIT_BROKEN);
     assert_eq!(script.session.inbox_events(), 0);
 }
 
@@ -192,7 +192,7 @@ fn a_server_that_floods_with_anything_else_is_cut_off_too() {
     for _ in 0..5000 {
         script.server(ServerFrame::CaughtUp { id: WIRE, seq: Seq(1) });
     }
-    assert_eq!(script.disconnects[0].code, CloseCode::LimitBroken);
+    assert_eq!(script.disconnects[0].code, CloseCode::LIMIT_BROKEN);
 }
 
 #[test]
@@ -346,8 +346,8 @@ fn a_final_refusal_ends_a_subscription_and_says_why() {
     let mut script = Script::welcomed();
     script.subscribe(SUB, CursorKeeper::Nobody);
     let refused = |code| ServerFrame::SubscribeRefused { id: WIRE, code, reason: "no".to_owned() };
-    script.server(refused(RefusalCode::Forbidden));
-    assert_eq!(script.gone, [(SUB, SubscriptionEnd::Refused(RefusalCode::Forbidden, "no".to_owned()))]);
+    script.server(refused(RefusalCode::FORBIDDEN));
+    assert_eq!(script.gone, [(SUB, SubscriptionEnd::Refused(RefusalCode::FORBIDDEN, "no".to_owned()))]);
 }
 
 #[test]
@@ -357,7 +357,7 @@ fn a_retryable_refusal_is_tried_again_with_growing_pauses_on_the_same_connection
     let begun = script.now;
     for wire in 1..=8 {
         assert_eq!(script.take_subscribe().id, SubscriptionId(wire));
-        let (id, code) = (SubscriptionId(wire), RefusalCode::Overloaded);
+        let (id, code) = (SubscriptionId(wire), RefusalCode::OVERLOADED);
         script.server(ServerFrame::SubscribeRefused { id, code, reason: String::new() });
         script.wait_for_next();
     }

@@ -342,7 +342,7 @@ fn a_row_ends_as_a_whole_when_one_of_its_topics_is_refused_or_taken_over() {
     let client = pair.client_as(1, Some("billing"));
     follow(&mut pair, client, resumed());
     let ended = &pair.real(client).ended;
-    assert!(matches!(&ended[..], [(ROW, SubscriptionEnd::Refused(RefusalCode::Forbidden, _))]), "{ended:?}");
+    assert!(matches!(&ended[..], [(ROW, SubscriptionEnd::Refused(RefusalCode::FORBIDDEN, _))]), "{ended:?}");
     pair.hub.log.forbidden.clear();
     let client = pair.client_as(2, Some("billing"));
     follow(&mut pair, client, resumed());
@@ -384,7 +384,7 @@ fn a_server_that_is_too_old_for_rows_ends_them_with_a_reason_and_serves_the_rest
     pair.follow(client, 5, request("a", Start::Earliest, CursorKeeper::Nobody));
     pair.emit("a", "1");
     let ended = &pair.real(client).ended;
-    assert!(matches!(&ended[..], [(ROW, SubscriptionEnd::Refused(RefusalCode::Unsupported, _))]), "{ended:?}");
+    assert!(matches!(&ended[..], [(ROW, SubscriptionEnd::Refused(RefusalCode::UNSUPPORTED, _))]), "{ended:?}");
     assert_eq!(pair.payloads(client, 5), ["1"]);
     let sent = &pair.real(client).sent;
     assert!(

@@ -93,7 +93,7 @@ fn a_first_start_that_an_older_server_cannot_be_asked_for_is_refused_and_never_g
     let client = pair.client_with(1, 1, Some("billing"), without_first_start());
     pair.follow(client, 1, first(Start::Last(2)));
     let ended = &pair.real(client).ended;
-    assert!(matches!(&ended[..], [(_, SubscriptionEnd::Refused(RefusalCode::Unsupported, _))]), "{ended:?}");
+    assert!(matches!(&ended[..], [(_, SubscriptionEnd::Refused(RefusalCode::UNSUPPORTED, _))]), "{ended:?}");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_first_start_needs_the_feature() {
     let mut request = resume(1, "orders");
     request.start = Start::first(Start::Earliest);
     pair.send(peer, redeliver_protocol::frame::ClientFrame::Subscribe(request));
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
 }
 
 #[test]

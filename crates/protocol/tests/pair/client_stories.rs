@@ -458,7 +458,7 @@ fn emits_keep_their_order_through_a_full_disk() {
     pair.follow(client, 1, request("orders", Start::Earliest, CursorKeeper::Nobody));
     for number in 1..=20 {
         if number == 5 {
-            pair.hub.log.refusing = Some(RefusalCode::StorageFull);
+            pair.hub.log.refusing = Some(RefusalCode::STORAGE_FULL);
         }
         pair.publish(client, "orders", &number.to_string());
         if number == 15 {
@@ -480,7 +480,7 @@ fn a_final_refusal_in_the_middle_does_not_hold_the_others_up() {
     pair.publish(client, "orders", "1");
     let refused = pair.publish(client, "secret", "x");
     pair.publish(client, "orders", "2");
-    assert_eq!(pair.real(client).receipts.get(&refused), Some(&EmitOutcome::Refused(RefusalCode::Forbidden)));
+    assert_eq!(pair.real(client).receipts.get(&refused), Some(&EmitOutcome::Refused(RefusalCode::FORBIDDEN)));
     pair.restart();
     pair.pass(A_WHILE);
     pair.publish(client, "orders", "3");

@@ -99,18 +99,18 @@ impl FakeLog {
             return match (numbers.taken.get(&number), event) {
                 (None, _) => EmitFate::DuplicateForgotten,
                 (Some((known, position)), Ok(event)) if *known == event => EmitFate::Duplicate(*position),
-                (Some(_), _) => EmitFate::Refused(RefusalCode::NumberReused),
+                (Some(_), _) => EmitFate::Refused(RefusalCode::NUMBER_REUSED),
             };
         }
         if number.0 > numbers.last.0 + 1 {
-            return EmitFate::Refused(RefusalCode::OutOfOrder);
+            return EmitFate::Refused(RefusalCode::OUT_OF_ORDER);
         }
         if let Some(code) = self.refusing {
             return EmitFate::Refused(code);
         }
         let event = event.and_then(|event| {
             let is_forbidden = event.topics.iter().any(|topic| self.forbidden.contains(topic));
-            if is_forbidden { Err(RefusalCode::Forbidden) } else { Ok(event) }
+            if is_forbidden { Err(RefusalCode::FORBIDDEN) } else { Ok(event) }
         });
         let fate = match event {
             Err(code) => EmitFate::Refused(code),
@@ -183,7 +183,7 @@ impl FakeLog {
         now: Timestamp,
     ) -> Result<Opened, (RefusalCode, String)> {
         if self.forbidden.contains(topic) {
-            return Err((RefusalCode::Forbidden, "not this topic".to_owned()));
+            return Err((RefusalCode::FORBIDDEN, "not this topic".to_owned()));
         }
         let stored = subscriber.and_then(|name| self.cursors.get(&(name.clone(), topic.clone())));
         let (from, gap) = self.start(topic, start, stored.map(|cursor| &cursor.place), now);

@@ -332,7 +332,7 @@ impl Hub {
             hello.publisher.and_then(|publisher| self.publishers.claim(publisher, IdentityTag::default(), id).unwrap())
         {
             let is_same = self.connections.get(&fenced).is_some_and(|fenced| fenced.instance == hello.instance);
-            let code = if is_same { CloseCode::Superseded } else { CloseCode::PublisherFenced };
+            let code = if is_same { CloseCode::SUPERSEDED } else { CloseCode::PUBLISHER_FENCED };
             self.inputs.push_back((fenced, Input::Displaced(close_with(code))));
         }
     }
@@ -349,7 +349,7 @@ impl Hub {
         for Displaced { connection, subscription, how } in displaced {
             let input = match how {
                 Displacement::TakenOver => Input::Reply(Reply::TakenOver { id: subscription }),
-                Displacement::SameInstance => Input::Displaced(close_with(CloseCode::Superseded)),
+                Displacement::SameInstance => Input::Displaced(close_with(CloseCode::SUPERSEDED)),
             };
             self.inputs.push_back((connection, input));
         }
@@ -365,7 +365,7 @@ impl Hub {
         let Some(publisher) = self.connections.get(&id).and_then(|connection| connection.publisher) else { return };
         if !self.publishers.is_current(publisher.0, id) {
             let count = u32::try_from(events.len()).expect("a frame's worth");
-            let run = EmitRun { first, count, fate: EmitFate::Refused(RefusalCode::Fenced) };
+            let run = EmitRun { first, count, fate: EmitFate::Refused(RefusalCode::FENCED) };
             self.inputs.push_back((id, Input::Reply(Reply::Appended(vec![run]))));
             return;
         }

@@ -82,7 +82,7 @@ fn a_client_of_an_earlier_time_is_not_asked_and_may_not_ask() {
     assert_eq!(done(&pair), [(RequestTicket(9), Err(RequestError::Unsupported))]);
     assert!(pair.frames(peer).is_empty());
     pair.send(peer, request(1));
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
 }
 
 #[test]
@@ -91,13 +91,13 @@ fn a_number_is_asked_once_and_an_answer_to_nothing_is_a_violation() {
         let mut pair = Pair::new();
         let peer = guest(&mut pair, Features::REQUESTS);
         pair.send_all(peer, frames);
-        assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+        assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
     }
     let mut pair = Pair::new();
     let peer = guest(&mut pair, Features::REQUESTS);
-    let outcome = ReplyOutcome::Refused { code: RefusalCode::NoHandler, reason: String::new() };
+    let outcome = ReplyOutcome::Refused { code: RefusalCode::NO_HANDLER, reason: String::new() };
     pair.send(peer, ClientFrame::Reply(ReplyFrame { id: RequestId(1), outcome }));
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn an_ack_of_what_was_never_sent_ends_the_connection_and_saves_nothing() {
         pair.emit_many("orders", 1..=3);
         let before = cursor(&pair);
         pair.send(peer, ack(1, seq, nth));
-        assert_eq!(pair.closed(peer).code, CloseCode::LimitBroken, "{seq} {nth}");
+        assert_eq!(pair.closed(peer).code, CloseCode::LIMIT_BROKEN, "{seq} {nth}");
         assert_eq!(cursor(&pair), before);
     }
 }
@@ -165,11 +165,11 @@ fn an_ack_of_a_subscription_that_never_was_or_is_not_yet_has_no_place() {
     let mut pair = Pair::new();
     let peer = billing(&mut pair);
     pair.send(peer, ack(1, 1, 1));
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
     let peer = billing(&mut pair);
     pair.hub.hold(Held::Opens);
     pair.send_all(peer, [ClientFrame::Subscribe(resume(1, "orders")), ack(1, 1, 1)]);
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn a_late_ack_that_cannot_be_true_ends_the_connection() {
         pair.subscribed(peer, return_after(known(1, 8, 8)));
         pair.frames(peer);
         pair.send(peer, ack(1, seq, nth));
-        assert_eq!(pair.closed(peer).code, CloseCode::LimitBroken, "{seq} {nth}");
+        assert_eq!(pair.closed(peer).code, CloseCode::LIMIT_BROKEN, "{seq} {nth}");
     }
 }
 

@@ -363,7 +363,7 @@ fn what_goes_while_a_reader_is_slow_is_told_in_its_place_and_the_nths_go_on_behi
     assert_eq!(nths(&frames), [7, 8]);
     // In the middle of what is gone there is nothing to acknowledge.
     pair.send(peer, ack(1, 4, 4));
-    assert_eq!(pair.closed(peer).code, CloseCode::LimitBroken);
+    assert_eq!(pair.closed(peer).code, CloseCode::LIMIT_BROKEN);
 }
 
 #[test]
@@ -449,7 +449,7 @@ fn a_hole_of_our_own_making_is_never_shown_to_the_reader() {
             is_end: false,
         };
         pair.input(peer, Input::Reply(Reply::Read { id: SubscriptionId(1), outcome: ReadOutcome::Batch(batch) }));
-        assert_eq!(pair.closed(peer).code, CloseCode::Internal);
+        assert_eq!(pair.closed(peer).code, CloseCode::INTERNAL);
     }
     let mut pair = Pair::new();
     let peer = pair.guest(1, None);
@@ -464,7 +464,7 @@ fn a_hole_of_our_own_making_is_never_shown_to_the_reader() {
         cause: GapCause::Purged,
     };
     pair.input(peer, Input::Reply(Reply::Read { id: SubscriptionId(1), outcome: ReadOutcome::Gap(gap) }));
-    assert_eq!(pair.closed(peer).code, CloseCode::Internal);
+    assert_eq!(pair.closed(peer).code, CloseCode::INTERNAL);
 }
 
 #[test]
@@ -480,13 +480,13 @@ fn a_subscription_that_may_not_be_is_refused_and_the_connection_goes_on() {
         other => panic!("{other:?}"),
     };
     pair.send(peer, ClientFrame::Subscribe(subscribe(1, "secrets")));
-    assert_eq!(refused(pair.frames(peer)), (1, RefusalCode::Forbidden));
+    assert_eq!(refused(pair.frames(peer)), (1, RefusalCode::FORBIDDEN));
     pair.send(peer, ClientFrame::Subscribe(resume(2, "orders")));
-    assert_eq!(refused(pair.frames(peer)), (2, RefusalCode::NoSubscriber));
+    assert_eq!(refused(pair.frames(peer)), (2, RefusalCode::NO_SUBSCRIBER));
     pair.send_all(peer, [3, 4].map(|id| ClientFrame::Subscribe(subscribe(id, "orders"))));
     pair.frames(peer);
     pair.send(peer, ClientFrame::Subscribe(subscribe(5, "orders")));
-    assert_eq!(refused(pair.frames(peer)), (5, RefusalCode::TooManySubscriptions));
+    assert_eq!(refused(pair.frames(peer)), (5, RefusalCode::TOO_MANY_SUBSCRIPTIONS));
     pair.send(peer, unsubscribe(3));
     pair.frames(peer);
     pair.subscribed(peer, subscribe(6, "orders"));
@@ -501,7 +501,7 @@ fn a_number_that_is_in_use_is_a_fault_and_one_that_is_free_again_is_not() {
     pair.subscribed(peer, subscribe(1, "others"));
     pair.frames(peer);
     pair.send(peer, ClientFrame::Subscribe(subscribe(1, "orders")));
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
 }
 
 #[test]

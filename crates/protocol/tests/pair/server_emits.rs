@@ -85,7 +85,7 @@ fn other_content_under_a_used_number_is_refused() {
     pair.send(peer, emit(1, &["a"]));
     pair.frames(peer);
     pair.send(peer, emit(1, &["not a"]));
-    assert_eq!(runs(&mut pair, peer), [refused(1, 1, RefusalCode::NumberReused)]);
+    assert_eq!(runs(&mut pair, peer), [refused(1, 1, RefusalCode::NUMBER_REUSED)]);
     pair.send(peer, emit(2, &["b"]));
     assert_eq!(runs(&mut pair, peer), [run(2, 1, EmitFate::Stored(at(2)))]);
 }
@@ -122,8 +122,8 @@ fn a_final_refusal_consumes_its_number_and_the_rest_goes_on() {
     pair.send(peer, ClientFrame::Emit { first: EmitNumber(1), events });
     let expected = [
         run(1, 1, EmitFate::Stored(at(1))),
-        refused(2, 1, RefusalCode::Forbidden),
-        refused(3, 1, RefusalCode::Invalid),
+        refused(2, 1, RefusalCode::FORBIDDEN),
+        refused(3, 1, RefusalCode::INVALID),
         run(4, 1, EmitFate::Stored(at(2))),
     ];
     assert_eq!(runs(&mut pair, peer), expected);
@@ -138,7 +138,7 @@ fn an_event_beyond_the_servers_own_limit_is_refused_without_troubling_the_log() 
     let mut pair = Pair::with(config);
     let peer = pair.guest(1, None);
     pair.send(peer, emit(1, &[&"x".repeat(101), "small"]));
-    let expected = [refused(1, 1, RefusalCode::TooLarge), run(2, 1, EmitFate::Stored(at(1)))];
+    let expected = [refused(1, 1, RefusalCode::TOO_LARGE), run(2, 1, EmitFate::Stored(at(1)))];
     assert_eq!(runs(&mut pair, peer), expected);
 }
 
@@ -150,10 +150,10 @@ fn a_retryable_refusal_lets_nothing_overtake_and_the_emits_are_taken_later_in_or
     pair.frames(peer);
     pair.hub.hold(Held::Appends);
     pair.send_all(peer, [emit(2, &["b"]), emit(3, &["c"]), emit(4, &["d"])]);
-    pair.hub.log.refusing = Some(RefusalCode::StorageFull);
+    pair.hub.log.refusing = Some(RefusalCode::STORAGE_FULL);
     pair.release(Held::Appends);
-    let behind = [3, 4].map(|number| refused(number, 1, RefusalCode::OutOfOrder));
-    assert_eq!(runs(&mut pair, peer), [refused(2, 1, RefusalCode::StorageFull), behind[0], behind[1]]);
+    let behind = [3, 4].map(|number| refused(number, 1, RefusalCode::OUT_OF_ORDER));
+    assert_eq!(runs(&mut pair, peer), [refused(2, 1, RefusalCode::STORAGE_FULL), behind[0], behind[1]]);
     // What was sent before the refusal was known is dropped.
     pair.hub.log.refusing = None;
     pair.send(peer, emit(5, &["e"]));
@@ -168,7 +168,7 @@ fn a_client_that_goes_back_while_its_first_try_is_still_being_refused_is_not_thr
     let peer = pair.guest(1, None);
     pair.frames(peer);
     pair.hub.hold(Held::Appends);
-    pair.hub.log.refusing = Some(RefusalCode::StorageFull);
+    pair.hub.log.refusing = Some(RefusalCode::STORAGE_FULL);
     pair.send_all(peer, [emit(1, &["a"]), emit(2, &["b"])]);
     pair.release(Held::Appends);
     pair.frames(peer);
@@ -200,10 +200,10 @@ fn frames_that_no_honest_client_sends_end_the_connection() {
         ClientFrame::Emit { first: EmitNumber(1), events: vec![event("orders", ""); EMITS_PER_FRAME_MAX + 1] };
     let none = ClientFrame::Emit { first: EmitNumber(1), events: vec![] };
     for (frame, code) in [
-        (emit(0, &["a"]), CloseCode::Unexpected),
-        (emit(u64::MAX, &["a"]), CloseCode::Unexpected),
-        (too_many, CloseCode::LimitBroken),
-        (none, CloseCode::LimitBroken),
+        (emit(0, &["a"]), CloseCode::UNEXPECTED),
+        (emit(u64::MAX, &["a"]), CloseCode::UNEXPECTED),
+        (too_many, CloseCode::LIMIT_BROKEN),
+        (none, CloseCode::LIMIT_BROKEN),
     ] {
         let mut pair = Pair::new();
         let peer = pair.guest(1, None);
@@ -222,7 +222,7 @@ fn the_newest_connection_of_a_publisher_fences_the_older_one() {
     let newer = pair.peer();
     let hello = Hello { instance: redeliver_protocol::seq::InstanceId([9; 16]), ..hello(1, None) };
     pair.send_bytes(newer, codec::encode_hello(&hello));
-    assert_eq!(pair.closed(old).code, CloseCode::PublisherFenced);
+    assert_eq!(pair.closed(old).code, CloseCode::PUBLISHER_FENCED);
     pair.send(newer, emit(2, &["b"]));
     assert_eq!(runs(&mut pair, newer), [run(2, 1, EmitFate::Stored(at(2)))]);
 }
@@ -237,7 +237,7 @@ fn a_fenced_connection_that_does_not_know_it_yet_stores_nothing() {
     let newer = pair.guest(1, None);
     pair.release(Held::Appends);
     assert_eq!(pair.hub.log.head().seq, Seq(0));
-    assert_eq!(pair.closed(old).code, CloseCode::Superseded);
+    assert_eq!(pair.closed(old).code, CloseCode::SUPERSEDED);
     pair.send(newer, emit(1, &["the same number"]));
     assert_eq!(runs(&mut pair, newer), [run(1, 1, EmitFate::Stored(at(1)))]);
 }

@@ -71,7 +71,7 @@ fn garbage_in_every_state_is_answered_with_a_close_and_others_notice_nothing() {
             pair.heard(healthy);
             pair.send_bytes(peer, message.clone());
             let close = pair.closed(peer);
-            assert_eq!(close.code, CloseCode::Malformed, "{message:?}");
+            assert_eq!(close.code, CloseCode::MALFORMED, "{message:?}");
             assert!(!close.reason.is_empty());
             for held in [Held::Opens, Held::Saves, Held::Reads, Held::Appends] {
                 pair.release(held);
@@ -87,7 +87,7 @@ fn a_message_beyond_the_largest_is_too_large() {
     let mut pair = Pair::new();
     let peer = pair.guest(1, None);
     pair.send_bytes(peer, vec![0; redeliver_protocol::limits::FRAME_BYTES_MAX + 1]);
-    assert_eq!(pair.closed(peer).code, CloseCode::TooLarge);
+    assert_eq!(pair.closed(peer).code, CloseCode::TOO_LARGE);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn more_earlier_epochs_than_agreed_are_a_broken_limit() {
     let known = Place { earlier: vec![Position::default(); 9].into(), ..Place::default() };
     let request = Subscribe { start: Start::After(known), ..subscribe(1, "orders") };
     pair.send(peer, ClientFrame::Subscribe(request));
-    assert_eq!(pair.closed(peer).code, CloseCode::LimitBroken);
+    assert_eq!(pair.closed(peer).code, CloseCode::LIMIT_BROKEN);
 }
 
 #[test]
@@ -233,8 +233,8 @@ fn any_subscribe() -> impl Strategy<Value = Subscribe> {
 #[test]
 fn a_close_in_the_midst_of_everything_is_the_last_word() {
     in_every_state(|pair, peer| {
-        pair.send_bytes(peer, codec::encode_close(&close_with(CloseCode::Done)));
-        assert_eq!(pair.closed(peer).code, CloseCode::Done);
+        pair.send_bytes(peer, codec::encode_close(&close_with(CloseCode::DONE)));
+        assert_eq!(pair.closed(peer).code, CloseCode::DONE);
         for held in [Held::Opens, Held::Saves, Held::Reads, Held::Appends] {
             pair.release(held);
         }

@@ -55,7 +55,7 @@ fn without_a_publisher_in_hello_the_answer_is_new_and_an_emit_has_no_place() {
     let Some(FromServer::Frame(ServerFrame::Welcome(welcome))) = pair.heard(peer).pop() else { panic!() };
     assert_eq!(welcome.publisher, PublisherState::New);
     pair.send(peer, emit(1, &["a"]));
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
     assert_eq!(pair.hub.log.head().seq, Seq(0));
 }
 
@@ -78,7 +78,7 @@ fn subscribes_and_emits_pipelined_behind_hello_wait_until_it_is_authenticated() 
 #[test]
 fn a_refused_client_is_closed_with_the_authenticators_words() {
     let mut pair = Pair::new();
-    let refusal = Close::new(CloseCode::Unauthenticated, "who are you?", RetryAdvice::Never);
+    let refusal = Close::new(CloseCode::UNAUTHENTICATED, "who are you?", RetryAdvice::Never);
     pair.hub.refusing = Some(refusal.clone());
     let peer = pair.guest(1, None);
     assert_eq!(pair.closed(peer), refusal);
@@ -92,7 +92,7 @@ fn whoever_says_nothing_is_closed_after_the_hello_timeout() {
     assert!(pair.heard(peer).is_empty());
     pair.pass(Duration::from_millis(1));
     let close = pair.closed(peer);
-    assert_eq!((close.code, close.retry), (CloseCode::HelloTimeout, RetryAdvice::Now));
+    assert_eq!((close.code, close.retry), (CloseCode::HELLO_TIMEOUT, RetryAdvice::Now));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn an_authentication_that_takes_too_long_ends_the_connection() {
     pair.hub.hold(Held::Authentication);
     let peer = pair.guest(1, None);
     pair.pass(5 * SECOND);
-    assert_eq!(pair.closed(peer).code, CloseCode::HelloTimeout);
+    assert_eq!(pair.closed(peer).code, CloseCode::HELLO_TIMEOUT);
     // Its late answer reaches nobody.
     pair.release(Held::Authentication);
     assert!(pair.heard(peer).is_empty());
@@ -117,7 +117,7 @@ fn a_client_of_another_version_is_told_in_words_whatever_follows_in_its_hello() 
     message.resize(HELLO_BYTES_MAX * 2, 0xEE);
     pair.send_bytes(peer, message);
     let close = pair.closed(peer);
-    assert_eq!((close.code, close.retry), (CloseCode::VersionMismatch, RetryAdvice::Never));
+    assert_eq!((close.code, close.retry), (CloseCode::VERSION_MISMATCH, RetryAdvice::Never));
     assert!(close.reason.contains("version 9") && close.reason.contains("version 1"), "{}", close.reason);
 }
 
@@ -129,7 +129,7 @@ fn a_client_that_needs_an_unknown_feature_is_told_which() {
     message[9] = 0x80;
     pair.send_bytes(peer, message);
     let close = pair.closed(peer);
-    assert_eq!(close.code, CloseCode::VersionMismatch);
+    assert_eq!(close.code, CloseCode::VERSION_MISMATCH);
     assert!(close.reason.contains("0x80000000"), "{}", close.reason);
 }
 
@@ -139,7 +139,7 @@ fn a_stranger_may_not_send_more_than_a_small_hello() {
     let peer = pair.peer();
     let hello = Hello { auth: Some(Bytes::from(vec![7; HELLO_BYTES_MAX])), ..hello(1, None) };
     pair.send_bytes(peer, codec::encode_hello(&hello));
-    assert_eq!(pair.closed(peer).code, CloseCode::TooLarge);
+    assert_eq!(pair.closed(peer).code, CloseCode::TOO_LARGE);
     assert!(pair.hub.trace.is_empty(), "the authenticator was bothered");
 }
 
@@ -148,10 +148,10 @@ fn a_frame_before_hello_and_a_second_hello_have_no_place() {
     let mut pair = Pair::new();
     let peer = pair.peer();
     pair.send(peer, ClientFrame::Subscribe(subscribe(1, "orders")));
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
     let peer = pair.guest(1, None);
     pair.send_bytes(peer, codec::encode_hello(&hello(1, None)));
-    assert_eq!(pair.closed(peer).code, CloseCode::Malformed);
+    assert_eq!(pair.closed(peer).code, CloseCode::MALFORMED);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn what_is_no_binary_message_is_answered_in_words() {
     let peer = pair.peer();
     pair.input(peer, Input::NotBinary("a text message"));
     let close = pair.closed(peer);
-    assert_eq!((close.code, close.retry), (CloseCode::Malformed, RetryAdvice::Never));
+    assert_eq!((close.code, close.retry), (CloseCode::MALFORMED, RetryAdvice::Never));
     assert!(close.reason.contains("a text message"), "{}", close.reason);
 }
 
@@ -169,12 +169,12 @@ fn a_goodbye_is_answered_and_leaves_nothing_behind() {
     let mut pair = Pair::new();
     let peer = pair.guest(1, Some("billing"));
     pair.send(peer, ClientFrame::Subscribe(crate::world::resume(1, "orders")));
-    pair.send_bytes(peer, codec::encode_close(&close_with(CloseCode::Done)));
-    assert_eq!(pair.closed(peer).code, CloseCode::Done);
+    pair.send_bytes(peer, codec::encode_close(&close_with(CloseCode::DONE)));
+    assert_eq!(pair.closed(peer).code, CloseCode::DONE);
     assert!(pair.hub.owners.is_empty() && pair.hub.watchers.is_empty() && pair.hub.publishers.is_empty());
     let early = pair.peer();
-    pair.send_bytes(early, codec::encode_close(&close_with(CloseCode::Done)));
-    assert_eq!(pair.closed(early).code, CloseCode::Done);
+    pair.send_bytes(early, codec::encode_close(&close_with(CloseCode::DONE)));
+    assert_eq!(pair.closed(early).code, CloseCode::DONE);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_silent_peer_is_asked_after_one_heartbeat_and_given_up_after_two() {
     assert_eq!(pair.frames(peer), []);
     pair.pass(SECOND);
     let close = pair.closed(peer);
-    assert_eq!((close.code, close.retry), (CloseCode::HeartbeatTimeout, RetryAdvice::Now));
+    assert_eq!((close.code, close.retry), (CloseCode::HEARTBEAT_TIMEOUT, RetryAdvice::Now));
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_reader_whose_socket_is_stuck_is_sent_away_to_come_back() {
     let peer = pair.guest(1, None);
     pair.input(peer, Input::Stuck);
     let close = pair.closed(peer);
-    assert_eq!((close.code, close.retry), (CloseCode::Stuck, RetryAdvice::Now));
+    assert_eq!((close.code, close.retry), (CloseCode::STUCK, RetryAdvice::Now));
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn a_server_that_shuts_down_says_so_after_what_it_has_promised() {
     pair.hub.hold(Held::Appends);
     pair.send(peer, emit(1, &["a"]));
     let advice = RetryAdvice::After(Duration::from_millis(700));
-    let close = Close::of(CloseCode::Draining, advice);
+    let close = Close::of(CloseCode::DRAINING, advice);
     let connection = *pair.hub.connections.keys().next().unwrap();
     // The emit's answer and the end come in one turn: the answer is still told.
     pair.hub.release(Held::Appends, pair.now);

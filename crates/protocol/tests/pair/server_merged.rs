@@ -306,7 +306,7 @@ fn a_group_is_named_in_one_go_and_its_number_used_once_at_a_time() {
         let mut pair = Pair::new();
         let peer = reader(&mut pair, None);
         pair.send_all(peer, frames.clone());
-        assert_eq!(pair.closed(peer).code, CloseCode::Unexpected, "{frames:?}");
+        assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED, "{frames:?}");
     }
     let mut pair = Pair::new();
     let peer = reader(&mut pair, None);
@@ -322,7 +322,7 @@ fn a_group_needs_the_feature() {
         let mut pair = Pair::new();
         let peer = pair.guest(1, None);
         pair.send(peer, frame);
-        assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+        assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
     }
 }
 

@@ -151,7 +151,7 @@ fn the_number_of_a_standby_that_gave_up_is_spent_while_a_promotion_may_be_under_
     pair.send_all(second, [ClientFrame::Subscribe(standby()), unsubscribe(1)]);
     pair.frames(second);
     pair.send(second, ClientFrame::Subscribe(resume(1, "others")));
-    assert_eq!(pair.closed(second).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(second).code, CloseCode::UNEXPECTED);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_superseded_connection_is_told_never_to_come_back() {
     let back = redeliver_protocol::frame::Hello { publisher: None, ..hello(1, Some("billing")) };
     pair.send_bytes(again, codec::encode_hello(&back));
     pair.subscribed(again, resume(1, "orders"));
-    assert_eq!(pair.closed(old).code, CloseCode::Superseded);
+    assert_eq!(pair.closed(old).code, CloseCode::SUPERSEDED);
 }
 
 #[test]

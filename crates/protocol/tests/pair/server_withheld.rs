@@ -79,7 +79,7 @@ fn skips_take_nothing_of_the_window_and_any_of_them_may_be_acknowledged() {
     let frames = pair.frames(me);
     assert_eq!((texts(&frames), skips(&frames)), (vec!["303".to_owned()], vec![(302, 302)]));
     pair.send(me, ack(1, 302, 303));
-    assert_eq!(pair.closed(me).code, CloseCode::LimitBroken, "no such event was sent");
+    assert_eq!(pair.closed(me).code, CloseCode::LIMIT_BROKEN, "no such event was sent");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn an_emit_with_an_except_list_needs_the_feature() {
     let mut pair = Pair::new();
     let peer = pair.guest(1, None);
     pair.send(peer, emit_except(1, vec![event("chat", "1")]));
-    assert_eq!(pair.closed(peer).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(peer).code, CloseCode::UNEXPECTED);
 }
 
 fn volatile(frames: &[ServerFrame]) -> Vec<(u32, String)> {
@@ -198,5 +198,5 @@ fn an_event_that_no_server_takes_is_lost_without_a_word() {
     assert_eq!(volatile(&pair.frames(reader)), [(1, "fits".to_owned())]);
     let old = pair.guest(3, None);
     pair.send(old, ClientFrame::Volatile { event: event("a", "no") });
-    assert_eq!(pair.closed(old).code, CloseCode::Unexpected);
+    assert_eq!(pair.closed(old).code, CloseCode::UNEXPECTED);
 }

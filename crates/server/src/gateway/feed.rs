@@ -292,7 +292,7 @@ impl Feed {
     }
 
     fn failed_already(&mut self) -> FeedError {
-        let code = CloseCode::LogFailed;
+        let code = CloseCode::LOG_FAILED;
         let close = Close::of(code, RetryAdvice::Now);
         FeedError::Ended(self.ended.get_or_insert(close).clone())
     }

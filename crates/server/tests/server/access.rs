@@ -56,12 +56,12 @@ async fn who_is_not_known_is_told_so_and_whether_to_try_again() {
     let close = closed(named("nobody", hello())).await;
     assert_eq!(
         (close.code, close.reason.as_str(), close.retry),
-        (CloseCode::Unauthenticated, "who are you?", RetryAdvice::Never)
+        (CloseCode::UNAUTHENTICATED, "who are you?", RetryAdvice::Never)
     );
     let close = closed(named("later", hello())).await;
     assert!(matches!(close.retry, RetryAdvice::After(_)), "{close:?}");
     let close = closed(named("ali", hello_subscriber("bob"))).await;
-    assert_eq!((close.code, close.retry), (CloseCode::Unauthenticated, RetryAdvice::Never));
+    assert_eq!((close.code, close.retry), (CloseCode::UNAUTHENTICATED, RetryAdvice::Never));
     Peer::welcomed(&address, named("ali", hello_subscriber("ali"))).await;
 }
 
@@ -79,7 +79,7 @@ async fn a_forbidden_event_is_refused_in_its_place_and_the_others_are_stored() {
     }
     let fates: Vec<_> = runs.iter().map(|run| (run.first.0, run.count, run.fate.is_stored())).collect();
     assert_eq!(fates, [(1, 1, true), (2, 1, false), (3, 1, true), (4, 1, false)]);
-    assert_eq!(runs[1].fate, EmitFate::Refused(RefusalCode::Forbidden));
+    assert_eq!(runs[1].fate, EmitFate::Refused(RefusalCode::FORBIDDEN));
     assert_eq!(server.head().seq.0, 2);
 }
 
@@ -89,7 +89,7 @@ async fn a_forbidden_topic_cannot_be_followed() {
     let mut ali = Peer::welcomed(&address, named("ali", hello())).await;
     ali.send(ClientFrame::Subscribe(subscribe("bob/a", Start::Earliest))).await;
     let ServerFrame::SubscribeRefused { code, .. } = ali.frame().await else { panic!("expected a refusal") };
-    assert_eq!(code, RefusalCode::Forbidden);
+    assert_eq!(code, RefusalCode::FORBIDDEN);
     ali.subscribe(subscribe("public/a", Start::Earliest)).await;
 }
 
@@ -104,7 +104,7 @@ async fn the_process_itself_is_let_in_and_may_do_everything() {
     here.subscribe(subscribe("bob/a", Start::Earliest)).await;
     assert_eq!(payloads(&here.events(1).await), ["1"]);
     let shutdown = tokio::spawn(async move { server.shutdown(std::time::Duration::from_secs(60)).await });
-    assert_eq!(here.closed().await.code, CloseCode::Draining);
+    assert_eq!(here.closed().await.code, CloseCode::DRAINING);
     drop(here);
     shutdown.await.expect("no panic").expect("ends in time");
 }
@@ -123,12 +123,12 @@ async fn another_identity_with_a_publishers_id_is_sent_away_and_fences_nobody() 
     for number in 1..=2 {
         let settled = redeliver_protocol::seq::EmitNumber(1_000_000_000);
         let close = closed(named("bob", Hello { settled, ..victim.clone() })).await;
-        assert_eq!((close.code, close.retry), (CloseCode::NotYourPublisher, RetryAdvice::Never));
+        assert_eq!((close.code, close.retry), (CloseCode::NOT_YOUR_PUBLISHER, RetryAdvice::Never));
         assert!(ali.emit(number, vec![event("ali/a", "x")]).await[0].fate.is_stored(), "the victim's connection stays");
     }
     drop(ali);
     let close = closed(named("bob", victim.clone())).await;
-    assert_eq!(close.code, CloseCode::NotYourPublisher, "also while its owner is away");
+    assert_eq!(close.code, CloseCode::NOT_YOUR_PUBLISHER, "also while its owner is away");
     let mut ali = Peer::welcomed(&address, victim).await;
     assert!(ali.emit(3, vec![event("ali/a", "x")]).await[0].fate.is_stored());
     assert_eq!(server.head().seq.0, 3);
@@ -141,7 +141,7 @@ async fn who_may_not_emit_fences_nobody() {
     let mut ali = Peer::welcomed(&address, victim.clone()).await;
     let mut reader = Peer::welcomed(&address, named("reader", victim)).await;
     let runs = reader.emit(1, vec![event("reader/a", "x")]).await;
-    assert_eq!(runs[0].fate, EmitFate::Refused(RefusalCode::Forbidden));
+    assert_eq!(runs[0].fate, EmitFate::Refused(RefusalCode::FORBIDDEN));
     assert!(ali.emit(1, vec![event("ali/a", "x")]).await[0].fate.is_stored());
     assert_eq!(server.head().seq.0, 1);
 }

@@ -142,14 +142,14 @@ async fn a_newer_connection_of_a_publisher_ends_the_older() {
     let mut old = Peer::welcomed(&address, publisher.clone()).await;
     let mut new = Peer::welcomed(&address, Hello { instance: hello().instance, ..publisher.clone() }).await;
     let close = old.closed().await;
-    assert_eq!(close.code, CloseCode::PublisherFenced);
+    assert_eq!(close.code, CloseCode::PUBLISHER_FENCED);
     assert_eq!(new.emit(1, vec![event("t", "a")]).await.len(), 1);
 
     // The same client coming again after a half-open connection is told apart.
     let again = Hello { instance: hello().instance, ..publisher };
     let mut half_open = Peer::welcomed(&address, again.clone()).await;
     let mut back = Peer::welcomed(&address, again).await;
-    assert_eq!(half_open.closed().await.code, CloseCode::Superseded);
+    assert_eq!(half_open.closed().await.code, CloseCode::SUPERSEDED);
     assert_eq!(back.emit(2, vec![event("t", "b")]).await.len(), 1);
 }
 

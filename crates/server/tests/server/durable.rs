@@ -77,7 +77,7 @@ async fn the_same_client_coming_again_is_no_takeover() {
     half_open.subscribe(resume("t")).await;
     let mut again = Peer::welcomed(&address, hello).await;
     again.subscribe(resume("t")).await;
-    assert_eq!(half_open.closed().await.code, CloseCode::Superseded);
+    assert_eq!(half_open.closed().await.code, CloseCode::SUPERSEDED);
 }
 
 #[tokio::test]

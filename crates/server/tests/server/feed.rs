@@ -177,6 +177,6 @@ async fn a_shutdown_ends_every_feed_and_waits_until_they_are_gone() {
     });
     server.shutdown(Duration::from_secs(60)).await.expect("ends in time");
     let FeedError::Ended(close) = reading.await.expect("ends") else { panic!("not ended") };
-    assert_eq!(close.code, CloseCode::Draining);
+    assert_eq!(close.code, CloseCode::DRAINING);
     assert_eq!(server.stats().subscriptions, 0);
 }

@@ -28,12 +28,12 @@ async fn bytes_that_are_no_message_close_their_own_connection_only() {
     let (server, address) = serve().await;
     let mut bystander = Peer::welcomed(&address, hello()).await;
     bystander.subscribe(subscribe("t", Start::Latest)).await;
-    assert_eq!(close_after(&address, Bytes::from_static(b"garbage")).await, CloseCode::Malformed);
-    assert_eq!(close_after(&address, Bytes::new()).await, CloseCode::Malformed);
-    assert_eq!(close_after(&address, Bytes::from_static(&[0xff; 64])).await, CloseCode::Malformed);
+    assert_eq!(close_after(&address, Bytes::from_static(b"garbage")).await, CloseCode::MALFORMED);
+    assert_eq!(close_after(&address, Bytes::new()).await, CloseCode::MALFORMED);
+    assert_eq!(close_after(&address, Bytes::from_static(&[0xff; 64])).await, CloseCode::MALFORMED);
     let truncated = redeliver_protocol::codec::encode_client(&ClientFrame::Ping { token: 1 }).slice(..5);
-    assert_eq!(close_after(&address, truncated).await, CloseCode::Malformed);
-    assert_eq!(close_after(&address, encode_hello(&hello())).await, CloseCode::Malformed);
+    assert_eq!(close_after(&address, truncated).await, CloseCode::MALFORMED);
+    assert_eq!(close_after(&address, encode_hello(&hello())).await, CloseCode::MALFORMED);
     server.emit_event(event("t", "still here")).await.expect("stored");
     assert_eq!(payloads(&bystander.events(1).await), ["still here"]);
 }
@@ -43,17 +43,17 @@ async fn a_stranger_may_not_send_more_than_a_hello() {
     let (_server, address) = serve().await;
     let mut peer = Peer::connect(&address).await;
     peer.send_bytes(vec![0; HELLO_BYTES_MAX + 1].into()).await;
-    assert_eq!(peer.closed().await.code, CloseCode::TooLarge);
+    assert_eq!(peer.closed().await.code, CloseCode::TOO_LARGE);
 
     let mut peer = Peer::connect(&address).await;
     peer.send_bytes(encode_hello(&Hello { auth: Some(vec![1; HELLO_BYTES_MAX].into()), ..hello() })).await;
-    assert_eq!(peer.closed().await.code, CloseCode::TooLarge);
+    assert_eq!(peer.closed().await.code, CloseCode::TOO_LARGE);
 }
 
 #[tokio::test]
 async fn an_oversized_message_is_refused_with_its_code() {
     let (_server, address) = serve().await;
-    assert_eq!(close_after(&address, vec![0; FRAME_BYTES_MAX + 1].into()).await, CloseCode::TooLarge);
+    assert_eq!(close_after(&address, vec![0; FRAME_BYTES_MAX + 1].into()).await, CloseCode::TOO_LARGE);
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn a_text_message_is_refused_with_its_code() {
     let mut peer = Peer::welcomed(&address, hello()).await;
     peer.socket.send(Message::Text("hello".into())).await.expect("sends");
     let close = peer.closed().await;
-    assert_eq!((close.code, close.retry), (CloseCode::Malformed, RetryAdvice::Never));
+    assert_eq!((close.code, close.retry), (CloseCode::MALFORMED, RetryAdvice::Never));
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_frame_that_breaks_the_websocket_protocol_is_refused_with_its_code() {
     let mut peer = Peer::welcomed(&address, hello()).await;
     // A reserved opcode, masked.
     peer.socket.get_mut().write_all(&[0x83, 0x80, 0, 0, 0, 0]).await.expect("sends");
-    assert_eq!(peer.closed().await.code, CloseCode::Malformed);
+    assert_eq!(peer.closed().await.code, CloseCode::MALFORMED);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_peer_of_another_version_is_told_so_in_words() {
     bytes[4] = 9;
     peer.send_bytes(bytes.into()).await;
     let close = peer.closed().await;
-    assert_eq!(close.code, CloseCode::VersionMismatch);
+    assert_eq!(close.code, CloseCode::VERSION_MISMATCH);
     assert!(close.reason.contains("version 9"), "{}", close.reason);
 }
 
@@ -92,7 +92,7 @@ async fn a_peer_that_says_nothing_is_closed_in_time() {
     let mut peer = Peer::over_pipe(&server, 4096).await;
     tokio::time::pause();
     let before = tokio::time::Instant::now();
-    assert_eq!(peer.closed().await.code, CloseCode::HelloTimeout);
+    assert_eq!(peer.closed().await.code, CloseCode::HELLO_TIMEOUT);
     assert!(before.elapsed() < 2 * ServerConfig::default().hello_timeout);
 }
 
@@ -104,7 +104,7 @@ async fn a_peer_that_has_fallen_silent_is_closed_within_two_heartbeats_and_a_mom
     tokio::time::pause();
     tokio::time::sleep(heartbeat * 3).await;
     // It was closed meanwhile: what it reads now is a ping and the close.
-    assert_eq!(peer.closed().await.code, CloseCode::HeartbeatTimeout);
+    assert_eq!(peer.closed().await.code, CloseCode::HEARTBEAT_TIMEOUT);
 }
 
 #[tokio::test]

@@ -27,17 +27,17 @@ async fn a_shutdown_sends_everybody_away_and_takes_nothing_more() {
     let mut pauses = Vec::new();
     for peer in &mut peers {
         let close = peer.closed().await;
-        assert_eq!(close.code, CloseCode::Draining);
+        assert_eq!(close.code, CloseCode::DRAINING);
         let RetryAdvice::After(pause) = close.retry else { panic!("expected a pause, got {close:?}") };
         pauses.push(pause);
     }
-    assert_eq!(stranger.closed().await.code, CloseCode::Draining);
+    assert_eq!(stranger.closed().await.code, CloseCode::DRAINING);
     pauses.dedup();
     assert!(pauses.len() > 1, "they do not come back at once");
     drop((peers, stranger));
     assert_eq!(shutdown.await.expect("no panic"), Ok(()), "nobody is left");
     assert!(!server.is_ready());
-    assert_eq!(server.emit_event(event("t", "late")).await, Err(EmitError::refused(RefusalCode::Draining)));
+    assert_eq!(server.emit_event(event("t", "late")).await, Err(EmitError::refused(RefusalCode::DRAINING)));
     assert_eq!(server.stats().connections, 0);
 }
 
@@ -56,7 +56,7 @@ async fn what_was_emitted_before_a_shutdown_is_answered() {
     for emit in emits {
         match emit.await.expect("no panic") {
             Ok(_) => stored += 1,
-            Err(error) => assert_eq!(error, EmitError::refused(RefusalCode::Draining)),
+            Err(error) => assert_eq!(error, EmitError::refused(RefusalCode::DRAINING)),
         }
     }
     assert_eq!(server.head().seq.0, stored);
@@ -79,10 +79,10 @@ async fn a_failed_log_is_told_to_everybody_and_answers_nothing_more() {
     assert_eq!(error.outcome(), Outcome::Unknown, "it may be stored");
     assert!(server.failed().await.reason().contains("sync failed"));
     let close = peer.closed().await;
-    assert_eq!(close.code, CloseCode::LogFailed);
+    assert_eq!(close.code, CloseCode::LOG_FAILED);
     assert!(matches!(close.retry, RetryAdvice::After(_)));
     assert!(!server.is_ready());
-    assert_eq!(server.emit_event(event("t", "later")).await, Err(EmitError::refused(RefusalCode::LogFailed)));
+    assert_eq!(server.emit_event(event("t", "later")).await, Err(EmitError::refused(RefusalCode::LOG_FAILED)));
     assert_eq!(server.head().seq.0, 1, "what was not synced is not visible");
     server.shutdown(Duration::from_secs(60)).await.expect("the server still ends");
 }
@@ -96,7 +96,7 @@ async fn a_full_disk_refuses_events_and_goes_on_when_there_is_room() {
     server.emit_event(event("t", "first")).await.expect("stored");
     kv.set_faults(Faults { capacity_bytes: Some(1), ..Faults::default() });
     let error = server.emit_event(event("t", "no room")).await.expect_err("the disk is full");
-    assert_eq!(error, EmitError::refused(RefusalCode::StorageFull));
+    assert_eq!(error, EmitError::refused(RefusalCode::STORAGE_FULL));
     assert!(error.is_retryable() && server.is_ready() && server.stats().storage_full);
     let address = listen(&server).await;
     let ready = get(&address, "/readyz").await;

@@ -34,7 +34,7 @@ async fn a_connection_that_is_sent_away_is_told_why_and_not_to_come_back() {
     let close = peer.closed().await;
     assert_eq!(
         (close.code, close.reason.as_str(), close.retry),
-        (CloseCode::Disconnected, "moved to another plan", RetryAdvice::Never)
+        (CloseCode::DISCONNECTED, "moved to another plan", RetryAdvice::Never)
     );
     while !server.connections().is_empty() {
         tokio::task::yield_now().await;
@@ -53,7 +53,7 @@ async fn a_gateways_client_is_a_connection_like_any_other() {
     assert_eq!((listed[0].id, listed[0].protocol, listed[0].subscriptions), (first.id(), "socket.io", 3));
     assert!(server.disconnect(first.id(), "enough"));
     assert_eq!(first.ended().await.reason, "enough");
-    assert_eq!(first.ended().await.code, CloseCode::Disconnected, "it says so again");
+    assert_eq!(first.ended().await.code, CloseCode::DISCONNECTED, "it says so again");
     drop(first);
     assert_eq!((server.connections().len(), server.stats().connections), (0, 0));
     let mut second = register().expect("there is room again");
@@ -61,7 +61,7 @@ async fn a_gateways_client_is_a_connection_like_any_other() {
         let server = server.clone();
         async move { server.shutdown(Duration::from_secs(60)).await }
     });
-    assert_eq!(second.ended().await.code, CloseCode::Draining);
+    assert_eq!(second.ended().await.code, CloseCode::DRAINING);
     assert!(register().is_none());
     drop(second);
     shutdown.await.expect("ends").expect("ends in time");

@@ -72,8 +72,8 @@ impl World {
         };
         let head = server.log.head();
         if let Some(fenced) = fenced {
-            let reason = CloseCode::PublisherFenced.description().to_owned();
-            let close = Close::new(CloseCode::PublisherFenced, reason, RetryAdvice::Never);
+            let reason = CloseCode::PUBLISHER_FENCED.description().to_owned();
+            let close = Close::new(CloseCode::PUBLISHER_FENCED, reason, RetryAdvice::Never);
             let older = self.connection(fenced).and_then(|found| found.shown.clone());
             self.record(Entry::Fenced { older, newer: shown });
             self.queue.after(Duration::ZERO, Due::Serve(fenced, Input::Displaced(close)));
@@ -164,7 +164,7 @@ impl World {
 }
 
 fn not_yours() -> Close {
-    let code = CloseCode::NotYourPublisher;
+    let code = CloseCode::NOT_YOUR_PUBLISHER;
     Close::of(code, RetryAdvice::Never)
 }
 

@@ -125,7 +125,7 @@ impl World {
                 let publisher = server.connections.get(&connection).and_then(|found| found.publisher);
                 let current = publisher.filter(|source| server.publishers.is_current(source.publisher, connection));
                 let Some(publisher) = current else {
-                    let run = refused(first, events.len(), RefusalCode::Fenced);
+                    let run = refused(first, events.len(), RefusalCode::FENCED);
                     self.queue.after(Duration::ZERO, Due::Serve(connection, Input::Reply(Reply::Appended(vec![run]))));
                     return None;
                 };
