@@ -37,6 +37,21 @@ pub fn redeliver<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<C
     Ok(command)
 }
 
+/// A command that runs an example of one of the crates.
+///
+/// # Errors
+///
+/// If it was not built.
+pub fn example(name: &str, args: &[&str]) -> Result<Command> {
+    let profile = std::env::current_exe()?;
+    let profile = profile.parent().and_then(Path::parent).context("no target folder")?;
+    let binary = profile.join("examples").join(name);
+    ensure!(binary.is_file(), "{} is not there: cargo build --workspace --examples", binary.display());
+    let mut command = Command::new(binary);
+    command.args(args).env_remove("RUST_LOG");
+    Ok(command)
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors

@@ -2,21 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails its test")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
-use redeliver_tests::process::{ServerProcess, run};
-
-fn example(name: &str, args: &[&str]) -> Result<Command> {
-    let profile = std::env::current_exe()?;
-    let profile = profile.parent().and_then(Path::parent).context("no target folder")?;
-    let binary: PathBuf = profile.join("examples").join(name);
-    ensure!(binary.is_file(), "{} is not there: cargo build --workspace --examples", binary.display());
-    let mut command = Command::new(binary);
-    command.args(args).env_remove("RUST_LOG");
-    Ok(command)
-}
+use redeliver_tests::process::{ServerProcess, example, run};
 
 #[test]
 fn what_the_emitter_emits_is_added_up_exactly_once() -> Result<()> {

@@ -102,7 +102,7 @@ pub use crate::config::{LogConfig, Retention};
 pub use crate::data_dir::open_dir;
 pub use crate::error::LogError;
 pub use crate::log::{
-    Committed, EmitSource, Log, LogStats, Maintenance, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, Staged, WriteOutcome,
-    WriteRequest,
+    Committed, EmitSource, Log, LogStats, Maintenance, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX, Staged,
+    TOGETHER_BYTES_MAX, TOGETHER_EVENTS_MAX, WriteOutcome, WriteRequest, together_bytes,
 };
 pub use crate::merged::{MergedEvent, MergedItem, MergedReader, MergedRow};

@@ -31,6 +31,7 @@ use redeliver_protocol::seq::{EmitNumber, Epoch, IdentityTag, Nth, Position, Pub
 use redeliver_protocol::time::{Instant, Timestamp};
 
 use crate::clock::PacedClock;
+use crate::commit::{COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, encoded_bytes_max};
 use crate::config::LogConfig;
 use crate::error::LogError;
 use crate::kv::Kv;
@@ -106,6 +107,12 @@ pub enum WriteRequest {
         /// The events; an `Err` with a final code consumes its number.
         events: Vec<Result<NewEvent, RefusalCode>>,
     },
+    /// Append events together: in one commit and under consecutive seqs, or none of them. An `Err` refuses them all.
+    EmitAll {
+        /// The events: at most [`TOGETHER_EVENTS_MAX`], and of at most [`TOGETHER_BYTES_MAX`] by [`together_bytes`].
+        /// More is refused as too large.
+        events: Vec<Result<NewEvent, RefusalCode>>,
+    },
     /// Save a durable cursor. Of several for one subscriber's topic in one commit, the last counts.
     SaveCursor {
         /// The subscriber.
@@ -124,6 +131,17 @@ pub enum WriteRequest {
     },
 }
 
+/// Most events that one commit holds, and so most that can be stored together.
+pub const TOGETHER_EVENTS_MAX: usize = COMMIT_EVENTS_MAX;
+
+/// Most bytes, as [`together_bytes`] counts them, that one commit holds.
+pub const TOGETHER_BYTES_MAX: usize = COMMIT_BYTES_MAX;
+
+/// How many bytes of a commit these events take at most: payloads, names, topics, except lists, and what surrounds them.
+pub fn together_bytes<'a>(events: impl IntoIterator<Item = &'a NewEvent>) -> usize {
+    events.into_iter().map(encoded_bytes_max).sum()
+}
+
 /// Who emits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmitSource {
@@ -138,7 +156,7 @@ pub struct EmitSource {
 /// What became of one [`WriteRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// Of an `Emit`, in order, without holes.
+    /// Of an `Emit` or an `EmitAll`, in order, without holes. The numbers of an `EmitAll` begin at 1.
     Emitted(Vec<EmitRun>),
     /// Of a `SaveCursor`: it is durable.
     CursorSaved,

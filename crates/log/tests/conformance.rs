@@ -29,5 +29,7 @@ mod states;
 mod subscriptions;
 #[path = "conformance/time.rs"]
 mod time;
+#[path = "conformance/together.rs"]
+mod together;
 #[path = "conformance/writing.rs"]
 mod writing;

@@ -56,6 +56,22 @@ pub enum EmitError {
         /// Why.
         code: RefusalCode,
     },
+    /// More events were to be stored together than one commit of the server holds. None is stored: emit fewer at once.
+    #[error(
+        "{events} events of {bytes} bytes cannot be stored together: one commit holds {events_max} events and {bytes_max} \
+         bytes; emit fewer at once"
+    )]
+    #[non_exhaustive]
+    TooManyTogether {
+        /// How many they are.
+        events: usize,
+        /// How many bytes they take, with about 90 for each event besides names, topics and payload.
+        bytes: usize,
+        /// How many events one commit holds.
+        events_max: usize,
+        /// How many bytes one commit holds.
+        bytes_max: usize,
+    },
     /// The client ended before the event was sent.
     #[error("the client ended before the event was sent")]
     ClientEnded,
@@ -79,6 +95,12 @@ pub enum Outcome {
 }
 
 impl EmitError {
+    /// Events of so many bytes that do not fit into one commit, which holds so many events and bytes.
+    #[must_use]
+    pub fn too_many_together(events: usize, bytes: usize, (events_max, bytes_max): (usize, usize)) -> EmitError {
+        EmitError::TooManyTogether { events, bytes, events_max, bytes_max }
+    }
+
     /// A refusal with this code.
     #[must_use]
     pub fn refused(code: RefusalCode) -> EmitError {
@@ -93,6 +115,7 @@ impl EmitError {
             EmitError::InvalidName(_)
             | EmitError::Invalid(_)
             | EmitError::Encode(_)
+            | EmitError::TooManyTogether { .. }
             | EmitError::Refused { .. }
             | EmitError::ClientEnded => Outcome::NotApplied,
         }
@@ -102,9 +125,14 @@ impl EmitError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            EmitError::Refused { code } => !code.is_final(),
+            // Another connection may emit it, but not this one.
+            EmitError::Refused { code } => !code.is_final() && *code != RefusalCode::FENCED,
             EmitError::Unknown | EmitError::ClientEnded => true,
-            EmitError::InvalidName(_) | EmitError::Invalid(_) | EmitError::Encode(_) | EmitError::Forgotten => false,
+            EmitError::InvalidName(_)
+            | EmitError::Invalid(_)
+            | EmitError::Encode(_)
+            | EmitError::TooManyTogether { .. }
+            | EmitError::Forgotten => false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use redeliver_log::EmitSource;
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
-use redeliver_protocol::event::VolatileEmit;
+use redeliver_protocol::event::{NewEvent, VolatileEmit};
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::redelivery::DeliveredThrough;
@@ -17,7 +17,7 @@ use redeliver_protocol::server::publishers::{NotYours, Publishers};
 use redeliver_protocol::server::{ConnectionId, Input, Reply};
 
 use crate::inbox::Inbox;
-use crate::queue::{CursorKey, Events, Queue};
+use crate::queue::{CursorKey, Events, Queue, Runs};
 use crate::wake_task::{self, PendingWakes};
 use crate::watching::Watching;
 
@@ -163,6 +163,26 @@ impl Hub {
             return true;
         }
         queue.append_for(inbox, publisher, first, events)
+    }
+
+    /// Queues an event of a publisher within the process, if its connection still speaks for the publisher.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not taken.
+    pub(crate) fn append_one(
+        &self,
+        queue: &Queue,
+        connection: ConnectionId,
+        source: EmitSource,
+        number: EmitNumber,
+        event: Result<NewEvent, RefusalCode>,
+    ) -> Result<Runs, RefusalCode> {
+        let claims = self.claims.lock();
+        if !claims.publishers.is_current(source.publisher, connection) {
+            return Err(RefusalCode::FENCED);
+        }
+        queue.append_one(Some(source), number, event)
     }
 
     /// Wakes a subscription whenever this topic grows.

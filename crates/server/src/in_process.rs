@@ -72,7 +72,7 @@ async fn serve(shared: Arc<Shared>, stream: DuplexStream) {
 }
 
 /// The identity of whoever connects from within the process.
-const IDENTITY: &str = "in-process";
+pub(crate) const IDENTITY: &str = "in-process";
 
 /// What a pipe holds in one direction, in bytes: as much as a slow reader's socket.
 const PIPE_BYTES: usize = 256 * 1024;

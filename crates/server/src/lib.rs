@@ -38,7 +38,8 @@
 //! # }
 //! ```
 //!
-//! or let it answer the WebSocket handshakes of an HTTP server that is there already: [`Server::handle_upgrade`], and
+//! `examples/in_process.rs`, `examples/publisher.rs` (the relay of an outbox) and `examples/requests.rs` show more.
+//! A server may also answer the WebSocket handshakes of an HTTP server that is there already: [`Server::handle_upgrade`] and
 //! `examples/axum_app.rs`.
 
 mod access;
@@ -55,6 +56,7 @@ mod inbox;
 mod listener;
 mod local;
 mod log_calls;
+mod publisher;
 mod queue;
 mod registry;
 mod requests;
@@ -71,6 +73,7 @@ mod watching;
 mod writer;
 
 pub use redeliver_log::{Log, LogConfig, LogError, LogStats, Retention, STATE_BYTES_MAX, STATE_KEY_BYTES_MAX};
+pub use redeliver_log::{TOGETHER_BYTES_MAX, TOGETHER_EVENTS_MAX};
 pub use redeliver_protocol::client::SubscriptionEnd;
 pub use redeliver_protocol::config::ServerConfig;
 pub use redeliver_protocol::delivery::{Delivery, Event, Gap, VolatileEvent};
@@ -78,12 +81,13 @@ pub use redeliver_protocol::emit::{EmitError, Outcome, Receipt};
 pub use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 pub use redeliver_protocol::event::{EmitOptions, EventError, NewEvent, PayloadKind, Record, VolatileEmit};
 pub use redeliver_protocol::frame::{Ownership, Window};
-pub use redeliver_protocol::history::{Gap as GapRange, GapCause, Place, Start};
+pub use redeliver_protocol::history::{Gap as GapRange, GapCause, Place, PublisherState, Start};
 pub use redeliver_protocol::limits::{EVENT_BYTES_MAX, EVENT_EXCEPT_MAX, EVENT_TOPICS_MAX, Limits, NAME_BYTES_MAX};
 pub use redeliver_protocol::name::{EventName, NameError, SubscriberName, TopicName};
 pub use redeliver_protocol::open_stream::OpenStream;
+pub use redeliver_protocol::payload::{Payload, PayloadError};
 pub use redeliver_protocol::request::{Refusal, RequestError, Response};
-pub use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
+pub use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, PublisherId, Seq};
 pub use redeliver_protocol::server::ConnectionId;
 pub use redeliver_protocol::time::Timestamp;
 
@@ -94,6 +98,7 @@ pub use crate::gateway::feed::{Feed, FeedError, FeedEvent, FeedItem};
 pub use crate::gateway::registration::Registration;
 pub use crate::gateway::states::StateError;
 pub use crate::local::{LocalSubscribe, LocalSubscription, SubscribeError};
+pub use crate::publisher::{LocalPublisher, PublisherClaim, PublisherError};
 pub use crate::registry::ConnectionInfo;
 pub use crate::requests::ClientRequest;
 pub use crate::routes::{ResponseBody, Routes};

@@ -1,6 +1,7 @@
 //! What waits for the writer: appends in order, gateways' states, and at most one cursor per subscriber and topic. Bounded in bytes: what
 //! comes beyond is refused, in its place in the order.
 
+mod append;
 mod group_commit;
 mod in_task;
 
@@ -13,12 +14,13 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use redeliver_log::EmitSource;
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::event::NewEvent;
-use redeliver_protocol::history::{Cursor, EmitFate, EmitRun};
+use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, Seq, SubscriptionId};
-use redeliver_protocol::server::{Input, Reply};
 use tokio::sync::{Notify, oneshot};
 
+pub(crate) use self::append::{Answer, Append, Runs};
+use self::append::{EVENT_OVERHEAD_BYTES, event_bytes, parts};
 use self::group_commit::GroupCommit;
 use crate::inbox::Inbox;
 
@@ -54,37 +56,6 @@ pub(crate) type CursorKey = (SubscriberName, TopicName);
 
 /// Events to be appended, numbered upwards from the first; an `Err` consumes its number.
 pub(crate) type Events = Vec<Result<NewEvent, RefusalCode>>;
-
-/// Events to be appended for one answer.
-#[derive(Debug)]
-pub(crate) struct Append {
-    pub(crate) publisher: Option<EmitSource>,
-    pub(crate) first: EmitNumber,
-    pub(crate) events: Events,
-    /// Set if these were refused already, and only the answer keeps its place in the order. There are no events then.
-    pub(crate) refused: Option<EmitRun>,
-    bytes: usize,
-    pub(crate) answer: Answer,
-}
-
-/// Who is told what became of an append.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    /// A connection.
-    Connection(Arc<Inbox>),
-    /// A caller within the process.
-    Caller(oneshot::Sender<Vec<EmitRun>>),
-}
-
-impl Answer {
-    pub(crate) fn give(self, runs: Vec<EmitRun>) {
-        match self {
-            Answer::Connection(inbox) => inbox.push(Input::Reply(Reply::Appended(runs))),
-            // The caller may have gone; its event is stored all the same.
-            Answer::Caller(caller) => drop(caller.send(runs)),
-        }
-    }
-}
 
 /// A cursor to be saved, and who waits for it.
 #[derive(Debug)]
@@ -161,22 +132,46 @@ impl Queue {
         self.notify(&content);
     }
 
-    /// Takes one event of a caller within the process.
+    /// Takes one event of a caller within the process, by itself or under a publisher's number.
     ///
     /// # Errors
     ///
     /// Why the queue does not take it.
-    pub(crate) fn append_one(&self, event: NewEvent) -> Result<oneshot::Receiver<Vec<EmitRun>>, RefusalCode> {
-        let events = vec![Ok(event)];
+    pub(crate) fn append_one(
+        &self,
+        publisher: Option<EmitSource>,
+        number: EmitNumber,
+        event: Result<NewEvent, RefusalCode>,
+    ) -> Result<Runs, RefusalCode> {
+        let events = vec![event];
         let bytes = events.iter().map(event_bytes).sum();
+        self.append_of_caller(|answer| Append::new(publisher, number, events, bytes, answer))
+    }
+
+    /// Takes events of a caller within the process that are stored in one commit or not at all.
+    ///
+    /// # Errors
+    ///
+    /// Why the queue does not take them.
+    pub(crate) fn append_whole(&self, events: Vec<NewEvent>) -> Result<Runs, RefusalCode> {
+        let events: Events = events.into_iter().map(Ok).collect();
+        let bytes = events.iter().map(event_bytes).sum();
+        self.append_of_caller(|answer| Append {
+            is_whole: true,
+            ..Append::new(None, EmitNumber(1), events, bytes, answer)
+        })
+    }
+
+    fn append_of_caller(&self, append: impl FnOnce(Answer) -> Append) -> Result<Runs, RefusalCode> {
+        let (answer, runs) = oneshot::channel();
+        let append = append(Answer::Caller(answer));
         let mut content = self.content.lock();
-        if let Some(code) = content.refusal(bytes, self.bytes_max) {
+        if let Some(code) = content.refusal(append.bytes, self.bytes_max) {
             return Err(code);
         }
-        let (answer, receipt) = oneshot::channel();
-        content.push(Append::new(None, EmitNumber(1), events, bytes, Answer::Caller(answer)));
+        content.push(append);
         self.notify(&content);
-        Ok(receipt)
+        Ok(runs)
     }
 
     /// Takes a state of a gateway.
@@ -392,44 +387,6 @@ impl Content {
     }
 }
 
-impl Append {
-    fn new(publisher: Option<EmitSource>, first: EmitNumber, events: Events, bytes: usize, answer: Answer) -> Append {
-        Append { publisher, first, events, refused: None, bytes, answer }
-    }
-
-    fn refused(first: EmitNumber, count: u32, code: RefusalCode, answer: Answer) -> Append {
-        let run = EmitRun { first, count, fate: EmitFate::Refused(code) };
-        Append { publisher: None, first, events: Vec::new(), refused: Some(run), bytes: 0, answer }
-    }
-}
-
-/// Cuts events of so many bytes into rows that fit into one commit each, at least one event to a row. Each with its bytes.
-fn parts(mut events: Events, mut bytes: usize) -> impl Iterator<Item = (Events, usize)> {
-    std::iter::from_fn(move || {
-        if events.is_empty() {
-            return None;
-        }
-        if events.len() <= COMMIT_EVENTS_MAX && bytes <= COMMIT_BYTES_MAX {
-            return Some((std::mem::take(&mut events), bytes));
-        }
-        let (mut count, mut part_bytes) = (1, event_bytes(&events[0]));
-        for event in events.iter().take(COMMIT_EVENTS_MAX).skip(1) {
-            let more = event_bytes(event);
-            if part_bytes + more > COMMIT_BYTES_MAX {
-                break;
-            }
-            (count, part_bytes) = (count + 1, part_bytes + more);
-        }
-        let rest = events.split_off(count);
-        bytes -= part_bytes;
-        Some((std::mem::replace(&mut events, rest), part_bytes))
-    })
-}
-
-fn event_bytes(event: &Result<NewEvent, RefusalCode>) -> usize {
-    EVENT_OVERHEAD_BYTES + event.as_ref().map_or(0, NewEvent::size_bytes)
-}
-
 /// Most events in one commit.
 const COMMIT_EVENTS_MAX: usize = 1024;
 
@@ -444,9 +401,6 @@ const COMMIT_CURSORS_MAX: usize = 256;
 const COMMIT_STATES_MAX: usize = 1024;
 const COMMIT_STATE_BYTES_MAX: usize = 448 * 1024;
 
-/// What an event costs besides its content, about, in bytes.
-const EVENT_OVERHEAD_BYTES: usize = 64;
-
 /// Longest time that a cursor for which nobody waits waits for a commit to join.
 const CURSOR_DELAY: Duration = Duration::from_millis(100);
 
@@ -456,7 +410,7 @@ const PUT_OFF_DELAY: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use redeliver_protocol::event::PayloadKind;
-    use redeliver_protocol::history::Place;
+    use redeliver_protocol::history::{EmitFate, EmitRun, Place};
     use redeliver_protocol::name::EventName;
     use redeliver_protocol::redelivery::DeliveredThrough;
     use redeliver_protocol::seq::{Epoch, Nth, Position};
@@ -524,7 +478,7 @@ mod tests {
         let inbox = Arc::default();
         assert!(queue.append_for(&inbox, None, EmitNumber(1), vec![event(900)]));
         assert!(!queue.append_for(&inbox, None, EmitNumber(2), vec![event(900), event(900)]));
-        assert_eq!(queue.append_one(event(900).unwrap()).err(), Some(RefusalCode::OVERLOADED));
+        assert_eq!(queue.append_one(None, EmitNumber(1), event(900)).err(), Some(RefusalCode::OVERLOADED));
         let (appends, _) = commit(&queue);
         assert_eq!(appends.len(), 2);
         assert_eq!(appends[0].refused, None);
@@ -568,7 +522,7 @@ mod tests {
         let queue = Queue::new(1000);
         queue.save_cursor(key("a"), cursor(1), (Arc::default(), SubscriptionId(1)), false);
         queue.close();
-        assert_eq!(queue.append_one(event(1).unwrap()).err(), Some(RefusalCode::DRAINING));
+        assert_eq!(queue.append_one(None, EmitNumber(1), event(1)).err(), Some(RefusalCode::DRAINING));
         assert_eq!(commit(&queue).1.len(), 1);
         assert!(matches!(queue.next(Duration::ZERO), Work::Closed));
     }

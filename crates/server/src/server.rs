@@ -14,7 +14,7 @@ use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::name::EventName;
 use redeliver_protocol::payload::{Payload, PayloadKind};
 use redeliver_protocol::request::{self, RequestError};
-use redeliver_protocol::seq::Position;
+use redeliver_protocol::seq::{Position, PublisherId};
 use redeliver_protocol::server::ConnectionId;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -25,6 +25,7 @@ use crate::emit;
 use crate::gateway::Gateway;
 use crate::handle::Handle;
 use crate::local::LocalSubscribe;
+use crate::publisher::PublisherClaim;
 use crate::registry::{self, ConnectionInfo};
 use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
@@ -99,6 +100,62 @@ impl Server {
     /// As [`Server::emit`].
     pub async fn emit_event(&self, event: NewEvent) -> Result<Receipt, EmitError> {
         emit::emit(&self.handle.shared, event).await
+    }
+
+    /// Stores several events durably, all of them or none: in one commit and under consecutive seqs, so that no crash and
+    /// no full disk parts them, and nothing else comes between. Returns a receipt for each, in their order.
+    ///
+    /// One commit holds [`TOGETHER_EVENTS_MAX`](crate::TOGETHER_EVENTS_MAX) events (4,096) and
+    /// [`TOGETHER_BYTES_MAX`](crate::TOGETHER_BYTES_MAX) bytes (1,040,000) of names, topics and payloads and about 90
+    /// bytes more for each event.
+    ///
+    /// ```
+    /// # use redeliver_server::{EmitError, NewEvent, Server};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = Server::builder().in_memory().open().await?;
+    /// let paid = NewEvent::to("orders", "paid")?.payload("7");
+    /// let booked = NewEvent::to("ledger", "booked")?.payload("7: 12.50");
+    /// let receipts = server.emit_all([paid, booked]).await?;
+    /// assert_eq!(receipts[0].seq().map(|seq| seq.next()), receipts[1].seq());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`EmitError`], for all of them; `TooManyTogether` if one commit does not hold them.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Server::emit`]: all are stored, or none.
+    pub async fn emit_all(&self, events: impl IntoIterator<Item = NewEvent>) -> Result<Vec<Receipt>, EmitError> {
+        emit::emit_all(&self.handle.shared, events.into_iter().collect()).await
+    }
+
+    /// Claims a publisher for an app that numbers its events itself, such as the relay of an outbox table: what is repeated
+    /// under its number is stored once. The rules are those of the wire: numbers follow each other, the newest claim fences
+    /// an older one, and a publisher belongs to the identity that emitted as it first.
+    ///
+    /// ```
+    /// # use redeliver_server::{NewEvent, Server};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = Server::builder().in_memory().open().await?;
+    /// # let (relay, done) = (uuid::Uuid::from_u128(7), 41);
+    /// // `relay` is always the same UUID; all rows up to `done` are known to be stored.
+    /// let publisher = server.publisher(relay).after(done).claim()?;
+    /// let event = NewEvent::to("orders", "created")?.payload("a book");
+    /// let receipt = publisher.emit(42, event.clone()).await?;
+    /// // The row was stored, but the process ended before it could note that.
+    /// let again = publisher.emit(42, event).await?;
+    /// assert!(again.duplicate);
+    /// assert_eq!(again.position, receipt.position);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn publisher(&self, id: impl Into<PublisherId>) -> PublisherClaim {
+        PublisherClaim::new(&self.handle, id.into())
     }
 
     /// Gives an event to whoever follows the topic now, remote or in the process, without storing it: it has no seq,

@@ -153,13 +153,16 @@ impl Writer {
         let mut waiters = Vec::with_capacity(appends.len() + cursors.len() + states.len());
         // What was refused before keeps its place: its answer comes after those of the appends before it.
         let mut refused: BTreeMap<usize, Vec<(Answer, EmitRun)>> = BTreeMap::new();
-        for Append { publisher, first, events, refused: run, answer, .. } in appends {
+        for Append { publisher, first, events, is_whole, refused: run, answer, .. } in appends {
             if let Some(run) = run {
                 refused.entry(requests.len()).or_default().push((answer, run));
                 continue;
             }
             waiters.push(Waiter::Append(answer, first, events.len()));
-            requests.push(WriteRequest::Emit { publisher, first, events });
+            requests.push(match is_whole {
+                true => WriteRequest::EmitAll { events },
+                false => WriteRequest::Emit { publisher, first, events },
+            });
         }
         let before_cursors = requests.len();
         for (key, save) in cursors {

@@ -10,7 +10,7 @@ use redeliver_protocol::limits::Limits;
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{EmitNumber, IdentityTag, Position, PublisherId, Seq};
 
-use super::{EmitSource, Log, WriteOutcome, WriteRequest};
+use super::{EmitSource, Log, TOGETHER_BYTES_MAX, TOGETHER_EVENTS_MAX, WriteOutcome, WriteRequest, together_bytes};
 use crate::content::content_hash;
 use crate::error::LogError;
 use crate::kv::Direction;
@@ -40,6 +40,8 @@ pub(super) struct StoredEvent<'a> {
     pub(super) event: &'a NewEvent,
     /// The publisher's place in [`Decision::publishers`], its number and the content's hash.
     pub(super) emitter: Option<(usize, EmitNumber, u64)>,
+    /// Whether it must be in the commit of the event before it.
+    pub(super) is_joined: bool,
 }
 
 /// A row of requests being decided.
@@ -77,6 +79,7 @@ impl Log {
                 WriteRequest::Emit { publisher: Some(source), first, events } => {
                     decider.numbered(*source, *first, events)?
                 }
+                WriteRequest::EmitAll { events } => decider.together(events),
                 WriteRequest::SaveCursor { subscriber, topic, cursor } => {
                     decider.decision.cursors.insert((subscriber, topic), cursor);
                     WriteOutcome::CursorSaved
@@ -102,6 +105,40 @@ impl<'a> Decider<'a, '_> {
                 Err(code) => EmitFate::Refused(code),
                 Ok(_) if self.is_full() => EmitFate::Refused(RefusalCode::STORAGE_FULL),
                 Ok(event) => EmitFate::Stored(self.store(event, None)),
+            };
+            runs.push(number, fate);
+            number = number.saturating_add(1);
+        }
+        WriteOutcome::Emitted(runs.runs)
+    }
+
+    /// Emits that are stored in one commit or not at all.
+    fn together(&mut self, events: &'a [Result<NewEvent, RefusalCode>]) -> WriteOutcome {
+        let mut runs = Runs::default();
+        let fits = |events: &[&'a NewEvent]| {
+            events.len() <= TOGETHER_EVENTS_MAX && together_bytes(events.iter().copied()) <= TOGETHER_BYTES_MAX
+        };
+        let judged = events.iter().map(|event| event.as_ref().map_err(|code| *code).and_then(judged));
+        let refused = match judged.collect::<Result<Vec<_>, _>>() {
+            Err(code) => Some(code),
+            Ok(events) if !fits(&events) => Some(RefusalCode::TOO_LARGE),
+            Ok(events) if self.decision.stored.len() + events.len() > self.stored_max => {
+                Some(RefusalCode::STORAGE_FULL)
+            }
+            Ok(_) => None,
+        };
+        let mut number = EmitNumber(1);
+        for (at, event) in events.iter().enumerate() {
+            let fate = match (refused, event) {
+                (Some(code), _) => EmitFate::Refused(code),
+                (None, Err(code)) => EmitFate::Refused(*code),
+                (None, Ok(event)) => {
+                    let position = self.store(event, None);
+                    if let Some(stored) = self.decision.stored.last_mut() {
+                        stored.is_joined = at > 0;
+                    }
+                    EmitFate::Stored(position)
+                }
             };
             runs.push(number, fate);
             number = number.saturating_add(1);
@@ -267,7 +304,7 @@ impl<'a> Decider<'a, '_> {
     }
 
     fn store(&mut self, event: &'a NewEvent, emitter: Option<(usize, EmitNumber, u64)>) -> Position {
-        self.decision.stored.push(StoredEvent { event, emitter });
+        self.decision.stored.push(StoredEvent { event, emitter, is_joined: false });
         let seq = Seq(self.head.0 + self.decision.stored.len() as u64);
         if let Some((place, number, content)) = emitter {
             let draft = &mut self.decision.publishers[place].1;

@@ -13,6 +13,7 @@ use redeliver_protocol::seq::{EmitNumber, IdentityTag, Nth, PublisherId, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::decide::StoredEvent;
+use super::together_bytes;
 use crate::commit::{
     COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, CommitPublisher, CommitTopic, Emitter, NewCommit, NewCommitEvent,
     encoded_bytes_max, record_kind,
@@ -124,7 +125,10 @@ impl<'a> Drafter<'a> {
         tables.events.reserve(events.len().min(COMMIT_EVENTS_MAX));
         let mut bytes = 0;
         let first = self.next;
-        for event in events.iter().take(COMMIT_EVENTS_MAX) {
+        for (at, event) in events.iter().enumerate().take(COMMIT_EVENTS_MAX) {
+            if at > 0 && !event.is_joined && !fits_with_joined(&events[at..], at, bytes) {
+                break;
+            }
             let refused = match (self.carried.take(), event.emitter) {
                 (Some(carried), _) => carried,
                 (None, Some((draft, number, _))) => self.refused_before(draft, number),
@@ -274,6 +278,14 @@ impl<'a> Drafter<'a> {
         let grown = records(tables, (first, self.time), is_plain);
         DraftCommit { batch, events, commit, grown, excepts }
     }
+}
+
+/// Whether the first of these events finds room in a commit of so many events and bytes, with all that are joined to it.
+/// Always for an event by itself, which is weighed with what stands before it.
+fn fits_with_joined(events: &[StoredEvent<'_>], taken: usize, bytes: usize) -> bool {
+    let joined = events.iter().skip(1).take_while(|event| event.is_joined).count();
+    let together = || together_bytes(events[..=joined].iter().map(|stored| stored.event));
+    joined == 0 || (taken + joined < COMMIT_EVENTS_MAX && bytes + together() <= COMMIT_BYTES_MAX)
 }
 
 /// For topics' ids, which the log gives away itself, one after the other: nobody can choose them so that they meet.
