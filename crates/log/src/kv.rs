@@ -2,6 +2,7 @@
 //!
 //! The log's layout, fold, trim and recovery are written once over this trait. Engines' peculiarities stay behind it.
 
+mod descriptors;
 #[cfg(feature = "faults")]
 pub mod faulty;
 pub mod journaled;

@@ -62,8 +62,10 @@ impl Subject {
     }
 }
 
+/// The journals that were begun. The others are there already, and empty.
 fn journals(dir: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| fs::metadata(path).unwrap().len() > 0);
     paths.sort();
     paths
 }

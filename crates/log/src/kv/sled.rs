@@ -3,6 +3,7 @@
 //! sled's own `flush` does not survive a power cut (it ends in `sync_file_range`, spacejam/sled#1452), so nothing may go to
 //! sled except through [`Kv::apply_batch`] and [`Kv::sync`], which cannot be passed without an fdatasync of its file.
 
+mod blobs;
 mod panics;
 mod space;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::dir_lock::DirLock;
+use crate::kv::sled::blobs::Blobs;
 use crate::kv::sled::panics::caught;
 use crate::kv::sled::space::{Room, Space};
 use crate::kv::{Direction, Entries, Entry, Kv, KvError, WriteBatch};
@@ -47,6 +49,7 @@ pub struct SledKv {
     db: Option<::sled::Db>,
     /// sled's data file through a handle of our own: sled never fsyncs it.
     file: File,
+    blobs: Blobs,
     is_synced: Mutex<bool>,
     space: Mutex<Space>,
     /// Why the store must not be used any more.
@@ -69,9 +72,11 @@ impl SledKv {
         prepare(dir)?;
         let db = open_patiently(dir, config).or_else(|error| open_after(error, dir, config, &mut space))?;
         let file = sync_files(dir).map_err(|error| io_error("syncing the store's files", &error))?;
+        let blobs = Blobs::open(dir).map_err(|error| io_error("opening the store's directory of blobs", &error))?;
         let kv = SledKv {
             db: Some(db),
             file,
+            blobs,
             is_synced: Mutex::new(false),
             space: Mutex::new(space),
             failed: OnceLock::new(),
@@ -161,26 +166,6 @@ impl SledKv {
         tracing::error!(dir = %self.dir.display(), why, "the store has failed");
         KvError::Failed(self.failed.get_or_init(|| why).clone())
     }
-
-    /// sled puts what is too large for its file into files of their own and syncs neither them nor their directory. Ours
-    /// should never be that large; if one is, it is synced like the rest.
-    fn sync_blobs(&self) -> io::Result<()> {
-        let dir = self.dir.join("blobs");
-        let mut blobs = 0;
-        for blob in fs::read_dir(&dir)? {
-            match File::open(blob?.path()) {
-                Ok(blob) => blob.sync_all()?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            }
-            blobs += 1;
-        }
-        if blobs > 0 {
-            tracing::warn!(dir = %dir.display(), blobs, "sled keeps values outside its file");
-            File::open(&dir)?.sync_all()?;
-        }
-        Ok(())
-    }
 }
 
 impl Kv for SledKv {
@@ -227,7 +212,7 @@ impl Kv for SledKv {
     fn sync(&self) -> Result<(), KvError> {
         let mut is_synced = self.is_synced.lock();
         self.guarded("flushing", |db| db.flush())?;
-        if let Err(error) = self.sync_blobs().and_then(|()| self.file.sync_data()) {
+        if let Err(error) = self.blobs.sync().and_then(|()| self.file.sync_data()) {
             return Err(self.fail(format!("syncing the store's file: {error}")));
         }
         *is_synced = true;

@@ -17,6 +17,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::kv::descriptors::patiently;
 use crate::kv::{BATCH_BYTES_MAX, KvError, WriteBatch};
 
 /// The files, one of which takes the records of the present generation.
@@ -64,6 +65,7 @@ impl Journals {
             }
             slots.push(slot);
         }
+        prepare(dir, &mut slots);
         generations.sort_by_key(|(generation, _)| *generation);
         let mut found = ReplayedJournals { batches: Vec::new(), generations: generations.len(), newest: settled };
         for (generation, batches) in generations {
@@ -89,7 +91,7 @@ impl Journals {
         let slot = &mut self.slots[at];
         let file = match slot.file.take() {
             Some(file) => file,
-            None => create(&self.dir, at)?,
+            None => patiently("opening a journal", || create(&self.dir, at))?,
         };
         let file = slot.file.insert(file);
         let head = [head(nonce, generation), head(nonce, generation)].concat();
@@ -180,6 +182,14 @@ fn create(dir: &Path, slot: usize) -> io::Result<File> {
     let file = options.open(path(dir, slot))?;
     File::open(dir)?.sync_all()?;
     Ok(file)
+}
+
+/// Makes the files that are used later, so that a running store needs no descriptor more. What cannot be made now is made
+/// when it is needed.
+fn prepare(dir: &Path, slots: &mut [Slot]) {
+    for (at, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| slot.file.is_none()) {
+        slot.file = create(dir, at).ok();
+    }
 }
 
 /// Reads one file. What an ended process wrote is synced first: what is read here must not be taken back by a power cut.

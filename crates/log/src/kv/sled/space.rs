@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::kv::WriteBatch;
+use crate::kv::descriptors::is_out_of_descriptors;
 use crate::kv::sled::SledConfig;
 
 /// What is known of the room on the store's file system.
@@ -123,6 +124,8 @@ impl Space {
         }
         match write_reserve(&self.reserve, self.reserve_bytes) {
             Ok(()) => self.has_reserve = true,
+            // It is tried again with each batch until it is there.
+            Err(error) if is_out_of_descriptors(&error) => {}
             Err(error) => tracing::warn!(dir = %self.dir.display(), %error, "the reserve file cannot be made"),
         }
     }
