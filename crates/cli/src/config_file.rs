@@ -77,7 +77,9 @@ fn set_all(configuration: &mut Configuration, table: &DeTable<'_>, section: &str
 fn known(section: &str) -> String {
     let names = Setting::names_in(section).join(", ");
     if section.is_empty() {
-        format!("outside of sections there are {names}, and the sections are retention, limits, log, socketio and auth")
+        format!(
+            "outside of sections there are {names}, and the sections are admin, retention, limits, log, socketio and auth"
+        )
     } else {
         format!("[{section}] has {names}")
     }

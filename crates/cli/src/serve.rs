@@ -11,12 +11,12 @@ use anyhow::{Context, Result};
 use redeliver_server::Server;
 use redeliver_socketio::SocketIo;
 use tokio::net::{TcpListener, TcpSocket};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::args::ServeArgs;
 use crate::config_file::ConfigFile;
 use crate::exit::{Exit, Problem};
-use crate::settings::{self, LISTEN};
+use crate::settings::{self, ADMIN_LISTEN, LISTEN, OFF};
 use crate::stop::Stop;
 
 /// Serves until it is asked to end, or the log fails.
@@ -41,12 +41,14 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         .session_config(configuration.session)
         .log_config(configuration.log)
         .connections_max(configuration.connections_max)
+        .strangers(configuration.strangers)
         .queue_bytes_max(configuration.queue_bytes_max)
         .allowed_origins(configuration.allowed_origins);
     let builder = if file.tokens.is_empty() { builder } else { builder.access(file.tokens) };
     raise_descriptors();
     let listener = bind(&listen, &addresses)?;
     let address = listener.local_addr().context("the listener has no address")?;
+    let admin = bind_admin(&args.admin.unwrap_or(configuration.admin_listen)).await?;
 
     let server = tokio::select! {
         // The log's own words say what can be done.
@@ -58,6 +60,9 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     match &gateway {
         Some(io) => drop(tokio::spawn(server.serve_with(listener, io.with_page()))),
         None => drop(tokio::spawn(server.serve(listener))),
+    }
+    if let Some(listener) = admin {
+        drop(tokio::spawn(server.serve_admin(listener)));
     }
     announce(address);
     info!(%address, data = %data.display(), "ready");
@@ -85,7 +90,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
 /// the hard one is the operator's word.
 fn raise_descriptors() {
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(descriptors) => info!(descriptors, "file descriptors, some thirty fewer connections"),
+        // What follows from it the server says when it is opened.
+        Ok(descriptors) => debug!(descriptors, "the limit of file descriptors"),
         Err(error) => warn!(%error, "the limit of file descriptors stays as it was"),
     }
 }
@@ -134,6 +140,30 @@ fn bind(listen: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
             problem.into()
         }
     })
+}
+
+/// The listener for operators. Without having been asked for it, a server that finds its port taken goes on without: it may
+/// be the second one on this machine.
+async fn bind_admin(listen: &str) -> Result<Option<TcpListener>> {
+    if listen == OFF {
+        return Ok(None);
+    }
+    let addresses = addresses(listen).await?;
+    if let Some(address) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+        warn!(%address, "whoever can reach this address can ask for the state of the server: keep it to operators");
+    }
+    match bind(listen, &addresses) {
+        Ok(listener) => {
+            let address = listener.local_addr().context("the listener for operators has no address")?;
+            info!(%address, "answering operators: /healthz, /readyz");
+            Ok(Some(listener))
+        }
+        Err(error) if listen == ADMIN_LISTEN => {
+            warn!(%error, "operators are answered on the public port only: choose another with --admin, or `--admin off`");
+            Ok(None)
+        }
+        Err(error) => Err(error.context("the listener for operators (`admin.listen`) is not there")),
+    }
 }
 
 fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {

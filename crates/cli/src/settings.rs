@@ -10,7 +10,7 @@ mod written;
 
 use std::time::Duration;
 
-use redeliver_server::{LogConfig, ServerBuilder, ServerConfig};
+use redeliver_server::{LogConfig, ServerBuilder, ServerConfig, StrangerLimits};
 use redeliver_socketio::{Config as GatewayConfig, Recovery};
 
 pub(crate) use self::pages::{PLACEHOLDER, example};
@@ -21,8 +21,11 @@ use crate::units::{ByteCount, Count, Span};
 pub(crate) struct Configuration {
     pub(crate) listen: String,
     pub(crate) data: String,
+    /// Where operators ask, or [`OFF`].
+    pub(crate) admin_listen: String,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) connections_max: usize,
+    pub(crate) strangers: StrangerLimits,
     pub(crate) queue_bytes_max: usize,
     pub(crate) session: ServerConfig,
     pub(crate) log: LogConfig,
@@ -38,8 +41,10 @@ impl Default for Configuration {
         Configuration {
             listen: LISTEN.to_owned(),
             data: "./redeliver-data".to_owned(),
+            admin_listen: ADMIN_LISTEN.to_owned(),
             allowed_origins: Vec::new(),
             connections_max: ServerBuilder::CONNECTIONS_MAX,
+            strangers: StrangerLimits::default(),
             queue_bytes_max: ServerBuilder::QUEUE_BYTES_MAX,
             session: ServerConfig::default(),
             log: LogConfig::default(),
@@ -65,6 +70,12 @@ impl Configuration {
 
 /// Where `serve` listens unless it is told otherwise.
 pub(crate) const LISTEN: &str = "127.0.0.1:7400";
+
+/// Where `serve` answers operators unless it is told otherwise.
+pub(crate) const ADMIN_LISTEN: &str = "127.0.0.1:7401";
+
+/// What is written for something that is not to be.
+pub(crate) const OFF: &str = "off";
 
 /// One key of the configuration file.
 pub(crate) struct Setting {

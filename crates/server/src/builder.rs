@@ -13,6 +13,7 @@ use redeliver_protocol::limits::Limits;
 use redeliver_protocol::request::{Refusal, Response};
 use redeliver_protocol::seq::Epoch;
 use redeliver_protocol::time::Instant;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::access::{Access, AnyAccess, Identity, OpenAccess};
@@ -21,6 +22,8 @@ use crate::handle::DRAIN_WITHIN;
 use crate::requests::{self, ClientRequest, Handler};
 use crate::server::Server;
 use crate::shared::{Settings, Shared};
+use crate::strangers::Strangers;
+use crate::strangers::budget::{Budget, StrangerLimits, descriptors};
 
 /// Builds a [`Server`]. Made by [`Server::builder`]; a log must be chosen, everything else has a default.
 #[derive(Default)]
@@ -32,6 +35,7 @@ pub struct ServerBuilder {
     access: Option<Arc<dyn AnyAccess>>,
     allowed_origins: Vec<String>,
     connections_max: Option<usize>,
+    strangers: StrangerLimits,
     drain_within: Option<Duration>,
     queue_bytes_max: Option<usize>,
     commits_inline: bool,
@@ -139,10 +143,18 @@ impl ServerBuilder {
         self
     }
 
-    /// Most connections at once; more are answered 503. 65,536 unless set.
+    /// Most connections at once that are authenticated; more are answered 503, or told to come back. 65,536 unless set;
+    /// fewer if the process may not have so many file descriptors, which the server says in its log when it is opened.
     #[must_use]
     pub fn connections_max(mut self, connections: usize) -> ServerBuilder {
         self.connections_max = Some(connections);
+        self
+    }
+
+    /// Sets what peers may take before they are authenticated.
+    #[must_use]
+    pub fn strangers(mut self, limits: StrangerLimits) -> ServerBuilder {
+        self.strangers = limits;
         self
     }
 
@@ -208,7 +220,7 @@ impl ServerBuilder {
                 config: self.config,
                 access: self.access.unwrap_or_else(|| Arc::new(OpenAccess)),
                 allowed_origins: self.allowed_origins,
-                connections_max: self.connections_max.unwrap_or(ServerBuilder::CONNECTIONS_MAX),
+                strangers: strangers(self.connections_max, self.strangers),
                 drain_within: self.drain_within.unwrap_or(DRAIN_WITHIN),
                 queue_bytes_max: self.queue_bytes_max.unwrap_or(ServerBuilder::QUEUE_BYTES_MAX),
                 commits_inline: self.commits_inline,
@@ -238,6 +250,22 @@ pub enum OpenError {
     /// The writer's thread cannot be started.
     #[error("the writer's thread cannot be started: {0}")]
     NoThread(String),
+}
+
+/// The pool of strangers, in a budget that the process can keep to. What is less than was wanted is told.
+fn strangers(connections_max: Option<usize>, limits: StrangerLimits) -> Strangers {
+    let (wanted, descriptors) = (connections_max.unwrap_or(ServerBuilder::CONNECTIONS_MAX), descriptors());
+    let budget = Budget::new(wanted, limits.strangers_max, descriptors);
+    let (connections, strangers) = (budget.connections_max, budget.strangers_max);
+    if connections < wanted {
+        warn!(connections, wanted, strangers, descriptors, "the limit of file descriptors allows fewer connections");
+    } else {
+        info!(
+            connections,
+            strangers, descriptors, "connections at most, and strangers among them that are not authenticated"
+        );
+    }
+    Strangers::new(budget, limits)
 }
 
 fn open_data_dir(path: &Path, config: LogConfig) -> Result<Log, LogError> {

@@ -19,6 +19,7 @@ use self::states::StateError;
 use crate::access::{Action, ConnectRequest, Denied, Identity};
 use crate::handle::Handle;
 use crate::http::origin_is_allowed;
+use crate::strangers::Stranger;
 
 /// A server as its gateways see it. Made by [`Server::gateway`](crate::Server::gateway). A handle: while it is held, the
 /// server lives.
@@ -78,6 +79,14 @@ impl Gateway {
         protocol: &'static str,
     ) -> Option<Registration> {
         Registration::new(&self.handle.shared, identity, peer, protocol)
+    }
+
+    /// Takes a client among the strangers of the server, which are bounded: one that is not authenticated and has no
+    /// [`Stranger`] of a connection of its own, such as a session over many requests. Returns `None` if there are too many.
+    /// [`Stranger::admit`] when it is authenticated; dropped, it has left.
+    #[must_use]
+    pub fn stranger(&self, peer: Option<SocketAddr>) -> Option<Stranger> {
+        self.handle.shared.strangers.enter_session(peer)
     }
 
     /// Saves a small state under a key, or deletes it: what a client needs after a crash. The state is durable when this

@@ -14,16 +14,29 @@ use hyper_util::rt::TokioIo;
 use redeliver_protocol::frame::SUBPROTOCOL;
 use redeliver_websocket::handshake::{Handshake, HandshakeError, lists, own_headers, own_uri};
 use tokio::io::DuplexStream;
-use tokio::net::TcpStream;
 use tracing::{Instrument, Span, debug, info_span};
 
 use crate::access::AnyAccess;
 use crate::connection::Serving;
+use crate::guarded::Guarded;
 use crate::session_driver::{Origin, SessionDriver};
 use crate::shared::{Phase, Presence, Shared};
+use crate::strangers::Stranger;
+
+/// What carries a connection of the server's own listener.
+pub(crate) type Transport = tokio::net::TcpStream;
 
 /// What becomes of a handshake once its answer is written: it carries on with the connection in a task of its own.
 pub(crate) type Upgrading = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where a client comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// From anywhere: it is a stranger until it is authenticated.
+    Outside,
+    /// From within the process.
+    Inside,
+}
 
 /// The answer to any request, and what is to be awaited behind it.
 pub(crate) fn respond<B>(
@@ -33,7 +46,7 @@ pub(crate) fn respond<B>(
 ) -> (Response<Full<Bytes>>, Option<Upgrading>) {
     let is_upgrade = request.method() == Method::GET && request.headers().contains_key(header::UPGRADE);
     if is_upgrade && request.uri().path() == "/" {
-        return begin_upgrade(shared, Arc::clone(&shared.access), request, peer);
+        return begin_upgrade(shared, Arc::clone(&shared.access), request, peer, Door::Outside);
     }
     (answer(shared, &request), None)
 }
@@ -67,9 +80,17 @@ fn answer<B>(shared: &Shared, request: &Request<B>) -> Response<Full<Bytes>> {
     }
 }
 
+/// The answer to an operator.
+pub(crate) fn answer_operator<B>(shared: &Shared, request: &Request<B>) -> Response<Full<Bytes>> {
+    match request.uri().path() {
+        "/healthz" | "/readyz" => answer(shared, request),
+        _ => text(StatusCode::NOT_FOUND, "there are /healthz and /readyz here; clients have a port of their own\n"),
+    }
+}
+
 /// The answer to a WebSocket handshake, which it also carries on with in a task of its own.
 pub(crate) fn upgrade<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
-    let (response, upgrading) = begin_upgrade(shared, Arc::clone(&shared.access), request, peer);
+    let (response, upgrading) = begin_upgrade(shared, Arc::clone(&shared.access), request, peer, Door::Outside);
     if let Some(upgrading) = upgrading {
         tokio::spawn(upgrading);
     }
@@ -82,13 +103,21 @@ pub(crate) fn begin_upgrade<B>(
     access: Arc<dyn AnyAccess>,
     request: Request<B>,
     peer: Option<SocketAddr>,
+    door: Door,
 ) -> (Response<Full<Bytes>>, Option<Upgrading>) {
     let Admission { handshake, subprotocol, presence } = match Admission::check(shared, &request) {
         Ok(admission) => admission,
         Err(response) => return (*response, None),
     };
     let (mut parts, _) = request.into_parts();
-    let origin = Origin { peer, uri: own_uri(&parts.uri), headers: own_headers(&parts.headers) };
+    // A connection of the server's own listener has its place and its guard. Others come from an HTTP server of the app's.
+    let mut stranger = parts.extensions.remove::<Stranger>();
+    let mut guard = None;
+    if stranger.is_none() && door == Door::Outside {
+        let Some(newcomer) = shared.strangers.enter_session(peer) else { return (no_room(), None) };
+        (stranger, guard) = (Some(newcomer.clone()), Some(newcomer));
+    }
+    let origin = Origin { peer, uri: own_uri(&parts.uri), headers: own_headers(&parts.headers), stranger };
     (parts.uri, parts.headers) = (Uri::default(), HeaderMap::new());
     let upgrade = hyper::upgrade::on(Request::from_parts(parts, ()));
     // Made before the answer goes out, so that the connection counts from here on.
@@ -98,7 +127,7 @@ pub(crate) fn begin_upgrade<B>(
     let connection_span = span.clone();
     let upgrading = async move {
         match tokio::time::timeout(shared.config.hello_timeout, upgrade).await {
-            Ok(Ok(io)) => carry_on(&shared, driver, io, presence, connection_span),
+            Ok(Ok(io)) => carry_on(&shared, driver, io, guard, presence, connection_span),
             Ok(Err(error)) => debug!(%error, "the handshake did not end in a connection"),
             Err(_) => debug!("the handshake took too long"),
         }
@@ -107,15 +136,28 @@ pub(crate) fn begin_upgrade<B>(
 }
 
 /// Serves a connection whose handshake is done, in a task that has no more to carry than the connection: without what
-/// hyper wraps around its stream.
-fn carry_on(shared: &Shared, driver: SessionDriver, io: Upgraded, presence: Presence, span: Span) {
-    let io = match io.downcast::<TokioIo<TcpStream>>() {
+/// hyper wraps around its stream. `guard`: the stranger over whom the stream has no guard yet.
+fn carry_on(
+    shared: &Shared,
+    driver: SessionDriver,
+    io: Upgraded,
+    guard: Option<Stranger>,
+    presence: Presence,
+    span: Span,
+) {
+    let io = match io.downcast::<TokioIo<Guarded<Transport>>>() {
         Ok(Parts { io, read_buf, .. }) => {
-            tokio::spawn(Serving::new(driver, io.into_inner(), &read_buf, shared, presence).instrument(span));
+            let io = io.into_inner().without_bounded_writes();
+            tokio::spawn(Serving::new(driver, io, &read_buf, shared, presence).instrument(span));
             return;
         }
         Err(io) => io,
     };
+    if let Some(stranger) = guard {
+        let io = Guarded::new(TokioIo::new(io), stranger, None);
+        tokio::spawn(Serving::new(driver, io, &[], shared, presence).instrument(span));
+        return;
+    }
     match io.downcast::<TokioIo<DuplexStream>>() {
         Ok(Parts { io, read_buf, .. }) => {
             tokio::spawn(Serving::new(driver, io.into_inner(), &read_buf, shared, presence).instrument(span));
@@ -159,8 +201,10 @@ impl Admission {
         if request.extensions().get::<hyper::upgrade::OnUpgrade>().is_none() {
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "this connection cannot be upgraded\n");
         }
-        let presence = if shared.is_ready() { shared.enter_if_room() } else { None };
-        let Some(presence) = presence else { return Err(Box::new(no_room())) };
+        if !shared.is_ready() || !shared.has_room() {
+            return Err(Box::new(no_room()));
+        }
+        let presence = shared.enter();
         Ok(Admission { handshake, subprotocol, presence })
     }
 }

@@ -17,7 +17,7 @@ use tokio::io::DuplexStream;
 use tracing::debug;
 
 use crate::access::{Access, ConnectRequest, Denied, Identity};
-use crate::http::begin_upgrade;
+use crate::http::{Door, begin_upgrade};
 use crate::server::Server;
 use crate::shared::Shared;
 
@@ -50,7 +50,7 @@ impl OpenStream for Server {
 async fn serve(shared: Arc<Shared>, stream: DuplexStream) {
     let upgrading = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
-        let (response, then) = begin_upgrade(&shared, Arc::new(InProcess), request, None);
+        let (response, then) = begin_upgrade(&shared, Arc::new(InProcess), request, None, Door::Inside);
         *upgrading.lock() = then;
         async move { Ok::<Response<Full<Bytes>>, Infallible>(response) }
     });

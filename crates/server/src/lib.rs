@@ -43,11 +43,13 @@
 //! `examples/axum_app.rs`.
 
 mod access;
+mod admin;
 mod builder;
 mod clock;
 mod connection;
 mod emit;
 mod gateway;
+mod guarded;
 mod handle;
 mod http;
 mod hub;
@@ -66,6 +68,7 @@ mod session_driver;
 mod shared;
 mod stats;
 mod storage;
+mod strangers;
 mod turn;
 mod volatile;
 mod wake_task;
@@ -104,3 +107,5 @@ pub use crate::requests::ClientRequest;
 pub use crate::routes::{ResponseBody, Routes};
 pub use crate::server::{LogFailure, Server, ShutdownError};
 pub use crate::stats::ServerStats;
+pub use crate::strangers::budget::StrangerLimits;
+pub use crate::strangers::{Farewell, Stranger, Watch as StrangerWatch};

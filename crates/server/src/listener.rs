@@ -4,9 +4,11 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use http::Request;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -14,38 +16,30 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
-use crate::http::{no_room, respond};
+use crate::guarded::Guarded;
+use crate::http::{Transport, no_room, respond};
 use crate::routes::Routes;
 use crate::shared::{Phase, Presence, Shared};
+use crate::strangers::{Room, Stranger, Watch as StrangerWatch};
 
 /// Serves a listener until the server's shutdown is over.
 pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener, routes: R) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let kept = Arc::new(Semaphore::new(shared.connections_max.min(Semaphore::MAX_PERMITS)));
     let mut stopped = shared.stopped();
     loop {
-        // Beyond the bound, newcomers wait in the kernel's backlog. The semaphore is never closed.
-        let accepting = async {
-            let permit = Arc::clone(&handshakes).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            accepted = accepting => accepted,
+        let accepted = tokio::select! {
+            accepted = accept(&shared, &listener) => accepted,
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         match accepted {
             Ok((stream, peer)) => {
+                let (permit, stranger) = shared.strangers.enter(peer);
                 let helping = shared.help();
-                let place = ConnectionSlot {
-                    handshake: Mutex::new(permit.ok()),
-                    kept: Mutex::new(None),
-                    room: Arc::clone(&kept),
-                };
+                let write_timeout = shared.config.write_timeout;
+                let stream = Guarded::new(stream, stranger.clone(), Some(permit)).bounding_writes(write_timeout);
                 let shared = Arc::clone(&shared);
-                tokio::spawn(exchanges(shared, routes.clone(), stream, peer, place, helping));
+                tokio::spawn(exchanges(shared, routes.clone(), stream, peer, stranger, helping));
             }
             Err(error) => {
                 // Most likely too many open files: give others the time to close some.
@@ -56,28 +50,16 @@ pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener,
     }
 }
 
-/// What a connection takes of the listener's bounds: a handshake, until it asks for a path of the routes.
-struct ConnectionSlot {
-    handshake: Mutex<Option<OwnedSemaphorePermit>>,
-    kept: Mutex<Option<OwnedSemaphorePermit>>,
-    room: Arc<Semaphore>,
-}
-
-impl ConnectionSlot {
-    /// Keeps the connection beyond its handshake, if there is room for one more.
-    fn keep(&self) -> bool {
-        let mut kept = self.kept.lock();
-        if kept.is_none() {
-            *kept = Arc::clone(&self.room).try_acquire_owned().ok();
-            if kept.is_some() {
-                drop(self.handshake.lock().take());
-            }
+/// Accepts a connection once there is room for it. Until then, newcomers wait in the kernel's backlog. Cancel safe.
+async fn accept(shared: &Shared, listener: &TcpListener) -> std::io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        match shared.strangers.make_room() {
+            Room::Now => return listener.accept().await,
+            Room::Later(at) => tokio::select! {
+                () = shared.strangers.changed() => {}
+                () = tokio::time::sleep_until(at) => {}
+            },
         }
-        kept.is_some()
-    }
-
-    fn is_kept(&self) -> bool {
-        self.kept.lock().is_some()
     }
 }
 
@@ -86,69 +68,80 @@ impl ConnectionSlot {
 async fn exchanges<R: Routes>(
     shared: Arc<Shared>,
     routes: R,
-    stream: TcpStream,
+    stream: Guarded<Transport>,
     peer: SocketAddr,
-    place: ConnectionSlot,
+    stranger: Stranger,
     _helping: Presence,
 ) {
+    prepare(stream.io(), peer);
+    let (mut stopped, mut first) = (shared.stopped(), [0]);
+    let mut watch = StrangerWatch::over(stranger.clone());
+    tokio::select! {
+        biased;
+        // What is wrong with it, an exchange will find. (That it is readable is at first only supposed.)
+        _ = stream.io().peek(&mut first) => stranger.has_spoken(),
+        farewell = std::future::poll_fn(|cx| watch.poll_farewell(cx)) => return debug!(%peer, %farewell, "nothing came"),
+        _ = stopped.wait_for(|stopped| *stopped) => return,
+    }
+    Box::pin(exchange(shared, routes, stream, peer, stranger, watch)).await;
+}
+
+fn prepare(stream: &Transport, peer: SocketAddr) {
     // Without this, small frames wait for 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, %peer, "nodelay cannot be set");
     }
-    if let Err(error) = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
+    if let Err(error) = socket2::SockRef::from(stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
         debug!(%error, %peer, "the send buffer cannot be bounded");
     }
-    let (mut stopped, mut first) = (shared.stopped(), [0]);
-    tokio::select! {
-        biased;
-        // What is wrong with it, an exchange will find. (That it is readable is at first only supposed.)
-        _ = stream.peek(&mut first) => {}
-        () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => return debug!(%peer, "nothing came"),
-        _ = stopped.wait_for(|stopped| *stopped) => return,
-    }
-    Box::pin(exchange(shared, routes, stream, peer, place)).await;
 }
 
 /// A single exchange, or as many as the routes are asked for. A WebSocket goes on in a task of its own.
 async fn exchange<R: Routes>(
     shared: Arc<Shared>,
     routes: R,
-    stream: TcpStream,
+    stream: Guarded<Transport>,
     peer: SocketAddr,
-    place: ConnectionSlot,
+    stranger: Stranger,
+    mut watch: StrangerWatch,
 ) {
-    let upgrading = Mutex::new(None);
-    let service = service_fn(|request: Request<Incoming>| {
-        let is_routed = !is_own(&request) && routes.owns(request.uri().path());
-        let answering = match (is_routed, is_routed && place.keep()) {
-            (true, true) => Ok((routes.clone(), request)),
-            (true, false) => Err(no_room()),
-            (false, _) => {
-                let (response, then) = respond(&shared, request, Some(peer));
-                *upgrading.lock() = then;
-                Err(response)
-            }
+    let (upgrading, is_routed, asked) = (Mutex::new(None), AtomicBool::new(false), AtomicUsize::new(0));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(stranger.clone());
+        let is_for_routes = !is_own(&request) && routes.owns(request.uri().path());
+        let answering = if is_for_routes && (routes.judges_peers() || stranger.keep()) {
+            is_routed.store(true, Relaxed);
+            Ok((routes.clone(), request))
+        } else if is_for_routes {
+            Err(no_room())
+        } else {
+            let (response, then) = respond(&shared, request, Some(peer));
+            *upgrading.lock() = then;
+            Err(response)
         };
+        let (asked, stranger) = (asked.fetch_add(1, Relaxed) + 1, &stranger);
         async move {
-            Ok::<_, Infallible>(match answering {
+            let mut response = match answering {
                 // Boxed: every exchange has room for one, and few are of the routes.
                 Ok((routes, request)) => Box::pin(async move { routes.respond(request, Some(peer)).await }).await,
                 Err(response) => response.map(BoxBody::new),
-            })
+            };
+            if asked >= STRANGER_REQUESTS_MAX && stranger.is_stranger() && !is_switching(&response) {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     let exchanging = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(exchanging);
     let (mut phase, mut stopped) = (shared.phase(), shared.stopped());
-    let handshake_over = tokio::time::sleep(2 * HANDSHAKE_TIMEOUT);
-    tokio::pin!(handshake_over);
-    let (mut is_timed, mut is_ready, mut is_stopped) = (true, true, false);
+    let (mut is_ready, mut is_stopped) = (true, false);
     loop {
         tokio::select! {
             // First, since it mostly ends at once.
@@ -159,20 +152,17 @@ async fn exchange<R: Routes>(
                 }
                 break;
             }
-            () = handshake_over.as_mut(), if is_timed => {
-                if !place.is_kept() {
-                    return debug!(%peer, "the HTTP exchange took too long");
-                }
-                is_timed = false;
+            farewell = std::future::poll_fn(|cx| watch.poll_farewell(cx)) => {
+                return debug!(%peer, %farewell, "a stranger is closed");
             }
             _ = phase.wait_for(|phase| *phase != Phase::Ready), if is_ready => {
                 is_ready = false;
-                if place.is_kept() {
+                if is_routed.load(Relaxed) {
                     exchanging.as_mut().graceful_shutdown();
                 }
             }
             _ = stopped.wait_for(|stopped| *stopped), if !is_stopped => {
-                if !place.is_kept() {
+                if !is_routed.load(Relaxed) {
                     return;
                 }
                 // An answer under way is still given: how long a shutdown waits for it is its caller's patience.
@@ -197,12 +187,16 @@ fn is_own<B>(request: &Request<B>) -> bool {
     }
 }
 
-/// Handshakes under way at once. Beyond, newcomers wait until one ends or times out. Connections that the routes keep are
-/// not among them: there are as many of those as there may be connections.
-const HANDSHAKES_MAX: usize = 1024;
+fn is_switching<B>(response: &Response<B>) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+}
 
-/// How long a peer may take for its request's headers.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests of one connection while its peer is a stranger. Then it is closed behind the answer: a page, its parts and a
+/// handshake take fewer.
+const STRANGER_REQUESTS_MAX: usize = 16;
+
+/// How long a peer may take for a request's head, and be silent between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest request head, in bytes: room for cookies and tokens, no more.
 const HEADER_BYTES_MAX: usize = 16 * 1024;

@@ -21,10 +21,18 @@ pub type ResponseBody = BoxBody<Bytes, Infallible>;
 ///
 /// A connection that has asked for an owned path is kept alive between requests, for as long as the next request's head
 /// comes within a few seconds, and is no longer bounded in time as a whole: bounding bodies, in bytes and in time, is the
-/// routes' business.
+/// routes' business, unless they judge peers by themselves ([`Routes::judges_peers`]). A peer that takes nothing of an
+/// answer for as long as the session's `write_timeout` is closed.
 pub trait Routes: Clone + Send + Sync + 'static {
     /// Whether requests for this path (of the URI, without its query) are answered here.
     fn owns(&self, path: &str) -> bool;
+
+    /// Whether a peer that asks for an owned path stays a [`Stranger`](crate::Stranger), to be found among the request's
+    /// extensions, until the routes call [`Stranger::admit`](crate::Stranger::admit): such a connection is closed after the
+    /// strangers' deadline, and sooner if others need its place. False unless it is overridden.
+    fn judges_peers(&self) -> bool {
+        false
+    }
 
     /// Answers a request for an owned path. Dropped when its peer goes.
     fn respond(

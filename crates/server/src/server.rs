@@ -30,7 +30,7 @@ use crate::registry::{self, ConnectionInfo};
 use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
 use crate::stats::ServerStats;
-use crate::{http as http_answers, listener, volatile, writer};
+use crate::{admin, http as http_answers, listener, volatile, writer};
 
 /// A running server. Clones are handles to the same one; when the last is dropped, its clients are sent away and its
 /// writer ends after what it has in hand. [`Server::shutdown`] does that and waits for it.
@@ -314,6 +314,17 @@ impl Server {
             });
             // The set ends the task when it is dropped.
             listening.join_next().await;
+        }
+    }
+
+    /// Answers `/healthz` and `/readyz` on a listener of its own, until the server's shutdown is over: strangers who fill the
+    /// public one do not stand in the way there. To be reached by operators alone.
+    pub fn serve_admin(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + use<> {
+        let shared = Arc::clone(&self.handle.shared);
+        async move {
+            let helping = shared.help();
+            admin::serve(shared, listener).await;
+            drop(helping);
         }
     }
 

@@ -27,8 +27,9 @@ use crate::log_calls::{LogCall, LogCalls};
 use crate::queue::Events;
 use crate::registry::Entry;
 use crate::requests::{ClientRequest, Handling, no_handler};
-use crate::shared::Shared;
+use crate::shared::{Presence, Shared};
 use crate::stats::{add, subtract};
+use crate::strangers::Stranger;
 use crate::turn::Turn;
 use crate::volatile;
 
@@ -58,6 +59,8 @@ pub(crate) struct Origin {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
+    /// The peer, if it has to be authenticated within the strangers' bounds.
+    pub(crate) stranger: Option<Stranger>,
 }
 
 /// A session with its place in the server. Dropping it gives up everything that it holds.
@@ -68,6 +71,7 @@ pub(crate) struct SessionDriver {
     access: Arc<dyn AnyAccess>,
     /// Until it is judged.
     origin: Option<Box<Origin>>,
+    stranger: Option<Stranger>,
     peer: Option<SocketAddr>,
     identity: Option<Identity>,
     publisher: Option<EmitSource>,
@@ -78,6 +82,8 @@ pub(crate) struct SessionDriver {
     handling: Handling,
     watches: u64,
     entry: Option<Entry>,
+    /// Among the connections that are authenticated.
+    membership: Option<Presence>,
     /// When this turn began: one look at the clock is enough for what is done at once.
     now: Instant,
     shared: Arc<Shared>,
@@ -93,6 +99,7 @@ impl SessionDriver {
             inbox,
             access,
             peer: origin.peer,
+            stranger: origin.stranger.clone(),
             origin: Some(Box::new(origin)),
             identity: None,
             publisher: None,
@@ -102,6 +109,7 @@ impl SessionDriver {
             handling: Handling::default(),
             watches: 0,
             entry: None,
+            membership: None,
             now,
             shared: Arc::clone(shared),
         }
@@ -286,6 +294,13 @@ impl SessionDriver {
             && !self.access.allow(&identity, Action::UseSubscriber { subscriber })
         {
             return self.deny("this identity may not use this subscriber's name".to_owned(), RetryAdvice::Never);
+        }
+        if let Some(stranger) = self.stranger.take() {
+            let membership = self.shared.join_if_room().filter(|_| stranger.admit());
+            if membership.is_none() {
+                return self.deny("no connection is taken now".to_owned(), RetryAdvice::After(DENIED_RETRY));
+            }
+            self.membership = membership;
         }
         // Names of peers go through Debug: they must not forge log lines.
         Span::current().record("identity", tracing::field::debug(identity.name()));

@@ -16,6 +16,7 @@ use crate::registry::Registry;
 use crate::requests::{Asking, Handler};
 use crate::stats::{Counters, add};
 use crate::storage::Storage;
+use crate::strangers::Strangers;
 
 pub(crate) struct Shared {
     pub(crate) log: Log,
@@ -25,7 +26,8 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) access: Arc<dyn AnyAccess>,
     pub(crate) allowed_origins: Vec<String>,
-    pub(crate) connections_max: usize,
+    /// Who is connected and not authenticated; also how many connections there may be.
+    pub(crate) strangers: Strangers,
     /// Within this time clients are told to come back to a server that shuts down.
     pub(crate) drain_within: Duration,
     pub(crate) clock: Clock,
@@ -41,6 +43,8 @@ pub(crate) struct Shared {
     stopped: watch::Sender<bool>,
     /// How many connections there are, until their last byte.
     present: Arc<watch::Sender<usize>>,
+    /// How many of them are authenticated.
+    members: Arc<watch::Sender<usize>>,
     /// How many others hold what is shared: listeners, handshakes, reads. The log is let go only after them.
     helping: Arc<watch::Sender<usize>>,
 }
@@ -74,7 +78,7 @@ pub(crate) struct Settings {
     pub(crate) config: ServerConfig,
     pub(crate) access: Arc<dyn AnyAccess>,
     pub(crate) allowed_origins: Vec<String>,
-    pub(crate) connections_max: usize,
+    pub(crate) strangers: Strangers,
     pub(crate) drain_within: Duration,
     pub(crate) queue_bytes_max: usize,
     /// Whether the writer is a task instead of a thread.
@@ -93,7 +97,7 @@ impl Shared {
             config: Arc::new(settings.config),
             access: settings.access,
             allowed_origins: settings.allowed_origins,
-            connections_max: settings.connections_max,
+            strangers: settings.strangers,
             drain_within: settings.drain_within,
             clock: Clock::new(),
             counters: Counters::default(),
@@ -104,6 +108,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Ready),
             stopped: watch::Sender::new(false),
             present: Arc::new(watch::Sender::new(0)),
+            members: Arc::new(watch::Sender::new(0)),
             helping: Arc::new(watch::Sender::new(0)),
         }
     }
@@ -124,24 +129,25 @@ impl Shared {
         *self.phase.borrow() == Phase::Ready
     }
 
-    /// Counts a connection, unless there are as many as there may be.
-    pub(crate) fn enter_if_room(&self) -> Option<Presence> {
-        let entered = self.present.send_if_modified(|present| {
-            let has_room = *present < self.connections_max;
-            *present += usize::from(has_room);
+    /// Whether there is room for one more connection that is authenticated.
+    pub(crate) fn has_room(&self) -> bool {
+        *self.members.borrow() < self.strangers.budget().connections_max
+    }
+
+    /// Counts a connection that is authenticated, unless there are as many as there may be.
+    pub(crate) fn join_if_room(&self) -> Option<Presence> {
+        let joined = self.members.send_if_modified(|members| {
+            let has_room = *members < self.strangers.budget().connections_max;
+            *members += usize::from(has_room);
             has_room
         });
-        entered.then(|| self.entered())
+        joined.then(|| Presence { counted: Arc::clone(&self.members) })
     }
 
-    /// Counts a connection in any case.
+    /// Counts a connection, until its last byte.
     pub(crate) fn enter(&self) -> Presence {
-        self.present.send_modify(|present| *present += 1);
-        self.entered()
-    }
-
-    fn entered(&self) -> Presence {
         add(&self.counters.connections_total, 1);
+        self.present.send_modify(|present| *present += 1);
         Presence { counted: Arc::clone(&self.present) }
     }
 

@@ -59,6 +59,7 @@ pub(crate) async fn serve(core: Arc<Core>, engine: EngineConnection) {
         is_script,
         sockets,
         deadline,
+        refused: 0,
         steps: 0,
         shutdown,
         watches_shutdown: false,
@@ -77,6 +78,8 @@ struct Connection {
     sockets: BTreeMap<NamespaceName, SocketPhase>,
     /// Until when a namespace must be joined, if none was yet.
     deadline: Option<Instant>,
+    /// How many CONNECTs were refused.
+    refused: u32,
     steps: u32,
     shutdown: BoxFuture<'static, ()>,
     /// Whether this task is woken by it.
@@ -122,8 +125,9 @@ impl Connection {
     async fn step(&mut self) -> Step {
         // A little may wait: it leaves with the next write, and one that was given a row need not be asked twice.
         let is_drained = self.engine.waiting_bytes() <= WAITING_BYTES_LOW;
-        // A client is read while its events find room at the app's handlers. Writing goes on.
-        let reads = !self.is_full();
+        // A client is read while its events find room at the app's handlers, and while it takes what it is answered. Writing
+        // goes on.
+        let reads = !self.is_full() && self.engine.waiting_bytes() < WAITING_BYTES_HIGH;
         let deadline = self.deadline;
         let late = async {
             match deadline {
@@ -171,6 +175,10 @@ impl Connection {
             Step::Engine(EngineEvent::Text(text)) => {
                 let decoded = self.decoder.text(text);
                 self.decoded(decoded)
+            }
+            Step::Engine(EngineEvent::Binary(_)) if !self.engine.is_known() => {
+                debug!("a client sends attachments before it is in a namespace");
+                Some(self.close(DisconnectReason::ParseError))
             }
             Step::Engine(EngineEvent::Binary(bytes)) => {
                 let decoded = self.decoder.binary(bytes);
@@ -247,8 +255,7 @@ impl Connection {
             return Some(self.close(DisconnectReason::ForcedServerClose));
         }
         let Some(core) = self.core.namespace(namespace.as_str()) else {
-            self.refuse(&namespace, &ConnectError::new("Invalid namespace"));
-            return None;
+            return self.refuse(&namespace, &ConnectError::new("Invalid namespace"));
         };
         let auth = auth.and_then(|auth| serde_json::from_str(&auth).ok());
         let handshake = Handshake { auth: auth.unwrap_or_else(|| json!({})), ..self.handshake.clone() };
@@ -259,15 +266,19 @@ impl Connection {
 
     fn connected(&mut self, namespace: NamespaceName, result: Result<Box<Live>, Refusal>) -> Option<DisconnectReason> {
         match result {
+            Ok(_) if !self.engine.admit() => {
+                debug!("a client was authenticated too late");
+                return Some(self.close(DisconnectReason::ForcedServerClose));
+            }
             Ok(live) => {
-                self.deadline = None;
+                (self.deadline, self.refused) = (None, 0);
                 live.greet(&mut self.engine);
                 debug!(sid = live.socket.id(), recovered = live.socket.recovered(), "a socket is connected");
                 self.sockets.insert(namespace, SocketPhase::Live(live));
             }
             Err(Refusal::ForGood(error)) => {
                 self.sockets.remove(&namespace);
-                self.refuse(&namespace, &error);
+                return self.refuse(&namespace, &error);
             }
             Err(Refusal::ForNow(reason)) => {
                 let remedy = "it comes back by itself";
@@ -295,12 +306,20 @@ impl Connection {
         }
     }
 
-    fn refuse(&mut self, namespace: &NamespaceName, error: &ConnectError) {
+    /// Answers a CONNECT with an error. Who asks again and again is sent away.
+    fn refuse(&mut self, namespace: &NamespaceName, error: &ConnectError) -> Option<DisconnectReason> {
         let message = match error.data() {
             Some(data) => json!({ "message": error.message(), "data": data }),
             None => json!({ "message": error.message() }),
         };
         self.engine.send_text(encode_connect_error(namespace, &message.to_string()));
+        self.refused += 1;
+        if self.refused < REFUSALS_MAX {
+            return None;
+        }
+        let remedy = "it is closed; see which namespaces and credentials it asks with";
+        self.core.refusals.refused("a client was refused too often", self.handshake.peer, error, remedy);
+        Some(self.close(DisconnectReason::ForcedServerClose))
     }
 
     fn close(&mut self, reason: DisconnectReason) -> DisconnectReason {
@@ -373,5 +392,11 @@ const ENGINE_TURN: u32 = 16;
 
 /// Bytes that may wait for a client while more is read for it.
 const WAITING_BYTES_LOW: usize = 4 * 1024;
+
+/// Bytes that wait for a client from which on it is not read: what it asks for would only wait behind them.
+const WAITING_BYTES_HIGH: usize = 256 * 1024;
+
+/// Refused CONNECTs in a row that end a connection.
+const REFUSALS_MAX: u32 = 8;
 
 const SCRIPT_AGENTS: [&str; 5] = ["Mozilla/", "node-XMLHttpRequest", "node", "Deno/", "Bun/"];

@@ -11,6 +11,7 @@ mod payload;
 mod reply;
 mod session;
 mod sessions;
+mod strangers;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, Uri};
 use redeliver_protocol::time::Instant;
+use redeliver_server::Gateway;
 
 pub use self::connection::EngineConnection;
 pub(crate) use self::connection::Interest;
@@ -50,6 +52,9 @@ pub struct EngineConfig {
     pub write_timeout: Duration,
     /// Most sessions at once.
     pub sessions_max: usize,
+    /// The server among whose strangers a session is until [`EngineConnection::admit`]: bounded in number, in time, and to
+    /// messages of 9 KiB. None: sessions are nobody's strangers.
+    pub strangers: Option<Gateway>,
     /// Whether a request that names an origin (a page's) is taken. Without this check any page in the world could use
     /// its visitors' access.
     pub admits: Arc<dyn Fn(&HeaderMap) -> bool + Send + Sync>,
@@ -69,6 +74,7 @@ impl Default for EngineConfig {
             write_timeout: Duration::from_secs(20),
             // As many as a server takes connections, unless it is told otherwise.
             sessions_max: 65_536,
+            strangers: None,
             admits: Arc::new(|_| false),
         }
     }

@@ -108,6 +108,7 @@ impl SocketIoBuilder {
             ping_timeout: config.ping_timeout,
             payload_bytes_max: config.payload_bytes_max,
             sessions_max: config.sessions_max,
+            strangers: Some(gateway.clone()),
             admits: Arc::new(move |headers| admitting.origin_is_allowed(headers)),
             ..EngineConfig::default()
         };

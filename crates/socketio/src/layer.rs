@@ -38,6 +38,10 @@ impl Routes for SocketIo {
         SocketIo::owns(self, path)
     }
 
+    fn judges_peers(&self) -> bool {
+        true
+    }
+
     async fn respond(&self, request: Request<Incoming>, peer: Option<SocketAddr>) -> Response<ResponseBody> {
         SocketIo::respond(self, request, peer).await.map(BodyExt::boxed)
     }
@@ -52,6 +56,10 @@ pub struct WithPage {
 impl Routes for WithPage {
     fn owns(&self, path: &str) -> bool {
         self.io.owns(path) || assets::page(path).is_some()
+    }
+
+    fn judges_peers(&self) -> bool {
+        true
     }
 
     async fn respond(&self, request: Request<Incoming>, peer: Option<SocketAddr>) -> Response<ResponseBody> {

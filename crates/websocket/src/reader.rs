@@ -65,6 +65,11 @@ impl Reader {
         }
     }
 
+    /// From here on, messages may have so many bytes.
+    pub(crate) fn allow(&mut self, bytes_max: usize) {
+        (self.first_bytes_max, self.bytes_max) = (bytes_max, bytes_max);
+    }
+
     /// Where more bytes go. They are behind what is there.
     pub(crate) fn bytes(&mut self) -> &mut BytesMut {
         &mut self.bytes

@@ -63,6 +63,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
+    /// Lets messages have `bytes_max` bytes from here on, the first one too.
+    pub fn allow(&mut self, bytes_max: usize) {
+        self.reader.allow(bytes_max);
+    }
+
     /// Takes bytes that were read from the peer before the socket was made. They come before all others.
     pub fn put_back(&mut self, bytes: &[u8]) {
         self.reader.bytes().extend_from_slice(bytes);
@@ -92,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         (!self.writer.is_empty()).then(|| self.progress_at.unwrap_or_else(Instant::now))
     }
 
-    /// Returns how many bytes wait to be written.
+    /// Returns about how many bytes of memory wait to be written: 0 exactly if nothing waits. Costs nothing to ask.
     pub fn waiting_bytes(&self) -> usize {
         self.writer.bytes()
     }

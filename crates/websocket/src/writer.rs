@@ -16,6 +16,8 @@ pub(crate) struct Writer {
     more: VecDeque<Frame>,
     /// How much of the first frame has left.
     written: usize,
+    /// What the frames that wait take in memory, in bytes: kept, since it is asked for at each step of a connection.
+    cost: usize,
     /// Control frames. Invariant: they begin at a frame's border, so they go out first unless `written > 0`.
     control: BytesMut,
 }
@@ -43,10 +45,9 @@ impl Writer {
         self.control.len()
     }
 
-    /// Bytes that wait.
+    /// About how many bytes of memory wait; 0 if nothing does.
     pub(crate) fn bytes(&self) -> usize {
-        let frames: usize = self.frames().map(|frame| frame.head.bytes().len() + frame.body.len()).sum();
-        frames - self.written + self.control.len()
+        self.cost - self.written.min(self.cost) + self.control.len()
     }
 
     /// Adds a frame that is complete, header and all.
@@ -122,6 +123,7 @@ impl Writer {
             self.written += written;
             return 0;
         }
+        self.cost -= self.first.as_ref().map_or(0, Frame::cost);
         self.first = self.more.pop_front();
         if self.more.is_empty() {
             // A reader that keeps up holds no queue.
@@ -132,6 +134,7 @@ impl Writer {
     }
 
     fn push(&mut self, frame: Frame) {
+        self.cost += frame.cost();
         match self.first {
             None => self.first = Some(frame),
             Some(_) => self.more.push_back(frame),
@@ -140,6 +143,13 @@ impl Writer {
 
     fn frames(&self) -> impl Iterator<Item = &Frame> {
         self.first.iter().chain(&self.more)
+    }
+}
+
+impl Frame {
+    /// What it takes in memory, about: a small frame is mostly bookkeeping.
+    fn cost(&self) -> usize {
+        size_of::<Frame>() + self.head.bytes().len() + self.body.len()
     }
 }
 

@@ -14,12 +14,16 @@ pub(super) static SETTINGS: &[Setting] = &[
     text("data", |c| &mut c.data, "the data directory; it is created if it does not exist"),
     time("heartbeat", Duration::from_secs(1), |c| always(&mut c.session.heartbeat), HEARTBEAT),
     Setting { key: "allowed_origins", kind: Kind::Origins(|c| &mut c.allowed_origins), means: ORIGINS },
+    text("admin.listen", |c| &mut c.admin_listen, ADMIN),
     time("retention.age", SECOND, |c| Time::Optional(&mut c.log.retention.age), "events that are older go"),
     size("retention.bytes", 1, NO_BOUND, |c| Number::Optional(&mut c.log.retention.bytes), RETENTION_BYTES),
     count("retention.count", 1, |c| Number::Optional(&mut c.log.retention.count), RETENTION_COUNT),
     time("retention.publishers", HOUR, |c| always(&mut c.log.publisher_idle), PUBLISHERS),
     time("retention.cursors", HOUR, |c| always(&mut c.log.cursor_idle), CURSORS),
     count("limits.connections", 1, |c| Number::Usize(&mut c.connections_max), CONNECTIONS),
+    count("limits.strangers", 1, |c| Number::Usize(&mut c.strangers.strangers_max), STRANGERS),
+    count("limits.strangers_per_address", 1, |c| Number::Usize(&mut c.strangers.per_address_max), PER_ADDRESS),
+    time("limits.stranger_timeout", SECOND, |c| always(&mut c.strangers.deadline), STRANGER_TIMEOUT),
     size("limits.event_bytes", 1, EVENT_BYTES, |c| Number::U32(&mut c.session.limits.event_bytes_max), EVENT),
     Setting {
         key: "limits.event_topics",
@@ -117,12 +121,16 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 const HEARTBEAT: &str = "a silent client is pinged this often, and is gone after twice this";
+const ADMIN: &str = "where operators ask /healthz and /readyz, as HOST:PORT; \"off\": nowhere";
 const ORIGINS: &str = "pages from which browsers may connect, besides this server's own; \"*\": all";
 const RETENTION_BYTES: &str = "the oldest events go while the log holds more bytes of events";
 const RETENTION_COUNT: &str = "the oldest events go while the log holds more events";
 const PUBLISHERS: &str = "how long a publisher is remembered after its last emit";
 const CURSORS: &str = "how long a subscriber's cursor is kept after its last change";
-const CONNECTIONS: &str = "connections at once; more are answered 503";
+const CONNECTIONS: &str = "authenticated connections at once; more are answered 503";
+const STRANGERS: &str = "peers at once that are not authenticated; beyond, the oldest makes room";
+const PER_ADDRESS: &str = "those of one address (IPv6: /64); not for 127.0.0.1 and ::1";
+const STRANGER_TIMEOUT: &str = "how long a peer may take until it is authenticated, over any protocol";
 const EVENT: &str = "one event: payload, name and topics";
 const WINDOW_EVENTS: &str = "largest window of a subscription, in events";
 const WINDOW_BYTES: &str = "largest window of a subscription, in bytes";
@@ -138,7 +146,7 @@ const TAIL_BYTES: &str = "unfolded part of the log, read again at a start; beyon
 const FOLD_BYTES: &str = "the unfolded part's size from which on its oldest events are folded";
 const RECOVERY: &str = "who is given offsets: auto (clients that can use them), on (all), or off (none)";
 const PING_TIMEOUT: &str = "how long a client may take to answer a ping";
-const CONNECT_TIMEOUT: &str = "how long a connection may be in no namespace";
+const CONNECT_TIMEOUT: &str = "how long a connection may be in no namespace, within stranger_timeout";
 const PAYLOAD_BYTES: &str = "one message of a client";
 const SESSIONS: &str = "clients at once; each counts as a connection as well";
 const SESSION_IDLE: &str = "how long a client that is away may come back as the same socket";

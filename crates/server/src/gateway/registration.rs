@@ -20,6 +20,7 @@ pub struct Registration {
     inbox: Arc<Inbox>,
     ended: Option<Close>,
     shared: Arc<Shared>,
+    _membership: Presence,
     /// Last, when nothing of the server is held any more.
     _presence: Presence,
 }
@@ -32,10 +33,18 @@ impl Registration {
         peer: Option<SocketAddr>,
         protocol: &'static str,
     ) -> Option<Registration> {
-        let presence = if shared.is_ready() { shared.enter_if_room()? } else { return None };
+        let membership = if shared.is_ready() { shared.join_if_room()? } else { return None };
+        let presence = shared.enter();
         let (id, inbox) = shared.hub.join();
         let entry = shared.registry.enter(id, identity, peer, protocol);
-        Some(Registration { entry, inbox, ended: None, shared: Arc::clone(shared), _presence: presence })
+        Some(Registration {
+            entry,
+            inbox,
+            ended: None,
+            shared: Arc::clone(shared),
+            _membership: membership,
+            _presence: presence,
+        })
     }
 
     /// Returns the connection's number.

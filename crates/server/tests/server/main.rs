@@ -15,4 +15,5 @@ mod publisher;
 mod registry;
 mod routes;
 mod states;
+mod strangers;
 mod volatile;

@@ -19,6 +19,7 @@ use super::packet::{Message, SharedFrame};
 use super::reply::{Reply, Socket, finish, refuse, turn_away};
 use super::session::{EngineCloseReason, EngineEvent, EngineSession, ProbeStep};
 use super::sessions::{Post, SessionEntry, SessionRequest};
+use super::strangers::{STRANGER_MESSAGE_BYTES_MAX, Standing};
 use super::{Engine, HandshakeRequest};
 
 /// One Engine.IO session, whatever carries it now. One task owns it; dropped, it is closed.
@@ -28,6 +29,7 @@ pub struct EngineConnection {
     session: EngineSession,
     /// None when it is over.
     entry: Option<SessionEntry>,
+    standing: Standing,
     /// The session's WebSocket, or the one under probe while it polls.
     carrier: Carrier,
     get: Option<Reply>,
@@ -76,13 +78,18 @@ impl EngineConnection {
         request: HandshakeRequest,
         session: EngineSession,
         carrier: Carrier,
+        standing: Standing,
     ) -> EngineConnection {
+        if standing.is_known() {
+            entry.inbox.set_known();
+        }
         EngineConnection {
             engine,
             request,
             drain_owed: !session.is_polling(),
             session,
             entry: Some(entry),
+            standing,
             carrier,
             get: None,
             post: None,
@@ -101,6 +108,29 @@ impl EngineConnection {
     #[must_use]
     pub fn is_polling(&self) -> bool {
         self.session.is_polling()
+    }
+
+    /// The client is authenticated: it is no stranger any more, and may send messages of the whole size. Returns whether it
+    /// may stay: not if it was sent away before. To be called again costs nothing.
+    #[must_use]
+    pub fn admit(&mut self) -> bool {
+        if self.standing.is_known() {
+            return true;
+        }
+        let is_admitted = self.standing.admit();
+        if let Some(entry) = self.entry.as_ref().filter(|_| is_admitted) {
+            entry.inbox.set_known();
+        }
+        if let Carrier::Open(socket) = &mut self.carrier {
+            socket.allow(self.engine.0.config.payload_bytes_max);
+        }
+        is_admitted
+    }
+
+    /// Whether the client is authenticated, or nobody asks.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.standing.is_known()
     }
 
     /// Sends a text message, which must be valid UTF-8. It leaves while [`EngineConnection::next`] is waited for.
@@ -127,12 +157,12 @@ impl EngineConnection {
         self.waiting_bytes() == 0
     }
 
-    /// How many bytes wait. Nothing bounds them but the owner.
+    /// About how many bytes of memory wait; 0 exactly if nothing does. Nothing bounds them but the owner.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         let carried = match &self.carrier {
             Carrier::None => 0,
-            Carrier::Opening { waiting, .. } => waiting.iter().map(Message::bytes).sum(),
+            Carrier::Opening { waiting, .. } => waiting.iter().map(Message::cost).sum(),
             Carrier::Open(_) if self.session.is_polling() => 0,
             Carrier::Open(socket) => socket.waiting_bytes(),
         };
@@ -174,6 +204,10 @@ impl EngineConnection {
         let reads = interest.reads;
         loop {
             let now = self.engine.now();
+            if let Poll::Ready(farewell) = self.standing.poll_farewell(cx) {
+                debug!(peer = ?self.request.peer, %farewell, "a session of a stranger is closed");
+                self.session.fail(EngineCloseReason::Forced);
+            }
             self.take_requests(cx, now, reads);
             let mut step = Step::Idle;
             if reads {
@@ -225,8 +259,9 @@ impl EngineConnection {
                     refuse(post.reply);
                 }
                 SessionRequest::Post(post) => self.post = Some(Posting::Reading(post)),
-                SessionRequest::WebSocket(upgrade) => {
+                SessionRequest::WebSocket(upgrade, stranger) => {
                     if self.session.probe_opened(now) {
+                        self.standing.beside(stranger);
                         self.carrier = Carrier::Opening { upgrade, waiting: VecDeque::new() };
                     } else {
                         turn_away(upgrade, self.engine.0.config.upgrade_timeout);
@@ -283,6 +318,7 @@ impl EngineConnection {
                 Poll::Pending => Step::Idle,
                 Poll::Ready(Ok(io)) => {
                     let max = self.engine.0.config.payload_bytes_max;
+                    let max = if self.standing.is_known() { max } else { max.min(STRANGER_MESSAGE_BYTES_MAX) };
                     let mut socket = Box::new(WebSocket::new(TokioIo::new(io), max, max));
                     waiting.drain(..).for_each(|message| write(&mut socket, message));
                     self.carrier = Carrier::Open(socket);
@@ -386,7 +422,7 @@ impl EngineConnection {
             }
         }
         let mut due = self.at(self.session.deadline(reads));
-        if let Some(stuck_at) = self.stuck_at() {
+        if let Some(stuck_at) = self.stuck_at(reads) {
             if stuck_at <= tokio::time::Instant::now() {
                 self.session.fail(EngineCloseReason::TransportError);
                 return Step::Again;
@@ -402,13 +438,16 @@ impl EngineConnection {
         }
     }
 
-    /// When the client is given up if it reads nothing until then, or never finished its handshake.
-    fn stuck_at(&self) -> Option<tokio::time::Instant> {
+    /// When the client is given up if it takes nothing until then of what waits for it. Who polls is only given up while
+    /// nothing is heard of it: else its pings tell.
+    fn stuck_at(&self, reads: bool) -> Option<tokio::time::Instant> {
+        let write_timeout = self.engine.0.config.write_timeout;
         match &self.carrier {
-            Carrier::Open(socket) if !self.session.is_polling() => {
-                Some(socket.waiting_since()? + self.engine.0.config.write_timeout)
+            Carrier::Open(socket) if !self.session.is_polling() => Some(socket.waiting_since()? + write_timeout),
+            Carrier::None | Carrier::Opening { .. } | Carrier::Open(_) if reads => None,
+            Carrier::None | Carrier::Opening { .. } | Carrier::Open(_) => {
+                Some(self.at(self.session.waiting_since()?) + write_timeout)
             }
-            Carrier::None | Carrier::Opening { .. } | Carrier::Open(_) => None,
         }
     }
 
@@ -417,7 +456,7 @@ impl EngineConnection {
             return;
         }
         self.drain_owed = true;
-        let Some(message) = self.session.send(message) else { return };
+        let Some(message) = self.session.send(message, self.engine.now()) else { return };
         match &mut self.carrier {
             Carrier::Open(socket) => write(socket, message),
             Carrier::Opening { waiting, .. } => waiting.push_back(message),

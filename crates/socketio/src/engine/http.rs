@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::upgrade::OnUpgrade;
+use redeliver_server::Stranger;
 use redeliver_websocket::handshake::{Handshake, own_headers, own_uri};
 use tokio::sync::oneshot;
 
@@ -18,6 +19,7 @@ use super::packet::Message;
 use super::reply::{RequestRefusal, TEXT, answer, turn_away};
 use super::session::EngineSession;
 use super::sessions::{Inbox, Post, SessionLookup, SessionRequest, Sid};
+use super::strangers::{STRANGER_MESSAGE_BYTES_MAX, Standing};
 use super::{Engine, HandshakeRequest};
 
 impl Engine {
@@ -62,6 +64,7 @@ impl Engine {
         B::Data: Buf,
     {
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let stranger = request.extensions_mut().remove::<Stranger>();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let accept = match query.transport {
             Some("polling") if !request.headers().contains_key(header::UPGRADE) => None,
@@ -83,7 +86,7 @@ impl Engine {
                 );
                 return Err(RequestRefusal::UnsupportedVersion);
             }
-            return self.shake_hands(request, peer, accept.transpose()?);
+            return self.shake_hands(request, peer, accept.transpose()?, stranger);
         };
         let sid = Sid::parse(sid).ok_or(RequestRefusal::UnknownSid)?;
         let is_get = request.method() == Method::GET;
@@ -92,8 +95,14 @@ impl Engine {
             SessionLookup::Ended(body) => return Ok(answer(StatusCode::OK, TEXT, body)),
             SessionLookup::Unknown => return Err(RequestRefusal::UnknownSid),
         };
+        if inbox.is_known()
+            && let Some(stranger) = &stranger
+        {
+            // Who speaks for a known session is known. If there are too many, the connection stays among the strangers.
+            let _is_known = stranger.admit();
+        }
         match (accept, request.method()) {
-            (Some(accept), _) => Ok(self.probe(&inbox, accept?)),
+            (Some(accept), _) => Ok(self.probe(&inbox, accept?, stranger)),
             (None, &Method::GET) => poll(&inbox).await,
             (None, &Method::POST) => self.post(&inbox, request).await,
             (None, _) => Err(RequestRefusal::BadRequest),
@@ -106,9 +115,18 @@ impl Engine {
         request: Request<B>,
         peer: Option<SocketAddr>,
         accept: Option<Accept>,
+        stranger: Option<Stranger>,
     ) -> Result<Response<Full<Bytes>>, RequestRefusal> {
-        let entry = self.0.sessions.enter().ok_or(RequestRefusal::NoRoom)?;
         let config = &self.0.config;
+        let standing = match &config.strangers {
+            Some(gateway) => {
+                // A WebSocket is its connection, which has its place. A session over polling needs one of its own.
+                let of_connection = stranger.filter(|_| accept.is_some());
+                Standing::of_stranger(gateway, peer, of_connection).ok_or(RequestRefusal::NoRoom)?
+            }
+            None => Standing::known(),
+        };
+        let entry = self.0.sessions.enter().ok_or(RequestRefusal::NoRoom)?;
         let (parts, _) = request.into_parts();
         let opening = config.opening(&entry.sid.to_string(), accept.is_none());
         let (now, terms) = (self.now(), config.terms());
@@ -121,14 +139,15 @@ impl Engine {
             }
         };
         let request = keep(&parts, peer);
-        let connection = EngineConnection::new(self.clone(), entry, request, session, carrier);
+        let connection = EngineConnection::new(self.clone(), entry, request, session, carrier, standing);
         tokio::spawn((self.0.on_connection)(connection));
         Ok(response)
     }
 
     /// A WebSocket for a session that polls. One that cannot have it closes it: it is too late for another answer.
-    fn probe(&self, inbox: &Inbox, accept: Accept) -> Response<Full<Bytes>> {
-        if let Err(SessionRequest::WebSocket(upgrade)) = inbox.push(SessionRequest::WebSocket(accept.upgrade)) {
+    fn probe(&self, inbox: &Inbox, accept: Accept, stranger: Option<Stranger>) -> Response<Full<Bytes>> {
+        let request = SessionRequest::WebSocket(accept.upgrade, stranger);
+        if let Err(SessionRequest::WebSocket(upgrade, _)) = inbox.push(request) {
             turn_away(upgrade, self.0.config.upgrade_timeout);
         }
         accept.handshake.response(None)
@@ -143,7 +162,9 @@ impl Engine {
         let (reply, answered) = oneshot::channel();
         inbox.push(SessionRequest::Post(Post { body, reply })).map_err(|_| RequestRefusal::UnknownSid)?;
         let config = &self.0.config;
-        let reading = read(request, config.payload_bytes_max);
+        let bytes_max = config.payload_bytes_max;
+        let bytes_max = if inbox.is_known() { bytes_max } else { bytes_max.min(STRANGER_MESSAGE_BYTES_MAX) };
+        let reading = read(request, bytes_max);
         let body = tokio::time::timeout(config.body_timeout, reading).await.unwrap_or(Err(RequestRefusal::BadRequest));
         let outcome = body.as_ref().map(drop).map_err(|refusal| *refusal);
         // If the session is gone, so is its answer.

@@ -105,13 +105,18 @@ pub(super) enum Message {
 }
 
 impl Message {
-    /// About how many bytes it takes.
+    /// About how many bytes it takes on the wire.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Message::Text(bytes) | Message::Binary(bytes) | Message::Packet(bytes) => bytes.len() + 1,
             Message::SharedText(frame) | Message::SharedBinary(frame) => frame.bytes.len(),
             Message::Ping => 1,
         }
+    }
+
+    /// About how many bytes it takes in memory: a small one is mostly bookkeeping.
+    pub(super) fn cost(&self) -> usize {
+        size_of::<Message>() + self.bytes()
     }
 
     /// As a frame of a WebSocket, in two parts, without a copy of what is large.

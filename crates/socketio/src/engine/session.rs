@@ -83,6 +83,8 @@ pub(super) struct EngineSession {
     /// What waits for a poll. Empty on a WebSocket.
     queue: VecDeque<Message>,
     queue_bytes: usize,
+    /// When a poll last took something, or the first of what waits was put in.
+    taken_at: Instant,
     /// Packets of the last POST that were not asked for yet.
     packets: Option<Packets>,
     poll: Option<Poll>,
@@ -157,6 +159,7 @@ impl EngineSession {
             pings: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
+            taken_at: now,
             packets: None,
             poll: None,
             end: None,
@@ -177,12 +180,20 @@ impl EngineSession {
         self.queue_bytes
     }
 
+    /// Since when something waits for a poll and none takes of it.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        (!self.queue.is_empty()).then_some(self.taken_at)
+    }
+
     /// Puts a message behind what waits for a poll. On a WebSocket it is given back, to be written.
-    pub(super) fn send(&mut self, message: Message) -> Option<Message> {
+    pub(super) fn send(&mut self, message: Message, now: Instant) -> Option<Message> {
         match self.transport {
             Transport::WebSocket => Some(message),
             Transport::Polling { .. } => {
-                self.queue_bytes += message.bytes();
+                if self.queue.is_empty() {
+                    self.taken_at = now;
+                }
+                self.queue_bytes += message.cost();
                 self.queue.push_back(message);
                 None
             }
@@ -214,8 +225,9 @@ impl EngineSession {
         let poll = self.poll.as_ref()?;
         if !self.queue.is_empty() {
             self.poll = None;
+            self.taken_at = now;
             let body = encode(&mut self.queue, self.terms.body_bytes_max);
-            self.queue_bytes = self.queue.iter().map(Message::bytes).sum();
+            self.queue_bytes = self.queue.iter().map(Message::cost).sum();
             if self.queue.is_empty() {
                 // A burst's memory is not kept.
                 self.queue = VecDeque::new();

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
+use redeliver_server::Stranger;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -62,8 +64,8 @@ pub(super) enum SessionRequest {
     Get(Reply),
     /// A POST whose body is being read.
     Post(Post),
-    /// A WebSocket, once its handshake's answer is written.
-    WebSocket(OnUpgrade),
+    /// A WebSocket, once its handshake's answer is written, and the stranger whose connection it is.
+    WebSocket(OnUpgrade, Option<Stranger>),
 }
 
 #[derive(Debug)]
@@ -74,7 +76,11 @@ pub(super) struct Post {
 
 /// The HTTP requests for one session that it has not heard of yet.
 #[derive(Debug, Default)]
-pub(super) struct Inbox(Mutex<InboxState>);
+pub(super) struct Inbox {
+    state: Mutex<InboxState>,
+    /// Whether the session's client is authenticated.
+    is_known: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct InboxState {
@@ -86,7 +92,7 @@ struct InboxState {
 impl Inbox {
     /// Lets the session hear of a request, or gives it back.
     pub(super) fn push(&self, request: SessionRequest) -> Result<(), SessionRequest> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.is_shut || state.requests.len() >= REQUESTS_MAX {
             return Err(request);
         }
@@ -102,15 +108,23 @@ impl Inbox {
 
     /// All requests since the last time. The task is woken by the next one.
     pub(super) fn poll_requests(&self, cx: &Context<'_>) -> Vec<SessionRequest> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
         }
         std::mem::take(&mut state.requests)
     }
 
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known.load(Relaxed)
+    }
+
+    pub(super) fn set_known(&self) {
+        self.is_known.store(true, Relaxed);
+    }
+
     fn shut(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.is_shut = true;
         let dropped = (std::mem::take(&mut state.requests), state.waker.take());
         drop(state);

@@ -9,4 +9,5 @@ mod layer;
 mod recovery;
 mod rooms;
 mod stories;
+mod strangers;
 mod subscribers;

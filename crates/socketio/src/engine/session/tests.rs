@@ -18,7 +18,7 @@ fn polling() -> EngineSession {
 }
 
 fn text(session: &mut EngineSession, text: &'static [u8]) {
-    assert!(session.send(Message::Text(Bytes::from_static(text))).is_none(), "it waits for a poll");
+    assert!(session.send(Message::Text(Bytes::from_static(text)), at(0)).is_none(), "it waits for a poll");
 }
 
 fn events(session: &mut EngineSession) -> Vec<EngineEvent> {
@@ -146,7 +146,7 @@ fn an_upgrade_keeps_what_waits_until_the_client_switches() {
     let ProbeStep::Adopt(queue) = session.probe_text("5".into()) else { panic!("no upgrade") };
     assert!(matches!(&queue.into_iter().collect::<Vec<_>>()[..], [Message::Text(text)] if text == "meanwhile"));
     assert_eq!(session.waiting_bytes(), 0);
-    assert!(session.send(Message::Ping).is_some(), "it is written from here on");
+    assert!(session.send(Message::Ping, at(1)).is_some(), "it is written from here on");
     assert_eq!(session.get(at(2)), Err(Refused));
     assert_eq!(session.post(Bytes::from_static(b"4x")), Err(Refused));
     assert!(!session.probe_opened(at(2)));
