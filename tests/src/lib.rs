@@ -10,6 +10,7 @@ pub mod emission;
 pub mod emitter;
 pub mod imports;
 pub mod ledger;
+pub mod mutation;
 pub mod needs;
 pub mod power_cut;
 pub mod process;

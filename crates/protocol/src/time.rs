@@ -123,7 +123,9 @@ fn parse(text: &str) -> Option<Timestamp> {
     let mut time = time.splitn(3, ':');
     let (hours, minutes) = (number(time.next()?, 23)?, number(time.next()?, 59)?);
     let seconds = number(time.next()?, 59)?;
-    let millis = number(&format!("{fraction:0<3}")[..3], 999).filter(|_| fraction.len() <= 9)?;
+    // Digits of nanoseconds at most, of which those of milliseconds count.
+    let is_fraction = (1..=9).contains(&fraction.len()) && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    let millis = number(format!("{fraction:0<3}").get(..3).filter(|_| is_fraction)?, 999)?;
     let days = days_from_civil(year, month, day).filter(|days| civil_from_days(*days) == (year, month, day))?;
     let of_day = hours * 3_600_000 + minutes * 60_000 + seconds * 1000 + millis;
     days.checked_mul(DAY_MS)?.checked_add(of_day).map(Timestamp)
@@ -163,6 +165,14 @@ const YEAR_MAX: u64 = 584_556_019;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fraction_that_is_not_of_digits_is_refused() {
+        for fraction in ["", "1é", "12é4", "é", "1234567890", "1x", "+12", "12345678é"] {
+            assert!(format!("2026-11-28T02:30:00.{fraction}Z").parse::<Timestamp>().is_err(), "{fraction:?}");
+        }
+        assert_eq!("2026-11-28T02:30:00.1239Z".parse(), Ok(Timestamp(1_795_833_000_123)));
+    }
 
     #[test]
     fn a_time_is_written_for_people_and_read_back() {
