@@ -34,6 +34,11 @@ pub struct WriteBatch {
 }
 
 impl WriteBatch {
+    /// Stands for a batch of the greatest size, for asking whether there is room. It must not be applied.
+    pub(crate) fn largest() -> WriteBatch {
+        WriteBatch { entries: vec![(Vec::new(), Some(Bytes::new()))], bytes: BATCH_BYTES_MAX }
+    }
+
     /// Sets a key. A later entry for the same key wins.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.put_shared(key, value.into());

@@ -24,6 +24,10 @@ impl Lineage {
         self.epochs.push(entry);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.epochs.is_empty()
+    }
+
     pub(crate) fn contains(&self, epoch: Epoch) -> bool {
         self.by_epoch.contains_key(&epoch)
     }

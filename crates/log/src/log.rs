@@ -34,7 +34,7 @@ use crate::clock::PacedClock;
 use crate::commit::{COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, encoded_bytes_max};
 use crate::config::LogConfig;
 use crate::error::LogError;
-use crate::kv::Kv;
+use crate::kv::{Kv, WriteBatch};
 use crate::layout::value::CursorEntry;
 use crate::layout::{key, piece};
 use crate::publishers::Publishers;
@@ -74,6 +74,8 @@ struct WriterState {
     has_clock_news: bool,
     /// When the store was last seen where it was opened.
     place_checked: Instant,
+    /// What opening is still to write before anything else, if the disk was full.
+    opening: Option<open::Opening>,
     /// Whether a commit is staged and not yet published.
     is_staged: bool,
     fold: Option<folding::Fold>,
@@ -217,6 +219,9 @@ pub struct LogStats {
 impl Log {
     /// Opens a log over a store and durably begins `epoch`, which must never have been used for this log before.
     ///
+    /// If the disk is full, a log that was opened before can be read all the same, under its last epoch. `epoch` begins with
+    /// the first write that finds room: until then [`Log::stage`] fails with [`LogError::StorageFull`].
+    ///
     /// # Errors
     ///
     /// [`LogError::NewerFormat`], or what the store fails with. A damaged value is no error: what can be read is read,
@@ -235,6 +240,7 @@ impl Log {
             clock,
             has_clock_news: false,
             place_checked: monotonic,
+            opening: recovered.opening.take(),
             is_staged: false,
             fold: None,
             folded_through: Seq::ZERO,
@@ -450,6 +456,15 @@ impl Log {
     /// None at present; a log that keeps publishers in the store alone would have some.
     pub fn publisher(&self, publisher: PublisherId, settled: EmitNumber) -> Result<PublisherState, LogError> {
         Ok(self.publishers.lock().state(publisher, settled))
+    }
+
+    /// Returns whether the disk would take a commit of any size now: an estimate.
+    ///
+    /// # Errors
+    ///
+    /// What the store fails with.
+    pub fn has_room(&self) -> Result<bool, LogError> {
+        Ok(self.store.kv().has_room(&WriteBatch::largest(), 0)?)
     }
 
     /// What the log holds now.

@@ -15,6 +15,8 @@ mod damage;
 mod excepts;
 #[path = "conformance/folding.rs"]
 mod folding;
+#[path = "conformance/full_disk.rs"]
+mod full_disk;
 #[path = "conformance/merged.rs"]
 mod merged;
 #[path = "conformance/model.rs"]

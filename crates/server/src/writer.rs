@@ -106,7 +106,10 @@ impl Writer {
                 self.keep_up()?;
                 self.more = true;
             }
-            Work::Idle => self.more = self.tend()? == Maintenance::More,
+            Work::Idle => {
+                self.more = self.tend()? == Maintenance::More;
+                self.look_for_room()?;
+            }
             Work::Closed => return Ok(Progress::Ended),
         }
         Ok(Progress::GoesOn)
@@ -141,6 +144,14 @@ impl Writer {
             }
             done => done,
         }
+    }
+
+    /// Says that the disk has room again, also if nobody emits.
+    fn look_for_room(&self) -> Result<(), LogError> {
+        if self.shared.storage.is_full() && self.log().has_room()? {
+            self.shared.storage.found_room();
+        }
+        Ok(())
     }
 
     fn commit(

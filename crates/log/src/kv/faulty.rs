@@ -40,6 +40,8 @@ pub struct Faults {
     pub fail_sync: Option<u64>,
     /// Batches that would take the store above so many bytes of keys and values are refused as [`KvError::Full`].
     pub capacity_bytes: Option<u64>,
+    /// Whether [`Kv::has_room`] tells of that. Otherwise there is always room until it is needed.
+    pub foresees_full: bool,
     /// Syncs say that they succeeded and do nothing: a disk that lies. Several batches can then be unsynced at once.
     pub sync_is_a_lie: bool,
 }
@@ -194,6 +196,12 @@ impl<K: Kv> Kv for FaultyKv<K> {
         let inner = self.inner.range(from, to, direction);
         let entries = LayeredRange::new(vec![over], inner, (from, to), direction);
         Box::new(FaultyRange { kv: self, entries, failed: false })
+    }
+
+    fn has_room(&self, batch: &WriteBatch, waiting_bytes: u64) -> Result<bool, KvError> {
+        let state = self.state.lock();
+        let bytes = state.bytes.saturating_add(batch.bytes() as u64).saturating_add(waiting_bytes);
+        Ok(!state.faults.foresees_full || state.faults.capacity_bytes.is_none_or(|capacity| bytes <= capacity))
     }
 
     fn apply_batch(&self, batch: &WriteBatch) -> Result<(), KvError> {

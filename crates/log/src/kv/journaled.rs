@@ -64,16 +64,19 @@ struct JournalState {
 struct Writer {
     journals: Journals,
     is_synced: bool,
+    /// The generation that is still to begin, if the disk was full when the store was opened.
+    to_begin: Option<u64>,
     /// The settling steps that had been done when the last batch came.
     steps_seen: u64,
 }
 
 impl JournaledKv {
-    /// Opens the journals in a directory over the store that they belong to, and takes in what it has not settled.
+    /// Opens the journals in a directory over the store that they belong to, and takes in what it has not settled. If there
+    /// is no room to begin a journal, the store can be read, and the first batch that finds room begins it.
     ///
     /// # Errors
     ///
-    /// [`KvError::Full`] when there is no room to begin a journal, [`KvError::Failed`] in words otherwise.
+    /// [`KvError::Failed`] in words.
     pub fn open(inner: Arc<dyn Kv>, dir: &Path, config: &JournalConfig) -> Result<JournaledKv, KvError> {
         let settled = settling::settled_generation(&*inner)?;
         let (mut journals, found) = Journals::open(dir, config.bytes_max, settled)?;
@@ -101,9 +104,13 @@ impl JournaledKv {
             }
         }
         let begun = journals.begin(found.newest + 1, shared.progress.lock().settled);
-        begun.map_err(|error| journal::failed("beginning the journal", &error))?;
+        let to_begin = match begun.map_err(|error| journal::failed("beginning the journal", &error)) {
+            Ok(()) => None,
+            Err(KvError::Full) => Some(found.newest + 1),
+            Err(error @ (KvError::Failed(_) | KvError::TooLarge(_))) => return Err(error),
+        };
         let journal_bytes = AtomicU64::new(journals.bytes_on_disk());
-        let writer = Mutex::new(Writer { journals, is_synced: true, steps_seen: 0 });
+        let writer = Mutex::new(Writer { journals, is_synced: true, to_begin, steps_seen: 0 });
         let settler = Some(settling::start(&shared)?);
         Ok(JournaledKv { shared, writer, journal_bytes, settler })
     }
@@ -116,8 +123,22 @@ impl JournaledKv {
     pub fn settle(&self) -> Result<(), KvError> {
         let mut writer = self.writer.lock();
         self.shared.settle_all()?;
+        if writer.to_begin.is_some() {
+            // Nothing was written since all that was found was settled.
+            return Ok(());
+        }
         self.freeze(&mut writer)?;
         self.shared.settle_all()
+    }
+
+    /// Begins the journal that found no room when the store was opened.
+    fn begin(&self, writer: &mut Writer) -> Result<(), KvError> {
+        if let Some(generation) = writer.to_begin {
+            let settled = self.shared.progress.lock().settled;
+            self.guarded("beginning a journal", writer.journals.begin(generation, settled))?;
+            writer.to_begin = None;
+        }
+        Ok(())
     }
 
     /// Begins a new generation. There is no frozen one.
@@ -211,6 +232,7 @@ impl Kv for JournaledKv {
         if !self.has_room(batch, 0)? {
             return Err(KvError::Full);
         }
+        self.begin(&mut writer)?;
         let record = writer.journals.encode(batch);
         self.make_room(&mut writer, record)?;
         self.guarded("writing the journal", writer.journals.write())?;

@@ -73,6 +73,7 @@ impl SledKv {
         let db = open_patiently(dir, config).or_else(|error| open_after(error, dir, config, &mut space))?;
         let file = sync_files(dir).map_err(|error| io_error("syncing the store's files", &error))?;
         let blobs = Blobs::open(dir).map_err(|error| io_error("opening the store's directory of blobs", &error))?;
+        space.restore_reserve();
         let kv = SledKv {
             db: Some(db),
             file,

@@ -1,5 +1,6 @@
 //! Upkeep: one bounded step at a time, the most urgent first. Each step leaves reads right and a crash harmless.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -27,6 +28,12 @@ impl Log {
         if monotonic.since(work.place_checked) >= PLACE_CHECKED {
             work.place_checked = monotonic;
             self.store.check_place()?;
+        }
+        match self.finish_opening(work) {
+            Ok(()) => {}
+            // Only what frees space may go before the new epoch, and nothing before the format that it is written in.
+            Err(LogError::StorageFull) => return self.free_space(work),
+            Err(error) => return Err(error),
         }
         // What frees space goes before what needs some.
         if let Some(trim) = work.trim.take() {
@@ -58,6 +65,32 @@ impl Log {
             return Ok(Maintenance::More);
         }
         self.expire_step(work)
+    }
+
+    /// Writes what the opening could not write while the disk was full: the new epoch begins.
+    pub(super) fn finish_opening(&self, work: &mut WriterState) -> Result<(), LogError> {
+        let Some(opening) = &work.opening else { return Ok(()) };
+        self.store.write(&opening.batch)?;
+        let mut shared = self.shared.write();
+        Arc::make_mut(&mut shared.lineage).push(opening.start);
+        drop(shared);
+        work.opening = None;
+        Ok(())
+    }
+
+    /// One step that deletes what is hidden, on a disk that is too full for a new epoch.
+    fn free_space(&self, work: &mut WriterState) -> Result<Maintenance, LogError> {
+        if work.opening.as_ref().is_some_and(|opening| !opening.has_format) {
+            return Err(LogError::StorageFull);
+        }
+        if let Some(trim) = work.trim.take() {
+            return self.trim_step(work, trim);
+        }
+        let aged = self.raise_floor_by_age(work);
+        if matches!(aged, Ok(Maintenance::More)) || self.begin_trim(work)? == Maintenance::More {
+            return Ok(Maintenance::More);
+        }
+        Err(LogError::StorageFull)
     }
 
     /// Moves the paced clock on, and tells once what has happened to the wall clock.

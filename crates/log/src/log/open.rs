@@ -45,9 +45,21 @@ pub(super) struct Recovered {
     pub(super) saved_floor: Seq,
     /// How the topics' heads lie in the store.
     pub(super) heads: StoredHeads,
+    /// What opening is still to write, if the disk was full.
+    pub(super) opening: Option<Opening>,
 }
 
-/// Reads the store, and begins an epoch in it.
+/// What an opening writes: its epoch above all.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) batch: WriteBatch,
+    pub(super) start: EpochStart,
+    /// Whether the log has this version's format already.
+    pub(super) has_format: bool,
+}
+
+/// Reads the store, and begins an epoch in it. On a full disk a log that has an epoch is read under that one: nothing is
+/// written under it, so it stays as it was.
 pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Timestamp) -> Result<Recovered, LogError> {
     let kv = store.kv();
     let format = check_format(kv, now)?;
@@ -86,6 +98,7 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     recovery.tail(&mut shared)?;
     recovery.owners()?;
     shared.excepts = Excepts::new(shared.head);
+    let has_format = format.is_none();
     if let Some(format) = format {
         piece::put_small(&mut recovery.batch, key::meta(Meta::Format), &format.encode());
     }
@@ -93,15 +106,23 @@ pub(super) fn recover(store: &Store, config: &LogConfig, epoch: Epoch, now: Time
     // under this epoch, so that a reader who saw the first ones can tell.
     let start = EpochStart { epoch, start: shared.head };
     piece::put_small(&mut recovery.batch, key::epoch(next_index), &start.encode());
-    store.write(&recovery.batch)?;
-    lineage.push(start);
+    let opening = match store.write(&recovery.batch) {
+        Ok(()) => {
+            lineage.push(start);
+            None
+        }
+        Err(LogError::StorageFull) if !lineage.is_empty() => {
+            Some(Opening { batch: recovery.batch.clone(), start, has_format })
+        }
+        Err(error) => return Err(error),
+    };
     shared.lineage = Arc::new(lineage);
     // Runs and tail are both read by now: the bytes above the floor can be summed, and retention judged.
     shared.floor = floor;
     shared.recount();
     shared.retain(&config.retention);
     let Recovery { publishers, clock, .. } = recovery;
-    Ok(Recovered { shared, publishers, clock, plan, saved_floor: floor.seq, heads })
+    Ok(Recovered { shared, publishers, clock, plan, saved_floor: floor.seq, heads, opening })
 }
 
 /// What is to be written about the log's format, if it is new or of an earlier one; an error if it is of a later one.

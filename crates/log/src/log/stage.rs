@@ -47,6 +47,7 @@ impl Log {
             return Err(LogError::Failed("a commit was staged before the last one was published".to_owned()));
         }
         self.tick(&mut work, now, monotonic);
+        self.finish_opening(&mut work)?;
         let clock = work.clock.stamp();
         let mut decision = self.decide(requests, usize::MAX)?;
         let mut commits = self.draft(&decision, now, clock);

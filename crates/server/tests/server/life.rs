@@ -94,7 +94,7 @@ async fn a_full_disk_refuses_events_and_goes_on_when_there_is_room() {
         Log::open(kv.clone(), LogConfig::default(), Epoch([1; 16]), Timestamp(1), Instant::ORIGIN).expect("opens");
     let server = Server::builder().log(log).open().await.expect("starts");
     server.emit_event(event("t", "first")).await.expect("stored");
-    kv.set_faults(Faults { capacity_bytes: Some(1), ..Faults::default() });
+    kv.set_faults(Faults { capacity_bytes: Some(1), foresees_full: true, ..Faults::default() });
     let error = server.emit_event(event("t", "no room")).await.expect_err("the disk is full");
     assert_eq!(error, EmitError::refused(RefusalCode::STORAGE_FULL));
     assert!(error.is_retryable() && server.is_ready() && server.stats().storage_full);
@@ -106,6 +106,50 @@ async fn a_full_disk_refuses_events_and_goes_on_when_there_is_room() {
     assert_eq!(server.head().seq.0, 2);
     assert!(!server.stats().storage_full);
     assert!(!get(&address, "/readyz").await.contains("full"));
+}
+
+#[tokio::test]
+async fn that_the_disk_has_room_again_is_told_also_if_nobody_emits() {
+    let kv = Arc::new(FaultyKv::new());
+    let log =
+        Log::open(kv.clone(), LogConfig::default(), Epoch([1; 16]), Timestamp(1), Instant::ORIGIN).expect("opens");
+    let server = Server::builder().log(log).open().await.expect("starts");
+    kv.set_faults(Faults { capacity_bytes: Some(1), foresees_full: true, ..Faults::default() });
+    server.emit_event(event("t", "no room")).await.expect_err("the disk is full");
+    let address = listen(&server).await;
+    assert!(get(&address, "/readyz").await.contains("the disk is full"));
+    kv.set_faults(Faults::default());
+    within(async { while get(&address, "/readyz").await.contains("full") {} }).await;
+    assert!(!server.stats().storage_full);
+}
+
+#[tokio::test]
+async fn a_server_that_starts_on_a_full_disk_serves_readers_and_says_so() {
+    let kv = Arc::new(FaultyKv::new());
+    let log = |epoch| Log::open(kv.clone(), LogConfig::default(), Epoch([epoch; 16]), Timestamp(1), Instant::ORIGIN);
+    let server = Server::builder().log(log(1).expect("opens")).open().await.expect("starts");
+    server.emit_event(event("t", "first")).await.expect("stored");
+    server.shutdown(Duration::from_secs(60)).await.expect("ends");
+    drop(server);
+
+    kv.set_faults(Faults { capacity_bytes: Some(1), foresees_full: true, ..Faults::default() });
+    let server = Server::builder().log(log(2).expect("opens all the same")).open().await.expect("starts");
+    let address = listen(&server).await;
+    within(async { while !get(&address, "/readyz").await.contains("the disk is full") {} }).await;
+    let mut reader = Peer::welcomed(&address, hello_subscriber("billing")).await;
+    reader.subscribe(subscribe("t", Start::Earliest)).await;
+    let records = reader.events(1).await;
+    assert_eq!(payloads(&records), ["first"]);
+    reader.ack(&records[0]).await;
+    let error = server.emit_event(event("t", "no room")).await.expect_err("the disk is full");
+    assert_eq!(error, EmitError::refused(RefusalCode::STORAGE_FULL));
+
+    kv.set_faults(Faults::default());
+    server.emit_event(event("t", "second")).await.expect("stored");
+    let records = reader.events(1).await;
+    assert_eq!(payloads(&records), ["second"]);
+    reader.ack_confirmed(&records[0]).await;
+    assert!(!server.stats().storage_full);
 }
 
 #[tokio::test]

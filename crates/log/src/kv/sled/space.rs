@@ -118,11 +118,23 @@ impl Space {
         had_reserve
     }
 
-    fn make_reserve(&mut self) {
-        if self.has_reserve {
-            return;
+    /// Takes what is free on a nearly full disk as a reserve again, after opening has needed it: the next opening will.
+    pub(super) fn restore_reserve(&mut self) {
+        let Ok(disk) = disk(&self.dir) else { return };
+        let bytes = self.reserve_bytes.min(disk.free / RESERVE_BLOCK as u64 * RESERVE_BLOCK as u64);
+        if !self.has_reserve && disk.free < self.free_bytes_min && bytes > 0 {
+            self.write_reserve(bytes);
         }
-        match write_reserve(&self.reserve, self.reserve_bytes) {
+    }
+
+    fn make_reserve(&mut self) {
+        if !self.has_reserve {
+            self.write_reserve(self.reserve_bytes);
+        }
+    }
+
+    fn write_reserve(&mut self, bytes: u64) {
+        match write_reserve(&self.reserve, bytes) {
             Ok(()) => self.has_reserve = true,
             // It is tried again with each batch until it is there.
             Err(error) if is_out_of_descriptors(&error) => {}
@@ -159,8 +171,8 @@ fn disk(dir: &Path) -> io::Result<Disk> {
 /// Written out, not punched: a sparse file would reserve nothing.
 fn write_reserve(path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = File::create(path)?;
-    let block = vec![0; 64 * 1024];
-    for _ in 0..bytes / 65_536 {
+    let block = vec![0; RESERVE_BLOCK];
+    for _ in 0..bytes / RESERVE_BLOCK as u64 {
         if let Err(error) = file.write_all(&block) {
             drop(file);
             fs::remove_file(path)?;
@@ -175,6 +187,9 @@ fn length(bytes: usize) -> u64 {
 }
 
 const RESERVE_NAME: &str = "reserve";
+
+/// The reserve is written in pieces of so many bytes.
+const RESERVE_BLOCK: usize = 64 * 1024;
 
 /// How many bytes sled may write for one of a batch before the room is looked at again: it rewrites whole pages.
 const WRITE_AMPLIFICATION: u64 = 8;
