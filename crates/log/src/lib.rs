@@ -90,6 +90,7 @@ mod layout;
 mod lineage;
 mod log;
 mod merged;
+mod panic;
 mod publishers;
 mod read_cache;
 mod scan;
@@ -106,3 +107,4 @@ pub use crate::log::{
     TOGETHER_BYTES_MAX, TOGETHER_EVENTS_MAX, WriteOutcome, WriteRequest, together_bytes,
 };
 pub use crate::merged::{MergedEvent, MergedItem, MergedReader, MergedRow};
+pub use crate::panic::panic_message;

@@ -1,7 +1,7 @@
 //! Time for the sessions, which never ask: a monotonic origin per server, on tokio's clock so that paused time works in
 //! tests, and the wall clock for events.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use redeliver_protocol::time::{Instant, Timestamp};
 
@@ -30,8 +30,7 @@ impl Clock {
 
 /// The wall clock now. One that stands before 1970 counts as 1970.
 pub(crate) fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    Timestamp::from(SystemTime::now())
 }
 
 /// Farther than any deadline: additions to a runtime's instant must not overflow.

@@ -1,6 +1,8 @@
 //! Where connections meet: who is here, who owns what, who is woken. Thin locks around the protocol's registries; nobody
 //! ever waits here for another connection.
 
+mod taken_marks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displac
 use redeliver_protocol::server::publishers::{NotYours, Publishers};
 use redeliver_protocol::server::{ConnectionId, Input, Reply};
 
+use self::taken_marks::TakenMarks;
 use crate::inbox::Inbox;
 use crate::queue::{CursorKey, Events, Queue, Runs};
 use crate::wake_task::{self, PendingWakes};
@@ -34,9 +37,7 @@ struct Claims {
     owners: Owners,
     publishers: Publishers,
     instances: BTreeMap<ConnectionId, InstanceId>,
-    /// What the readers of durable subscribers said that they hand over, since they were opened last. An entry for each
-    /// name and topic that was followed since the server began.
-    taken: BTreeMap<CursorKey, DeliveredThrough>,
+    taken: TakenMarks,
 }
 
 impl Hub {
@@ -134,7 +135,7 @@ impl Hub {
         let mut claims = self.claims.lock();
         let is_owner = claims.owners.is_owner(connection, id);
         if is_owner {
-            claims.taken.entry(key).or_default().raise(mark);
+            claims.taken.raise(key, mark);
         }
         is_owner
     }
@@ -142,7 +143,7 @@ impl Hub {
     /// What may have been delivered to a durable subscriber that is opened now: the stored mark, or what its readers named,
     /// if that is less. That is forgotten then: a reader that names nothing leaves only the stored mark.
     pub(crate) fn delivered_through(&self, key: &CursorKey, stored: DeliveredThrough) -> DeliveredThrough {
-        self.claims.lock().taken.remove(key).map_or(stored, |named| named.min(stored))
+        self.claims.lock().taken.take(key).map_or(stored, |named| named.min(stored))
     }
 
     /// Queues events, if the connection still speaks for its publisher; otherwise they are refused in their place.

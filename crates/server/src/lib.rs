@@ -104,7 +104,7 @@ pub use crate::local::{LocalSubscribe, LocalSubscription, SubscribeError};
 pub use crate::publisher::{LocalPublisher, PublisherClaim, PublisherError};
 pub use crate::registry::ConnectionInfo;
 pub use crate::requests::ClientRequest;
-pub use crate::routes::{ResponseBody, Routes};
+pub use crate::routes::{RequestBody, ResponseBody, Routes};
 pub use crate::server::{LogFailure, Server, ShutdownError};
 pub use crate::stats::ServerStats;
 pub use crate::strangers::budget::StrangerLimits;

@@ -8,13 +8,18 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::BoxBody;
-use hyper::body::Incoming;
 
-/// The body of an answer: any body that cannot fail, boxed.
+/// The body of a request, as it comes in: hyper 1's, which is an `http_body::Body`.
+pub type RequestBody = hyper::body::Incoming;
+
+/// The body of an answer: any body that cannot fail, boxed. `http-body-util`'s `BodyExt::boxed` makes one.
 pub type ResponseBody = BoxBody<Bytes, Infallible>;
 
 /// Answers requests for paths of its own on the server's listener. Give it to
 /// [`Server::serve_with`](crate::Server::serve_with).
+///
+/// Requests and answers are those of the crate `http` 1, bodies and upgrades those of `hyper` 1: the crates that axum, tower
+/// and tonic use too.
 ///
 /// `/healthz`, `/readyz` and WebSocket handshakes at `/` stay the server's, whatever is owned here. HTTP/1.1 upgrades work:
 /// `hyper::upgrade::on(request)`, and an answer with status 101.
@@ -37,7 +42,7 @@ pub trait Routes: Clone + Send + Sync + 'static {
     /// Answers a request for an owned path. Dropped when its peer goes.
     fn respond(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         peer: Option<SocketAddr>,
     ) -> impl Future<Output = Response<ResponseBody>> + Send;
 }
@@ -51,7 +56,7 @@ impl Routes for NoRoutes {
         false
     }
 
-    async fn respond(&self, _request: Request<Incoming>, _peer: Option<SocketAddr>) -> Response<ResponseBody> {
+    async fn respond(&self, _request: Request<RequestBody>, _peer: Option<SocketAddr>) -> Response<ResponseBody> {
         Response::new(BoxBody::default())
     }
 }

@@ -21,6 +21,9 @@ pub(crate) type Watch = (ConnectionId, SubscriptionId);
 #[derive(Debug, Default)]
 pub(crate) struct Watching {
     members: Mutex<Members>,
+    /// Held by who gives away an event that is not logged: one at a time, so that all see the same order. Taken before
+    /// `members`.
+    volatile: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -81,13 +84,32 @@ impl Watching {
 
     /// Puts an event that is not logged into the inbox of everybody who watches one of its topics.
     pub(crate) fn volatile(&self, event: &Arc<VolatileEmit>) {
-        let members = self.members.lock();
-        // Each inbox sees all its subscriptions of one event in a row, since nobody comes between them.
+        // Each inbox sees all its subscriptions of one event in a row, since no other such event comes between them.
+        let _turn = self.volatile.lock();
         for topic in &event.event.topics {
-            for (_, id, inbox) in members.watchers.watchers_of(topic, None) {
-                inbox.push_volatile(id, event);
+            let mut after = None;
+            loop {
+                let watchers = self.some_watchers(topic, after);
+                for (_, id, inbox) in &watchers {
+                    inbox.push_volatile(*id, event);
+                }
+                match watchers.last() {
+                    Some((connection, id, _)) if watchers.len() == VOLATILE_AT_ONCE => after = Some((*connection, *id)),
+                    Some(_) | None => break,
+                }
             }
         }
+    }
+
+    /// The next few of a topic's watchers, so that whoever comes, goes or subscribes waits for no more than these.
+    fn some_watchers(
+        &self,
+        topic: &TopicName,
+        after: Option<Watch>,
+    ) -> Vec<(ConnectionId, SubscriptionId, Arc<Inbox>)> {
+        let members = self.members.lock();
+        let watchers = members.watchers.watchers_of(topic, after).take(VOLATILE_AT_ONCE);
+        watchers.map(|(connection, id, inbox)| (connection, id, Arc::clone(inbox))).collect()
     }
 
     /// Puts an input into a connection's inbox. Returns false if there is no such connection.
@@ -109,3 +131,6 @@ impl Watching {
         members.ending = Some(close());
     }
 }
+
+/// To so many watchers at once an event that is not logged is given.
+const VOLATILE_AT_ONCE: usize = 256;

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redeliver_log::{Committed, Log, LogError, Maintenance, WriteOutcome, WriteRequest};
+use redeliver_log::{Committed, Log, LogError, Maintenance, WriteOutcome, WriteRequest, panic_message};
 use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::history::{EmitFate, EmitRun};
 use redeliver_protocol::seq::EmitNumber;
@@ -91,7 +91,7 @@ impl Writer {
         let failure = match catch_unwind(AssertUnwindSafe(|| self.perform(work))) {
             Ok(Ok(progress)) => return progress,
             Ok(Err(failure)) => failure.to_string(),
-            Err(panic) => format!("the writer panicked: {}", panic_words(&*panic)),
+            Err(panic) => format!("the writer panicked: {}", panic_message(&*panic)),
         };
         error!(%failure, "the log has failed; nothing more is taken or answered");
         self.shared.fail(&failure);
@@ -283,14 +283,6 @@ fn give_refused(refused: Option<Vec<(Answer, EmitRun)>>) {
     for (answer, run) in refused.into_iter().flatten() {
         answer.give(vec![run]);
     }
-}
-
-fn panic_words(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without words")
 }
 
 /// How often an idle log is looked after: retention by age, expiry.
