@@ -40,6 +40,8 @@ pub(crate) struct Member {
     pub(crate) nth: Option<Nth>,
     /// What is missing at its beginning, and after which seq that stands, until it is told.
     pub(crate) gap: Option<(Seq, Gap)>,
+    /// No event of it lies between the reader's place and this, exclusive. So it need not be read for what comes before.
+    pub(crate) next: Seq,
 }
 
 /// What comes next in the topics of a reader.
@@ -96,7 +98,7 @@ impl MergedReader {
         }
         // What it was told before it has read is about the history in which it was.
         let after = if self.foreign.is_some() { self.place.seq } else { after.max(self.place.seq) };
-        self.members.push(Member { topic, id: Err(0), after, until, nth: None, gap: None });
+        self.members.push(Member { topic, id: Err(0), after, until, nth: None, gap: None, next: Seq::ZERO });
     }
 
     /// From now on, no event of a topic belongs to the row.
@@ -137,6 +139,18 @@ pub(crate) struct MemberRead {
     pub(crate) last_seq: Seq,
 }
 
+impl MemberRead {
+    /// Up to where the member is known by this read; nothing if it is known to its end or to the head.
+    pub(crate) fn known(&self, until: Seq) -> Option<Seq> {
+        let known = match &self.outcome {
+            ReadOutcome::Batch(batch) => batch.last_seq,
+            ReadOutcome::Gap(gap) => gap.through.seq,
+            ReadOutcome::End => return None,
+        };
+        (known < self.last_seq && known < until).then_some(known)
+    }
+}
+
 /// Most that a row takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowLimits {
@@ -145,16 +159,18 @@ pub(crate) struct RowLimits {
 }
 
 impl MergedReader {
-    /// Makes the next row of what was found in its members, all of them read up to `head` at least, unless a find says
-    /// otherwise; and moves on to its end.
+    /// Makes the next row of what was found in its members, and moves on to its end. All of them were read up to `head`
+    /// at least, unless a find says otherwise; members that were not read have nothing before `unread`.
     pub(crate) fn merge(
         &mut self,
         found: Vec<MemberRead>,
+        unread: Option<Seq>,
         head: Position,
         lineage: &Lineage,
         limits: RowLimits,
     ) -> Result<MergedRow, LogError> {
-        let bound = self.bound(&found, head.seq);
+        let unread = unread.map_or(head.seq, |unread| Seq(unread.0.saturating_sub(1)).min(head.seq));
+        let bound = self.note_known(&found, head.seq).min(unread);
         let mut row = MergedRow::default();
         if let [MemberRead { member, outcome: ReadOutcome::Batch(batch), .. }] = &found[..]
             && self.members.iter().all(|member| member.gap.is_none())
@@ -177,6 +193,7 @@ impl MergedReader {
             bytes += size;
             merge.take(self, lineage, &mut row.items)?;
         }
+        merge.note_next(self);
         row.is_cut |= through < head.seq;
         self.pass(through, head, lineage, &mut row.ended);
         Ok(row)
@@ -198,11 +215,13 @@ impl MergedReader {
         for record in Records::new(records) {
             let record = record.map_err(unreadable)?;
             if record.seq > last {
+                member.next = record.seq;
                 break;
             }
             let size = record_bytes(record.name.as_str(), &record.payload);
             if !row.items.is_empty() && (row.items.len() >= limits.events_max || bytes + size > limits.bytes_max) {
                 row.is_cut = true;
+                member.next = record.seq;
                 return Ok(Seq(record.seq.0.saturating_sub(1)));
             }
             bytes += size;
@@ -212,19 +231,14 @@ impl MergedReader {
         Ok(bound)
     }
 
-    /// Up to where all members are known.
-    fn bound(&self, found: &[MemberRead], head: Seq) -> Seq {
+    /// Notes up to where each member is known now, and returns up to where all of them are.
+    fn note_known(&mut self, found: &[MemberRead], head: Seq) -> Seq {
         let mut bound = head;
         for one in found {
-            let known = match &one.outcome {
-                ReadOutcome::Batch(batch) => batch.last_seq,
-                ReadOutcome::Gap(gap) => gap.through.seq,
-                ReadOutcome::End => continue,
-            };
-            let is_whole = known >= one.last_seq || known >= self.members[one.member].until;
-            if !is_whole {
-                bound = bound.min(known);
-            }
+            let member = &mut self.members[one.member];
+            let known = one.known(member.until).unwrap_or(head);
+            bound = bound.min(known);
+            member.next = Seq(known.0.saturating_add(1));
         }
         bound
     }
@@ -297,6 +311,17 @@ impl Merge {
             self.push(seq, member, next);
         }
         Ok(())
+    }
+
+    /// Notes where the rest of each member begins. A gap that was not told is found again by the next read.
+    fn note_next(&self, reader: &mut MergedReader) {
+        for Reverse((seq, at)) in &self.heap {
+            let MemberRest { member, next } = &self.rests[*at];
+            reader.members[*member].next = match next {
+                Some(NextItem::Records { .. }) => *seq,
+                Some(NextItem::Gap(_)) | None => Seq::ZERO,
+            };
+        }
     }
 
     /// The seq of the next item.
@@ -389,7 +414,7 @@ fn event(record: Record, topic: TopicName, lineage: &Lineage) -> MergedEvent {
 
 /// Records were made by this process or checked when they were read: they are whole.
 #[allow(clippy::needless_pass_by_value, reason = "as map_err gives it")]
-fn unreadable(error: redeliver_protocol::error::DecodeError) -> LogError {
+pub(crate) fn unreadable(error: redeliver_protocol::error::DecodeError) -> LogError {
     LogError::Failed(format!("a record cannot be read: {error}"))
 }
 

@@ -1,8 +1,11 @@
 //! Reading several topics as one row: the head first, then what each of them has up to there, from memory or from the
 //! store.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
+use redeliver_protocol::codec::peek_record;
 use redeliver_protocol::history::{Gap, GapCause, Place, ReadOutcome, Start};
 use redeliver_protocol::seq::{Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
@@ -12,7 +15,7 @@ use super::read::{from_memory, place};
 use crate::error::LogError;
 use crate::index::Topic;
 use crate::lineage::Lineage;
-use crate::merged::{Member, MemberRead, MergedEvent, MergedItem, MergedReader, MergedRow, RowLimits};
+use crate::merged::{Member, MemberRead, MergedEvent, MergedItem, MergedReader, MergedRow, RowLimits, unreadable};
 use crate::state::Published;
 use crate::tail::ReadLimits;
 
@@ -59,15 +62,25 @@ impl Log {
         bytes_max: usize,
     ) -> Result<MergedRow, LogError> {
         let limits = RowLimits { events_max: events_max.max(1), bytes_max };
-        let (head, lineage) = {
+        let (head, lineage, mut order) = {
             let shared = self.shared.read();
-            (shared.head_position(), Arc::clone(&shared.lineage))
+            (shared.head_position(), Arc::clone(&shared.lineage), members_with_events(&shared, reader))
         };
-        let mut found = Vec::new();
-        for at in 0..reader.members.len() {
-            found.extend(self.read_member(reader, at, limits)?);
+        // Members whose next event lies behind this row are not read for it: a reader of very many topics would else read
+        // something of all of them for each row.
+        let part = part_of(limits, order.len());
+        let (mut found, mut reach, mut unread) = (Vec::new(), Reach::new(head.seq, limits.events_max), None);
+        while let Some(Reverse((next, at))) = order.pop() {
+            if reach.is_beyond(next) {
+                unread = Some(next);
+                break;
+            }
+            if let Some(read) = self.read_member(reader, at, part)? {
+                reach.add(&read, reader.members[at].until)?;
+                found.push(read);
+            }
         }
-        self.with_excepts(reader.merge(found, head, &lineage, limits)?, &lineage)
+        self.with_excepts(reader.merge(found, unread, head, &lineage, limits)?, &lineage)
     }
 
     /// The same if it can be answered from memory, without touching the store. If not, the reader has not moved.
@@ -98,7 +111,7 @@ impl Log {
             }
             (found, shared.head_position(), Arc::clone(&shared.lineage))
         };
-        self.with_excepts(reader.merge(found, head, &lineage, limits)?, &lineage).map(Some)
+        self.with_excepts(reader.merge(found, None, head, &lineage, limits)?, &lineage).map(Some)
     }
 
     /// Moves a reader on to the head if none of its topics has anything up to there. Says whether it has moved or was there.
@@ -207,6 +220,77 @@ impl Log {
         shared.lineage.is_valid(position, shared.head)
     }
 }
+
+/// The members that may have something, the one whose next event may come first at the top. Of the others it is noted
+/// where they stand.
+fn members_with_events(shared: &Published, reader: &mut MergedReader) -> BinaryHeap<Reverse<(Seq, usize)>> {
+    let (place, is_foreign) = (reader.place.seq, reader.foreign.is_some());
+    let mut order = Vec::new();
+    for (at, member) in reader.members.iter_mut().enumerate() {
+        let start = member.after.max(place);
+        let (last_seq, last_nth) =
+            topic_of(shared, member).map_or((Seq::ZERO, Nth::ZERO), |topic| (topic.last_seq, topic.last_nth));
+        if !is_foreign && last_seq <= start {
+            member.nth = Some(member.nth.unwrap_or(last_nth));
+            continue;
+        }
+        // What is not known of a member that was never read may lie anywhere, and a gap is told where it begins.
+        let is_known = member.nth.is_some() && member.gap.is_none() && !is_foreign;
+        order.push(Reverse((if is_known { member.next } else { Seq::ZERO }, at)));
+    }
+    BinaryHeap::from(order)
+}
+
+/// How much each member is read: together a few times what the row may take.
+fn part_of(limits: RowLimits, members: usize) -> RowLimits {
+    let part = |of: usize| (of.saturating_mul(READ_AHEAD) / members.max(1)).min(of);
+    RowLimits {
+        events_max: part(limits.events_max).max(READ_AHEAD.min(limits.events_max)),
+        bytes_max: part(limits.bytes_max),
+    }
+}
+
+/// How far a row can reach with what was found so far.
+struct Reach {
+    /// Up to where all members that were read are known.
+    bound: Seq,
+    /// The first seqs that were found, as many as the row may take.
+    first: BTreeSet<Seq>,
+    events_max: usize,
+}
+
+impl Reach {
+    fn new(head: Seq, events_max: usize) -> Reach {
+        Reach { bound: head, first: BTreeSet::new(), events_max }
+    }
+
+    /// Whether the row ends before this seq.
+    fn is_beyond(&self, seq: Seq) -> bool {
+        seq > self.bound || (self.first.len() == self.events_max && self.first.last().is_some_and(|last| seq > *last))
+    }
+
+    fn add(&mut self, read: &MemberRead, until: Seq) -> Result<(), LogError> {
+        self.bound = self.bound.min(read.known(until).unwrap_or(self.bound));
+        if let ReadOutcome::Batch(batch) = &read.outcome {
+            let mut records = batch.records.clone();
+            while !records.is_empty() {
+                let (seq, _, _, size) = peek_record(&records).map_err(unreadable)?;
+                if seq > until || self.is_beyond(seq) {
+                    break;
+                }
+                drop(records.split_to(size));
+                self.first.insert(seq);
+                if self.first.len() > self.events_max {
+                    self.first.pop_last();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many times what a row takes is read for it from all of its topics, and how many events of each at least.
+const READ_AHEAD: usize = 4;
 
 enum InMemory {
     /// The topic has not grown.

@@ -10,7 +10,7 @@ use redeliver_protocol::history::{ReadOutcome, Start};
 use redeliver_protocol::seq::{Nth, Seq};
 use redeliver_protocol::time::{Instant, Timestamp};
 
-use crate::bench::{Bench, epoch, event, topic};
+use crate::bench::{Bench, at, epoch, event, topic};
 use crate::folding::small;
 
 /// A store that counts how often it is asked for something.
@@ -110,6 +110,35 @@ fn a_reader_is_not_read_from_the_store_what_is_in_memory() {
     assert!(alone > 0, "the beginning is in the store alone");
     let tail_commits = usize::try_from(EVENTS / 3).unwrap();
     assert!(alone < tail_commits / 2, "no commit of the tail was read: {alone} questions");
+}
+
+#[test]
+fn a_row_of_very_many_topics_reads_only_those_that_have_something_in_it() {
+    let mut config = small(0);
+    config.read_cache_bytes_max = 0;
+    let bench = Bench::with(config);
+    let name = |of: u64| format!("t{of}");
+    // One topic after another: each row's events are in one or two of them.
+    let (topics, events) = (100, 20);
+    for of in 0..topics {
+        bench.emit((0..events).map(|number| event(&[&name(of)], &number.to_string())).collect());
+    }
+    bench.tend_all();
+    let inner = FaultyKv::from_image(&bench.kv.durable());
+    let kv = Arc::new(Counting { inner, asked: AtomicUsize::new(0) });
+    let opened = Log::open(Arc::clone(&kv) as Arc<dyn Kv>, bench.config, epoch(2), Timestamp(0), Instant::ORIGIN);
+    let log = opened.unwrap();
+    let mut reader = log.merged_reader(at(1, 0));
+    (0..topics).for_each(|of| reader.follow(topic(&name(of)), Seq(0), None));
+    let first = log.read_merged(&mut reader, 5, 100_000).unwrap();
+    assert!(first.is_cut && !first.items.is_empty());
+    let (before, mut given) = (kv.asked.load(Ordering::Relaxed), first.items.len() as u64);
+    while reader.place().seq < Seq(topics * events) {
+        given += log.read_merged(&mut reader, 5, 100_000).unwrap().items.len() as u64;
+    }
+    assert_eq!(given, topics * events);
+    let asked = (kv.asked.load(Ordering::Relaxed) - before) as u64;
+    assert!(asked < 4 * topics * events, "{asked} questions for {given} events of {topics} topics");
 }
 
 #[test]
