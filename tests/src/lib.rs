@@ -17,5 +17,6 @@ pub mod process;
 pub mod reader;
 pub mod stored;
 pub mod story;
+pub mod tls_front;
 pub mod waiting;
 pub mod writer;

@@ -344,7 +344,7 @@ fn an_emitter_without_a_server_waits_and_ends_honestly_when_its_time_is_over() -
         run_with_input(redeliver(["emit", "t", "--lines", "--timeout", "300ms", "--url", &url])?, b"a\nb\n")?;
     assert_eq!((finished.code(), finished.stdout.as_str()), (Some(4), "emitted 0 events\n"));
     assert!(finished.stderr.contains("cannot be reached"), "{}", finished.stderr);
-    assert!(finished.stderr.contains("0 events are acknowledged, nothing else was sent"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("0 events are acknowledged, nothing else is stored"), "{}", finished.stderr);
     assert!(finished.stderr.contains("--publisher "), "{}", finished.stderr);
     let nonsense = run(redeliver(["emit", "t", "x", "--url", "http://127.0.0.1:1"])?)?;
     assert_eq!(nonsense.code(), Some(1));
@@ -381,7 +381,7 @@ fn an_emitter_that_is_interrupted_says_how_far_it_came_and_can_go_on_from_there(
         assert_eq!(finished.code(), Some(code), "{finished:?}");
         assert!(finished.stdout.starts_with("emitted 2 events, seq "), "{finished:?}");
         assert!(
-            finished.stderr.contains("interrupted: 2 events are acknowledged, nothing else was sent"),
+            finished.stderr.contains("interrupted: 2 events are acknowledged, nothing else is stored"),
             "{}",
             finished.stderr
         );

@@ -83,6 +83,18 @@ pub(crate) struct Remote {
     /// The token, if the server needs one (`ps` shows it here, but not in the environment)
     #[arg(long, env = "REDELIVER_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+
+    /// With wss://: trust the CAs in this PEM file, and no others
+    #[arg(long, env = "REDELIVER_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// With wss://: show this certificate (PEM, with its chain) to a server that asks for one
+    #[arg(long, env = "REDELIVER_CERT", value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// The private key of --cert (PEM)
+    #[arg(long, env = "REDELIVER_KEY", value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
 }
 
 /// Send events, and end when all of them are durable

@@ -35,8 +35,8 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
         return volatile::run(&args, input, stop).await;
     }
     let publisher = args.publisher.unwrap_or_else(Uuid::new_v4);
-    let builder = remote::builder(&args.remote).replay_as(publisher).name("redeliver emit");
-    let client = remote::connect(builder, &args.remote.url, &bar)?;
+    let builder = remote::builder(&args.remote)?.replay_as(publisher).name("redeliver emit");
+    let client = remote::connect(builder, &args.remote, &bar)?;
     let watching = tokio::spawn(watch(client.notices(), bar.clone()));
 
     let mut under_way = UnderWay::new(args.timeout, bar.clone());

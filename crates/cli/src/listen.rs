@@ -32,11 +32,11 @@ pub(crate) async fn run(args: ListenArgs, mut stop: Stop) -> Result<Exit> {
         let problem = Problem::new("stdout is closed, so nobody would see what is acknowledged");
         return Err(problem.hint("give it a reader or a file; `> /dev/null` drops the events on purpose").into());
     }
-    let mut builder = remote::builder(&args.remote).name("redeliver listen");
+    let mut builder = remote::builder(&args.remote)?.name("redeliver listen");
     if let Some(subscriber) = &args.subscriber {
         builder = builder.subscriber(subscriber);
     }
-    let client = remote::connect(builder, &args.remote.url, &ProgressBar::hidden())?;
+    let client = remote::connect(builder, &args.remote, &ProgressBar::hidden())?;
     let subscriptions = tokio::select! {
         subscriptions = subscribe(&client, &args) => match subscriptions {
             Ok(subscriptions) => subscriptions,

@@ -1,37 +1,73 @@
 //! The client behind `emit` and `listen`: how it is made, what people are told of its connection, and why it ended.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use redeliver_client::{Client, ClientBuilder, Close, CloseCode, ConnectError, ConnectionState, ConnectionWatch};
+use redeliver_client::{
+    Cause, Client, ClientBuilder, Close, CloseCode, ConnectError, ConnectionState, ConnectionWatch, Connector,
+    Endpoint, TcpConnector, TlsConfig,
+};
 
 use crate::args::Remote;
 use crate::escape;
 use crate::exit::Problem;
 
 /// A client that may still be given a name, a publisher, a subscriber.
-pub(crate) fn builder(remote: &Remote) -> ClientBuilder {
-    let builder = Client::builder(&remote.url).backoff(BACKOFF_FIRST, BACKOFF_MAX);
-    match remote.token.as_deref().filter(|token| !token.is_empty()) {
+///
+/// # Errors
+///
+/// If a certificate or key cannot be read.
+pub(crate) fn builder(remote: &Remote) -> Result<ClientBuilder> {
+    let builder = Client::builder(&remote.url).backoff(BACKOFF_FIRST, BACKOFF_MAX).tls(tls(remote)?);
+    Ok(match remote.token.as_deref().filter(|token| !token.is_empty()) {
         Some(token) => builder.auth(token),
         None => builder,
+    })
+}
+
+fn tls(remote: &Remote) -> Result<TlsConfig> {
+    let pem = |path: &Path| std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
+    let mut tls = TlsConfig::new();
+    if let Some(ca) = &remote.ca {
+        tls = tls.native_roots(false).ca_pem(pem(ca)?);
+    }
+    if let (Some(cert), Some(key)) = (&remote.cert, &remote.key) {
+        tls = tls.client_certificate(pem(cert)?, pem(key)?);
+    }
+    Ok(tls)
+}
+
+/// Why a client could not be made, with what people can do about it.
+pub(crate) fn why_not_made(error: ConnectError) -> Problem {
+    let (is_url, is_retryable) = (matches!(error, ConnectError::InvalidUrl { .. }), error.is_retryable());
+    let problem = Problem::new(Cause::new(error).in_full());
+    if is_url {
+        problem.hint("give --url or REDELIVER_URL as in ws://127.0.0.1:7400 or wss://events.example")
+    } else if is_retryable {
+        problem.hint("is it running? `redeliver serve` starts a server")
+    } else {
+        problem
     }
 }
 
 /// Makes it; it connects in the background, and people are told when that takes effort.
-pub(crate) fn connect(builder: ClientBuilder, url: &str, bar: &ProgressBar) -> Result<Client> {
-    let client = builder.connect_lazy().map_err(|error| {
-        let problem = Problem::new(error.to_string());
-        if matches!(error, ConnectError::InvalidUrl { .. }) {
-            problem.hint("give --url or REDELIVER_URL as in ws://127.0.0.1:7400")
-        } else {
-            problem
-        }
-    })?;
-    tokio::spawn(tell_of_connection(client.state(), url.to_owned(), bar.clone()));
+pub(crate) fn connect(builder: ClientBuilder, remote: &Remote, bar: &ProgressBar) -> Result<Client> {
+    let client = builder.connect_lazy().map_err(why_not_made)?;
+    if let Some(host) = reads_along(remote) {
+        note(bar, &format!("redeliver: warning: the token goes unencrypted to {host}: use wss:// beyond this machine"));
+    }
+    tokio::spawn(tell_of_connection(client.state(), remote.url.clone(), bar.clone()));
     Ok(client)
+}
+
+/// The host to which a token would be sent in clear, over a net on which others may read it.
+fn reads_along(remote: &Remote) -> Option<String> {
+    remote.token.as_ref().filter(|token| !token.is_empty())?;
+    let endpoint = Endpoint::parse(&remote.url).ok()?;
+    TcpConnector::default().is_readable_by_others(&endpoint).then(|| endpoint.host().to_owned())
 }
 
 /// Says something on stderr, without breaking the progress bar.
@@ -83,6 +119,7 @@ async fn tell_of_connection(mut states: ConnectionWatch, url: String, bar: Progr
         match state {
             ConnectionState::Waiting { reason, .. } if !in_trouble => {
                 in_trouble = true;
+                let reason = reason.in_full();
                 let reason = escape::controls(&reason);
                 if was_connected {
                     note(&bar, &format!("redeliver: the connection is lost ({reason}); reconnecting"));

@@ -67,7 +67,7 @@ impl Tally {
             n => format!("{n} may or may not be stored, "),
         };
         let events = if *acknowledged == 1 { "event is" } else { "events are" };
-        format!("{acknowledged} {events} acknowledged, {unknown}nothing else was sent")
+        format!("{acknowledged} {events} acknowledged, {unknown}nothing else is stored")
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
     fn an_early_end_tells_what_is_known_from_what_is_not() {
         let early = tally(&[stored(1), Fate::Unknown, Fate::Unknown, Fate::NotStored]);
         assert_eq!(early.to_string(), "emitted 1 event, seq 1..1");
-        assert_eq!(early.in_full(), "1 event is acknowledged, 2 may or may not be stored, nothing else was sent");
-        assert_eq!(tally(&[]).in_full(), "0 events are acknowledged, nothing else was sent");
+        assert_eq!(early.in_full(), "1 event is acknowledged, 2 may or may not be stored, nothing else is stored");
+        assert_eq!(tally(&[]).in_full(), "0 events are acknowledged, nothing else is stored");
     }
 }

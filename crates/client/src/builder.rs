@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_protocol::backoff::Jitter;
+use redeliver_protocol::cause::Cause;
 use redeliver_protocol::client::{ClientSession, ConnectionState, Identity};
 use redeliver_protocol::config::ClientConfig;
 use redeliver_protocol::features::Features;
@@ -19,14 +20,16 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::acks::AckBoard;
+use crate::auth::{self, Provider};
 use crate::client::{Client, Shared};
+use crate::connector::{Connector, TcpConnector};
 use crate::cursor_store::CursorStore;
 use crate::driver::{Driver, Wiring};
 use crate::endpoint::Endpoint;
 use crate::error::ConnectError;
 use crate::outbox_room::OutboxRoom;
 use crate::request::{self, Handler};
-use crate::transport::{Connector, TcpConnector, Transport};
+use crate::transport::Transport;
 
 /// Under which identity a client emits.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,7 @@ pub struct ClientBuilder<C = TcpConnector> {
     subscriber: Option<Result<SubscriberName, NameError>>,
     publisher: Publisher,
     auth: Option<Bytes>,
+    credentials: Option<Provider>,
     name: Option<String>,
     store: Option<Arc<dyn CursorStore>>,
     connect_within: Option<Duration>,
@@ -63,17 +67,26 @@ impl ClientBuilder {
     pub(crate) fn new(url: &str) -> ClientBuilder {
         ClientBuilder {
             url: url.to_owned(),
-            connector: TcpConnector,
+            connector: TcpConnector::default(),
             config: ClientConfig::default(),
             subscriber: None,
             publisher: Publisher::New,
             auth: None,
+            credentials: None,
             name: None,
             store: None,
             connect_within: None,
             exact_marks: false,
             handler: None,
         }
+    }
+
+    /// How TLS is spoken with a `wss://` server: whose certificates are trusted, and which one of its own the client shows.
+    /// Unless set, the client trusts what this machine trusts.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: crate::tls::TlsConfig) -> Self {
+        self.connector = TcpConnector::with_tls(config);
+        self
     }
 }
 
@@ -118,6 +131,32 @@ impl<C: Connector> ClientBuilder<C> {
     /// Credentials for the server's authenticator.
     pub fn auth(mut self, credentials: impl AsRef<[u8]>) -> Self {
         self.auth = Some(Bytes::copy_from_slice(credentials.as_ref()));
+        self
+    }
+
+    /// Asks the app for credentials at each connection, so that they may expire. Instead of [`auth`](ClientBuilder::auth).
+    ///
+    /// When the server says that the credentials have expired or are not valid, the client asks for others at once and goes
+    /// on where it was: nothing is lost and nothing comes twice. Only if those that were just given are called invalid too,
+    /// twice in a row, the client ends, as it does with fixed ones.
+    ///
+    /// The future has to be done within [`connect_timeout`](ClientBuilder::connect_timeout), together with the connection,
+    /// and is dropped if it is not. An error or a panic counts as a failed try to connect: it is logged, shown as the
+    /// reason in [`ConnectionState::Waiting`] (a [`CredentialsError`](crate::CredentialsError)), and tried again after the
+    /// usual pause.
+    ///
+    /// ```
+    /// # use redeliver_client::Client;
+    /// # async fn token_of_the_day() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// let builder = Client::builder("wss://events.example").auth_with(|| async { Ok(token_of_the_day().await?) });
+    /// ```
+    pub fn auth_with<F, A, T>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = Result<T, Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+        T: AsRef<[u8]>,
+    {
+        self.credentials = Some(auth::provider(provider));
         self
     }
 
@@ -179,7 +218,7 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// Reaches the server in another way than by TCP, for example by TLS.
+    /// Reaches the server in another way than by TCP.
     pub fn connector<D: Connector>(self, connector: D) -> ClientBuilder<D> {
         ClientBuilder {
             connector,
@@ -188,6 +227,7 @@ impl<C: Connector> ClientBuilder<C> {
             subscriber: self.subscriber,
             publisher: self.publisher,
             auth: self.auth,
+            credentials: self.credentials,
             name: self.name,
             store: self.store,
             connect_within: self.connect_within,
@@ -220,7 +260,7 @@ impl<C: Connector> ClientBuilder<C> {
         };
         match tokio::time::timeout(limit, connected).await {
             Ok(result) => result.map(|()| client),
-            Err(_) => Err(ConnectError::Unreachable { reason: reason(&client.shared.state), waited: limit }),
+            Err(_) => Err(ConnectError::Unreachable { source: reason(&client.shared.state), waited: limit }),
         }
     }
 
@@ -236,8 +276,12 @@ impl<C: Connector> ClientBuilder<C> {
     /// Outside of a Tokio runtime.
     pub fn connect_lazy(self) -> Result<Client, ConnectError> {
         let endpoint = Endpoint::parse(&self.url)?;
-        if endpoint.tls() && !self.connector.offers_tls() {
-            return Err(ConnectError::TlsUnsupported);
+        self.connector.check(&endpoint)?;
+        if (self.auth.is_some() || self.credentials.is_some()) && self.connector.is_readable_by_others(&endpoint) {
+            tracing::warn!(
+                host = endpoint.host(),
+                "credentials are sent unencrypted (ws://): use wss:// beyond this machine"
+            );
         }
         let subscriber = self.subscriber.transpose()?;
         let (publisher, settled, replays) = match self.publisher {
@@ -249,7 +293,7 @@ impl<C: Connector> ClientBuilder<C> {
             instance: InstanceId::from(Uuid::new_v4()),
             publisher,
             subscriber: subscriber.clone(),
-            auth: self.auth,
+            auth: self.auth.filter(|_| self.credentials.is_none()),
             client_name: self.name.unwrap_or_else(|| CLIENT_NAME.to_owned()),
         };
         let (commands, commands_of_driver) = mpsc::unbounded_channel();
@@ -288,7 +332,9 @@ impl<C: Connector> ClientBuilder<C> {
         }
         let session = ClientSession::new(config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN)
             .emitting_after(settled);
-        let driver = Driver::new(session, Instant::now(), Transport::new(self.connector, endpoint), wiring);
+        let session = if self.credentials.is_some() { session.renewing_credentials() } else { session };
+        let transport = Transport::new(self.connector, endpoint, self.credentials);
+        let driver = Driver::new(session, Instant::now(), transport, wiring);
         tokio::spawn(driver.run());
         Ok(Client { shared: Arc::new(shared) })
     }
@@ -308,11 +354,11 @@ async fn connected(state: &mut watch::Receiver<ConnectionState>) -> Result<(), C
     }
 }
 
-fn reason(state: &watch::Receiver<ConnectionState>) -> String {
+fn reason(state: &watch::Receiver<ConnectionState>) -> Cause {
     match &*state.borrow() {
         ConnectionState::Waiting { reason, .. } => reason.clone(),
         ConnectionState::Connecting | ConnectionState::Connected { .. } | ConnectionState::Ended { .. } | _ => {
-            "the server does not answer".to_owned()
+            Cause::of_words("the server does not answer")
         }
     }
 }

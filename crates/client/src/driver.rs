@@ -3,6 +3,7 @@
 
 mod emits;
 mod ending;
+mod held;
 mod requests;
 mod saver;
 mod subscriptions;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 
 use redeliver_protocol::client::{ClientSession, ConnectionState, Input, Output};
 use redeliver_protocol::codec;
-use redeliver_protocol::error::RefusalCode;
 use redeliver_protocol::frame::ClientFrame;
 use redeliver_protocol::time;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -21,17 +21,19 @@ use tokio::time::Instant;
 
 use self::emits::Emits;
 use self::ending::Shutdown;
+use self::held::HeldEmits;
 use self::requests::Requests;
 use self::saver::Saver;
 use self::subscriptions::Subscriptions;
 use self::troubles::Troubles;
 use crate::acks::AckBoard;
 use crate::command::Command;
+use crate::connector::Connector;
 use crate::cursor_store::CursorStore;
 use crate::notice::Notice;
 use crate::outbox_room::OutboxRoom;
 use crate::request::Handler;
-use crate::transport::{Connector, Happened, Transport};
+use crate::transport::{Happened, Transport};
 
 /// What connects a driver to the handles of its client.
 pub(crate) struct Wiring {
@@ -62,6 +64,7 @@ pub(crate) struct Driver<C: Connector> {
     saver: Saver,
     requests: Requests,
     troubles: Troubles,
+    held: HeldEmits,
     shutdown: Option<Shutdown>,
 }
 
@@ -81,6 +84,7 @@ impl<C: Connector> Driver<C> {
             saver: Saver::new(store, notices.clone()),
             requests: Requests::new(handler),
             troubles: Troubles::default(),
+            held: HeldEmits::default(),
             notices,
             shutdown: None,
         }
@@ -104,6 +108,10 @@ impl<C: Connector> Driver<C> {
                 answered = self.requests.next() => self.handle(answered),
                 () = sleep_until(timeout) => self.handle(Input::Tick),
                 () = sleep_until(deadline) => self.give_up(),
+                () = sleep_until(self.held.due()) => {
+                    let notice = self.held.told_if_due(Instant::now());
+                    self.tell_held(notice);
+                }
                 () = sleep_until(self.subscriptions.next_stall()) => self.subscriptions.tell_stalls(Instant::now()),
             }
         }
@@ -136,7 +144,10 @@ impl<C: Connector> Driver<C> {
                 Output::AckConfirmed { id, seq } => self.subscriptions.confirm(id, seq),
                 Output::Unsubscribed { id, why } => self.subscriptions.end(id, &why),
                 Output::EmitDone { ticket, fate } => self.emits.done(ticket, fate),
-                Output::EmitsHeld { why } => self.tell_held(why),
+                Output::EmitsHeld { why } => {
+                    let notice = self.held.changed(why, Instant::now());
+                    self.tell_held(notice);
+                }
                 Output::EmitsLost { from, through } => {
                     tracing::error!(%from, %through, "emits that were acknowledged are no longer in the server's log");
                     // Nobody may be listening.
@@ -152,28 +163,29 @@ impl<C: Connector> Driver<C> {
         false
     }
 
-    fn tell_held(&mut self, why: Option<RefusalCode>) {
-        let notice = match why {
-            Some(code) => {
-                tracing::warn!(%code, "emits wait: the server takes none now");
-                Notice::EmitsWaiting { code }
-            }
-            None => {
-                tracing::info!("emits go on");
-                Notice::EmitsResumed
-            }
-        };
+    fn tell_held(&mut self, notice: Option<Notice>) {
+        match &notice {
+            Some(Notice::EmitsWaiting { code }) => tracing::warn!(%code, "emits wait: the server takes none now"),
+            Some(_) => tracing::info!("emits go on"),
+            None => {}
+        }
         // Nobody may be listening.
-        let _ = self.notices.send(notice);
+        let _ = notice.map(|notice| self.notices.send(notice));
     }
 
     fn take_happened(&mut self, happened: Happened) {
-        self.handle(match happened {
-            Happened::Connected => Input::Connected,
+        let input = match happened {
+            Happened::Connected(credentials) => {
+                if let Some(credentials) = credentials {
+                    self.handle(Input::Credentials(credentials));
+                }
+                Input::Connected
+            }
             Happened::Message(message) => Input::Message(message),
-            Happened::Lost(words) => Input::Disconnected(words),
+            Happened::Lost(cause) => Input::Disconnected(cause),
             Happened::Rejected(close) => Input::Rejected(close),
-        });
+        };
+        self.handle(input);
     }
 
     /// Takes the command and what waits behind it, so that many emits share one flush.

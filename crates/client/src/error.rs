@@ -23,10 +23,12 @@ pub enum ConnectError {
         reason: String,
     },
     /// The URL asks for TLS, which the connector in use does not have.
-    #[error(
-        "wss:// needs TLS, which this client has no connector for: use ws://, or give it a connector that offers TLS"
-    )]
+    #[error("wss:// needs TLS: build redeliver-client with its feature `tls`, or give a connector that offers it")]
     TlsUnsupported,
+    /// TLS cannot be spoken as configured.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
     /// The subscriber's name is not valid.
     #[error(transparent)]
     InvalidSubscriber(#[from] NameError),
@@ -34,10 +36,11 @@ pub enum ConnectError {
     #[error("the server refuses this client: {}", words(.0))]
     Refused(Close),
     /// No connection stood within the time given with `connect_within`.
-    #[error("no connection within {waited:?}: {reason}")]
+    #[error("no connection within {waited:?}")]
+    #[non_exhaustive]
     Unreachable {
-        /// Why the last try failed, in words.
-        reason: String,
+        /// Why the last try failed.
+        source: Cause,
         /// The time that was given.
         waited: Duration,
     },
@@ -52,6 +55,8 @@ impl ConnectError {
     pub fn is_retryable(&self) -> bool {
         match self {
             ConnectError::Unreachable { .. } => true,
+            #[cfg(feature = "tls")]
+            ConnectError::Tls(_) => false,
             ConnectError::InvalidUrl { .. }
             | ConnectError::TlsUnsupported
             | ConnectError::InvalidSubscriber(_)

@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::builder::ClientBuilder;
 use crate::client::Client;
+use crate::connector::Connector;
 use crate::endpoint::Endpoint;
-use crate::transport::Connector;
 
 /// Reaches a server of the same process. Made by [`Client::in_process`].
 #[derive(Clone, Copy, Debug)]

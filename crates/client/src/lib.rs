@@ -77,11 +77,19 @@
 //!
 //! # TLS
 //!
-//! There is none built in: a `wss://` URL needs a [`Connector`] that offers it, or a proxy in front of the server.
+//! With the feature `tls` a `wss://` URL is reached by TLS (rustls). The client trusts what the machine trusts;
+//! `ClientBuilder::tls` takes a CA of one's own, and a certificate for a server that asks for one. Without the feature such
+//! a URL needs a [`Connector`] that offers TLS. Credentials that would leave the machine unencrypted are warned of.
+//!
+//! # Credentials that expire
+//!
+//! [`ClientBuilder::auth_with`] asks the app for them at each connection, and again when the server calls them expired:
+//! the client goes on where it was.
 //!
 //! # Features
 //!
-//! `file-cursors` (on by default): `FileCursorStore`, which keeps cursors in a file.
+//! - `file-cursors` (on by default): `FileCursorStore`, which keeps cursors in a file.
+//! - `tls`: `wss://` URLs and `TlsConfig`.
 //!
 //! # How it is built
 //!
@@ -89,10 +97,12 @@
 //! timers; every decision of the protocol is the session's.
 
 mod acks;
+mod auth;
 mod builder;
 mod client;
 mod command;
 mod connection_watch;
+mod connector;
 mod cursor_store;
 mod driver;
 mod emit;
@@ -104,6 +114,8 @@ mod outbox_room;
 mod request;
 mod subscribe;
 mod subscription;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod volatile;
 
@@ -126,9 +138,11 @@ pub use redeliver_protocol::request::{Refusal, Request, RequestError, Response};
 pub use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, ParseError, Position, PublisherId, Seq};
 pub use redeliver_protocol::time::Timestamp;
 
+pub use self::auth::CredentialsError;
 pub use self::builder::ClientBuilder;
 pub use self::client::Client;
 pub use self::connection_watch::ConnectionWatch;
+pub use self::connector::{Connector, NetStream, TcpConnector};
 #[cfg(feature = "file-cursors")]
 pub use self::cursor_store::FileCursorStore;
 pub use self::cursor_store::{CursorKey, CursorStore, MemoryCursorStore};
@@ -139,4 +153,5 @@ pub use self::in_process::InProcess;
 pub use self::notice::{Notice, Notices};
 pub use self::subscribe::SubscribeBuilder;
 pub use self::subscription::Subscription;
-pub use self::transport::{Connector, TcpConnector};
+#[cfg(feature = "tls")]
+pub use self::tls::{TlsConfig, TlsError};

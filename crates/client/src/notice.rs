@@ -17,7 +17,8 @@ pub enum Notice {
         /// The last.
         through: EmitNumber,
     },
-    /// The server takes no emits now, for a reason that may pass: they wait in the outbox and are tried again.
+    /// The server takes no emits now, for a reason that may pass: they wait in the outbox and are tried again. Told every ten
+    /// seconds at most.
     EmitsWaiting {
         /// Why: `StorageFull`, `Overloaded`, `Draining`, …
         code: RefusalCode,

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, pending, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,55 +12,30 @@ use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::{Sink, SinkExt, StreamExt};
 use http::{HeaderValue, Response, StatusCode, header};
+use redeliver_protocol::cause::Cause;
 use redeliver_protocol::codec;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::frame::SUBPROTOCOL;
 use redeliver_protocol::limits::FRAME_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
 
+use crate::auth::{self, Provider};
+use crate::connector::Connector;
 use crate::endpoint::Endpoint;
-
-/// Makes byte streams to a server. The WebSocket runs on top of them.
-pub trait Connector: Send + Sync + 'static {
-    /// The byte stream.
-    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// Connects. May be dropped at any point; the session gives it a time limit.
-    fn connect(&self, endpoint: &Endpoint) -> impl Future<Output = io::Result<Self::Io>> + Send;
-
-    /// Whether its streams are encrypted when the URL asks for it.
-    fn offers_tls(&self) -> bool {
-        false
-    }
-}
-
-/// Plain TCP, without delay for small writes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpConnector;
-
-impl Connector for TcpConnector {
-    type Io = TcpStream;
-
-    async fn connect(&self, endpoint: &Endpoint) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
-}
 
 /// What happened on the transport.
 #[derive(Debug)]
 pub(crate) enum Happened {
-    Connected,
+    /// With the credentials that were asked for, if they are.
+    Connected(Option<Bytes>),
     Message(Bytes),
-    /// The connection could not be made or has ended, in words. The transport is idle.
-    Lost(String),
+    /// The connection could not be made or has ended. The transport is idle.
+    Lost(Cause),
     /// The server will never take this client. The transport is idle.
     Rejected(Close),
 }
@@ -70,32 +44,41 @@ pub(crate) enum Happened {
 pub(crate) struct Transport<C: Connector> {
     connector: Arc<C>,
     endpoint: Endpoint,
+    credentials: Option<Provider>,
     state: State<C::Io>,
     goodbye: Option<JoinHandle<()>>,
 }
 
 enum State<Io> {
     Idle,
-    Connecting(Pin<Box<dyn Future<Output = Result<WebSocketStream<Io>, Failure>> + Send>>),
+    Connecting(Pin<Box<dyn Future<Output = Result<Made<Io>, Failure>> + Send>>),
     Open(Box<Connection<Io>>),
 }
 
+/// A connection, and the credentials that were asked for.
+type Made<Io> = (WebSocketStream<Io>, Option<Bytes>);
+
 enum Failure {
-    Lost(String),
+    Lost(Cause),
     Rejected(Close),
 }
 
 impl<C: Connector> Transport<C> {
-    pub(crate) fn new(connector: C, endpoint: Endpoint) -> Transport<C> {
-        Transport { connector: Arc::new(connector), endpoint, state: State::Idle, goodbye: None }
+    pub(crate) fn new(connector: C, endpoint: Endpoint, credentials: Option<Provider>) -> Transport<C> {
+        Transport { connector: Arc::new(connector), endpoint, credentials, state: State::Idle, goodbye: None }
     }
 
     /// Begins to connect; what was there before is dropped.
     pub(crate) fn connect(&mut self) {
         let (connector, endpoint) = (Arc::clone(&self.connector), self.endpoint.clone());
+        let provider = self.credentials.clone();
         self.state = State::Connecting(Box::pin(async move {
-            let io = connector.connect(&endpoint).await.map_err(|error| Failure::Lost(error.to_string()))?;
-            handshake(io, &endpoint).await
+            let credentials = match provider {
+                Some(provider) => Some(auth::ask(provider).await.map_err(|error| Failure::Lost(error.into()))?),
+                None => None,
+            };
+            let io = connector.connect(&endpoint).await.map_err(|error| Failure::Lost(error.into()))?;
+            Ok((handshake(io, &endpoint).await?, credentials))
         }));
     }
 
@@ -137,16 +120,16 @@ impl<C: Connector> Transport<C> {
         let happened = match &mut self.state {
             State::Idle => pending().await,
             State::Connecting(connecting) => match connecting.await {
-                Ok(ws) => {
+                Ok((ws, credentials)) => {
                     self.state = State::Open(Box::new(Connection::new(ws)));
-                    return Happened::Connected;
+                    return Happened::Connected(credentials);
                 }
-                Err(Failure::Lost(words)) => Happened::Lost(words),
+                Err(Failure::Lost(cause)) => Happened::Lost(cause),
                 Err(Failure::Rejected(close)) => Happened::Rejected(close),
             },
             State::Open(connection) => match connection.next().await {
                 Ok(message) => return Happened::Message(message),
-                Err(words) => Happened::Lost(words),
+                Err(cause) => Happened::Lost(cause),
             },
         };
         self.state = State::Idle;
@@ -170,13 +153,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         Connection { ws, outgoing: VecDeque::new(), is_flushed: true }
     }
 
-    async fn next(&mut self) -> Result<Bytes, String> {
+    async fn next(&mut self) -> Result<Bytes, Cause> {
         if self.outgoing.len() > OUTGOING_MAX {
-            return Err("the server takes nothing, and asks for more and more".to_owned());
+            return Err(Cause::of_words("the server takes nothing, and asks for more and more"));
         }
         poll_fn(|cx| {
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
-                return Poll::Ready(Err(error.to_string()));
+                return Poll::Ready(Err(cause_of(error)));
             }
             self.poll_read(cx)
         })
@@ -198,15 +181,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Connection<Io> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, String>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Cause>> {
         loop {
             return Poll::Ready(match std::task::ready!(Pin::new(&mut self.ws).poll_next(cx)) {
                 Some(Ok(Message::Binary(message))) => Ok(message),
                 // tungstenite answers pings itself, and ends the stream after a close.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => continue,
-                Some(Ok(Message::Text(_))) => Err("the server sent text, which has no place in this protocol".into()),
-                Some(Err(error)) => Err(error.to_string()),
-                None => Err("the server closed the connection".into()),
+                Some(Ok(Message::Text(_))) => {
+                    Err(Cause::of_words("the server sent text, which has no place in this protocol"))
+                }
+                Some(Err(error)) => Err(cause_of(error)),
+                None => Err(Cause::of_words("the server closed the connection")),
             });
         }
     }
@@ -225,8 +210,7 @@ async fn handshake<Io>(io: Io, endpoint: &Endpoint) -> Result<WebSocketStream<Io
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let lost = |error: &dyn std::fmt::Display| Failure::Lost(error.to_string());
-    let mut request = endpoint.uri().into_client_request().map_err(|error| lost(&error))?;
+    let mut request = endpoint.uri().into_client_request().map_err(|error| Failure::Lost(cause_of(error)))?;
     request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
@@ -234,7 +218,7 @@ where
         .max_frame_size(Some(FRAME_BYTES_MAX));
     match tokio_tungstenite::client_async_with_config(request, io, Some(config)).await {
         Ok((ws, _)) => Ok(ws),
-        Err(error) => Err(refusal(&error).map_or_else(|| Failure::Lost(failure(&error)), Failure::Rejected)),
+        Err(error) => Err(refusal(&error).map_or_else(|| Failure::Lost(cause_of(error)), Failure::Rejected)),
     }
 }
 
@@ -259,9 +243,17 @@ fn is_of_a_server(response: &Response<Option<Vec<u8>>>) -> bool {
     response.status() == StatusCode::BAD_REQUEST && body_of(response).contains(SUBPROTOCOL)
 }
 
-/// What went wrong with a handshake, and what to do about it.
-fn failure(error: &WsError) -> String {
-    let WsError::Http(response) = error else { return error.to_string() };
+/// What went wrong, and for a handshake what to do about it.
+fn cause_of(error: WsError) -> Cause {
+    match error {
+        WsError::Http(response) => Cause::of_words(failure(&response)),
+        // The WebSocket has nothing to add.
+        WsError::Io(error) => error.into(),
+        _ => error.into(),
+    }
+}
+
+fn failure(response: &Response<Option<Vec<u8>>>) -> String {
     let hint = match response.status() {
         StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::UPGRADE_REQUIRED => {
             "check the host, the port and the path, and that a proxy in front passes the upgrade on"

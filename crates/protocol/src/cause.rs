@@ -24,6 +24,28 @@ impl Cause {
         Cause(Arc::new(Words(words.into())))
     }
 
+    /// Keeps an error that is boxed already.
+    #[must_use]
+    pub fn boxed(error: Box<dyn Error + Send + Sync>) -> Cause {
+        Cause(error.into())
+    }
+
+    /// Returns what the error and its sources say, from the outside in, for a log or a person. What repeats the text before
+    /// it is left out.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        let mut words = self.0.to_string();
+        let mut next = self.0.source();
+        while let Some(source) = next {
+            let text = source.to_string();
+            if !words.contains(&text) {
+                words = format!("{words}: {text}");
+            }
+            next = source.source();
+        }
+        words
+    }
+
     /// Returns the error itself, to be downcast.
     #[must_use]
     pub fn error(&self) -> &(dyn Error + Send + Sync + 'static) {

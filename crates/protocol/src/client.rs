@@ -22,6 +22,7 @@ mod wires;
 use bytes::Bytes;
 
 pub use self::session::{ClientSession, Identity};
+use crate::cause::Cause;
 use crate::error::{Close, RefusalCode};
 use crate::event::{NewEvent, PayloadKind, Record};
 use crate::frame::{ClientFrame, Hello, Ownership, Window};
@@ -124,8 +125,11 @@ pub enum Input {
     Shutdown,
     /// The connection that [`Output::Connect`] asked for stands.
     Connected,
-    /// It could not be made, or has ended, in words.
-    Disconnected(String),
+    /// The credentials for the connection in the making, if they are asked for anew each time
+    /// ([`ClientSession::renewing_credentials`]). Before [`Input::Connected`].
+    Credentials(Bytes),
+    /// It could not be made, or has ended.
+    Disconnected(Cause),
     /// The server will never take this client (a refused upgrade, a bad certificate): ends it, in words.
     Rejected(Close),
     /// A whole binary message came from the server.
@@ -368,8 +372,8 @@ pub enum ConnectionState {
     },
     /// It is gone; another try follows.
     Waiting {
-        /// Why it went, in words.
-        reason: String,
+        /// Why it went, or why it could not be made.
+        reason: Cause,
         /// Time until the next try.
         retry_in: std::time::Duration,
     },

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use redeliver_protocol::backoff::Jitter;
+use redeliver_protocol::cause::Cause;
 use redeliver_protocol::client::{
     ClientSession, CursorKeeper, EmitOutcome, EmitTicket, Identity, Input, Output, StreamItem, SubscribeRequest,
     SubscriptionEnd,
@@ -240,7 +241,7 @@ impl World {
         }
         if self.parted.contains(&client) || (!self.calm && self.rng.chance(100)) {
             if self.rng.chance(500) {
-                self.tell(id, Input::Disconnected("the connection could not be made".to_owned()));
+                self.tell(id, Input::Disconnected(Cause::of_words("the connection could not be made")));
             }
             // Otherwise nobody ever answers, and the session gives up by itself.
             return;
@@ -252,7 +253,7 @@ impl World {
         self.ends.insert(connection, id);
         let Some(opening) = self.accept(connection) else {
             self.links.remove(&connection);
-            return self.tell(id, Input::Disconnected("nobody listens".to_owned()));
+            return self.tell(id, Input::Disconnected(Cause::of_words("nobody listens")));
         };
         if let Some(running) = self.running(id) {
             running.connection = Some(connection);
@@ -267,7 +268,7 @@ impl World {
                 running.connection = None;
             }
             self.end_way(connection, Way::Up);
-            self.tell(id, Input::Disconnected("the connection has ended".to_owned()));
+            self.tell(id, Input::Disconnected(Cause::of_words("the connection has ended")));
         }
     }
 

@@ -41,19 +41,11 @@ impl<'a> Crowd<'a> {
 
     /// One client, connected.
     pub(super) async fn client(&self) -> Result<Client> {
-        let builder = remote::builder(&self.args.remote).name("redeliver bench");
+        let builder = remote::builder(&self.args.remote)?.name("redeliver bench");
         let builder = builder.connect_within(CONNECT_WITHIN.min(self.args.time_limit / 2));
-        builder.connect().await.map_err(|error| {
-            let problem = Problem::new(error.to_string());
-            if let ConnectError::Refused(close) = &error {
-                remote::why_ended(Some(close)).into()
-            } else if matches!(error, ConnectError::InvalidUrl { .. }) {
-                problem.hint("give --url or REDELIVER_URL as in ws://127.0.0.1:7400").into()
-            } else if error.is_retryable() {
-                problem.hint("is it running? `redeliver serve` starts a server").into()
-            } else {
-                problem.into()
-            }
+        builder.connect().await.map_err(|error| match &error {
+            ConnectError::Refused(close) => remote::why_ended(Some(close)).into(),
+            _ => remote::why_not_made(error).into(),
         })
     }
 

@@ -15,8 +15,8 @@ use crate::stop::Stop;
 
 /// Sends the whole input, once there is a connection.
 pub(super) async fn run(args: &EmitArgs, input: Input, mut stop: Stop) -> Result<Exit> {
-    let builder = remote::builder(&args.remote).name("redeliver emit");
-    let client = remote::connect(builder, &args.remote.url, &ProgressBar::hidden())?;
+    let builder = remote::builder(&args.remote)?.name("redeliver emit");
+    let client = remote::connect(builder, &args.remote, &ProgressBar::hidden())?;
     let mut sent = 0;
     let ended = tokio::select! {
         ended = send_all(&client, input, args, &mut sent) => ended,

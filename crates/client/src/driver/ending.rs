@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::command::Command;
+use crate::connector::Connector;
 use crate::error::ShutdownError;
-use crate::transport::Connector;
 
 /// A shutdown that is under way.
 pub(super) struct Shutdown {

@@ -23,14 +23,15 @@ impl Troubles {
                 self.was_connected = true;
             }
             ConnectionState::Waiting { reason, retry_in } => {
-                if self.told.as_deref() == Some(reason) {
-                    tracing::debug!(%reason, ?retry_in, "still no connection");
+                let reason = reason.in_full();
+                if self.told.as_ref() == Some(&reason) {
+                    tracing::debug!(reason, ?retry_in, "still no connection");
                 } else if self.was_connected && self.told.is_none() {
-                    tracing::info!(%reason, ?retry_in, "the connection is lost: trying again");
-                    self.told = Some(reason.clone());
+                    tracing::info!(reason, ?retry_in, "the connection is lost: trying again");
+                    self.told = Some(reason);
                 } else {
-                    tracing::warn!(%reason, ?retry_in, "cannot connect: trying again");
-                    self.told = Some(reason.clone());
+                    tracing::warn!(reason, ?retry_in, "cannot connect: trying again");
+                    self.told = Some(reason);
                 }
             }
             ConnectionState::Ended { close: Some(close) } => {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails its test")]
 
 mod connections;
+mod credentials;
 mod emits;
 mod subscriptions;
 mod toy;

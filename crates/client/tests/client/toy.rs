@@ -11,7 +11,7 @@ use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use redeliver_client::{Connector, Cursor, Endpoint, NewEvent, Start};
 use redeliver_protocol::codec::{self, FromClient};
-use redeliver_protocol::error::{Close, RefusalCode};
+use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::frame::{ClientFrame, Events, Hello, SUBPROTOCOL, ServerFrame, Subscribe, Subscribed, Welcome};
 use redeliver_protocol::history::{EmitFate, EmitRun, FirstStart, Place, PublisherState};
 use redeliver_protocol::limits::Limits;
@@ -56,6 +56,8 @@ pub(crate) struct Faults {
     pub(crate) mute: bool,
     /// The answer to each Hello.
     pub(crate) refuse: Option<Close>,
+    /// The only credentials that are taken. Who came with others before is told that they have expired.
+    pub(crate) accepts: Option<&'static str>,
     /// The answer to each emit.
     pub(crate) refuse_emits: Option<RefusalCode>,
     /// Emits under numbers that were used before are answered as forgotten.
@@ -66,6 +68,12 @@ pub(crate) struct Faults {
     pub(crate) cut_before_receipt: bool,
     /// All subscriptions are told that somebody else has taken over.
     pub(crate) take_over: bool,
+}
+
+impl Faults {
+    fn takes(&self, hello: &Hello) -> bool {
+        self.accepts.is_none_or(|accepted| hello.auth.as_deref() == Some(accepted.as_bytes()))
+    }
 }
 
 type Ws = WebSocketStream<DuplexStream>;
@@ -175,7 +183,12 @@ impl Toy {
             state.connections
         };
         self.changed();
-        let refusal = self.state.lock().faults.refuse.clone();
+        let refusal = {
+            let faults = &self.state.lock().faults;
+            let refused = Close::of(CloseCode::UNAUTHENTICATED, RetryAdvice::Never);
+            let others = (!faults.takes(&hello)).then_some(refused);
+            faults.refuse.clone().or(others)
+        };
         if let Some(close) = refusal {
             let _ = ws.send(Message::Binary(codec::encode_close(&close))).await;
             while let Some(Ok(_)) = ws.next().await {}
@@ -207,6 +220,11 @@ impl Toy {
                 _ = changes.changed() => {}
             }
             if number < self.state.lock().connections_before {
+                return;
+            }
+            if !self.state.lock().faults.takes(hello) {
+                let close = Close::of(CloseCode::EXPIRED, RetryAdvice::Never);
+                let _ = ws.send(Message::Binary(codec::encode_close(&close))).await;
                 return;
             }
             to_send.extend(self.news(&mut readers));

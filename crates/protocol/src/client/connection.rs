@@ -8,6 +8,7 @@ use super::fault::Fault;
 use super::outputs::{Outputs, Timer};
 use super::{ConnectionState, Output};
 use crate::backoff::Backoff;
+use crate::cause::Cause;
 use crate::config::ClientConfig;
 use crate::error::{Close, CloseCode, RetryAdvice};
 use crate::features::{FEATURES, Features};
@@ -155,12 +156,14 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether it stood for longer than the pause that a failure would have cost: no loop can be tighter than that.
+    pub(super) fn has_stood(&self, now: Instant) -> bool {
+        matches!(self.phase, Phase::Talking { since, .. } if now.since(since) >= self.reconnects.bound())
+    }
+
     /// The connection is gone. `advised` is the pause that the server asked for.
-    pub(super) fn lost(&mut self, reason: String, advised: Option<Duration>, now: Instant, out: &mut Outputs) {
-        if let Phase::Talking { since, .. } = self.phase
-            && now.since(since) >= self.reconnects.bound()
-        {
-            // It stood for longer than the pause that a failure would have cost: no loop can be tighter than that.
+    pub(super) fn lost(&mut self, reason: Cause, advised: Option<Duration>, now: Instant, out: &mut Outputs) {
+        if self.has_stood(now) {
             self.reconnects.reset();
         }
         let mut retry_in = self.reconnects.next_pause();

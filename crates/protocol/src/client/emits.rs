@@ -156,6 +156,11 @@ impl Emits {
         greets_again
     }
 
+    /// The server closed before its Welcome. All that is unanswered was sent behind this connection's Hello.
+    pub(super) fn not_taken(&mut self) {
+        self.outbox.not_taken();
+    }
+
     /// The connection is gone: everything unanswered is to be sent again.
     pub(super) fn disconnected(&mut self, out: &mut Outputs) {
         out.clear_timer(Timer::RetryEmits);

@@ -189,6 +189,13 @@ impl Outbox {
         self.paused = false;
     }
 
+    /// The server closed before its Welcome, so it took nothing of what followed Hello. Only if nothing was unanswered before:
+    /// then no other connection has seen any of it either, and it counts as never sent.
+    pub(super) fn not_taken(&mut self) {
+        self.rewind();
+        self.numbered = 0;
+    }
+
     /// Sends nothing until [`Outbox::resume`], and then again from the first unanswered emit.
     pub(super) fn pause(&mut self) {
         self.rewind();

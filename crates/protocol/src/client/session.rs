@@ -11,6 +11,7 @@ use super::requests::Requests;
 use super::subscriptions::Subscriptions;
 use super::{ConnectionState, Input, Output};
 use crate::backoff::{Backoff, Jitter};
+use crate::cause::Cause;
 use crate::codec::{FromServer, decode_from_server, features_of_close};
 use crate::config::ClientConfig;
 use crate::error::{Close, CloseCode, RetryAdvice};
@@ -45,6 +46,10 @@ pub struct ClientSession {
     subscriptions: Subscriptions,
     emits: Emits,
     requests: Requests,
+    /// Whether credentials are asked for anew for each connection.
+    renews_credentials: bool,
+    /// How often they were refused since the last Welcome.
+    credentials_refused: u32,
     is_shutting_down: bool,
     out: Outputs,
 }
@@ -64,6 +69,8 @@ impl ClientSession {
             subscriptions: Subscriptions::new(config.ack_delay, backoff()),
             requests: Requests::default(),
             identity,
+            renews_credentials: false,
+            credentials_refused: 0,
             is_shutting_down: false,
             out: Outputs::default(),
         };
@@ -76,6 +83,15 @@ impl ClientSession {
     #[must_use]
     pub fn emitting_after(mut self, settled: EmitNumber) -> ClientSession {
         self.emits.begin_after(settled);
+        self
+    }
+
+    /// Has the shell ask for credentials anew for each connection, and give [`Input::Credentials`]. A close that says that
+    /// they have expired or are refused is then no end: others are asked for at once. Only those that are refused just as
+    /// they come, twice in a row, end the client.
+    #[must_use]
+    pub fn renewing_credentials(mut self) -> ClientSession {
+        self.renews_credentials = true;
         self
     }
 
@@ -103,6 +119,7 @@ impl ClientSession {
             Input::CancelRequest { ticket } => self.requests.cancel(ticket, out),
             Input::Respond { key, result } => self.requests.respond(key, result, out),
             Input::Shutdown => self.shut_down(),
+            Input::Credentials(auth) => self.identity.auth = Some(auth),
             Input::Connected => self.connected(),
             Input::Disconnected(reason) => self.disconnected(reason, now),
             Input::Rejected(close) => self.end(Some(close)),
@@ -295,6 +312,7 @@ impl ClientSession {
     }
 
     fn welcome(&mut self, welcome: &Welcome, now: Instant) -> Result<(), Fault> {
+        self.credentials_refused = 0;
         let emits_may_follow = self.connection.welcome(welcome.heartbeat, welcome.epoch, now, &mut self.out)?;
         if self.emits.welcomed(welcome, emits_may_follow, now, &mut self.out) {
             self.greet_again("greeting again with other numbers", now);
@@ -304,7 +322,7 @@ impl ClientSession {
     }
 
     /// The shell says that the connection is gone, or could not be made.
-    fn disconnected(&mut self, reason: String, now: Instant) {
+    fn disconnected(&mut self, reason: Cause, now: Instant) {
         if self.connection.is_up() || self.connection.is_dialing() {
             self.out.drop_unwritten();
             self.lost(reason, None, now);
@@ -320,13 +338,37 @@ impl ClientSession {
             self.greet_with_less(has, &close, now);
             return;
         }
+        if !self.connection.is_welcomed() && self.connection.may_send_emits() {
+            self.emits.not_taken();
+        }
+        if self.renews_credentials && matches!(close.code, CloseCode::UNAUTHENTICATED | CloseCode::EXPIRED) {
+            return self.credentials_refused(close, now);
+        }
         let advised = match close.retry {
             RetryAdvice::Never => return self.end(Some(close)),
             RetryAdvice::Now => None,
             RetryAdvice::After(advised) => Some(advised),
         };
         say_goodbye("", RetryAdvice::Never, &mut self.out);
-        self.lost(format!("the server closed: {}: {}", close.code, close.reason), advised, now);
+        self.lost(closed_by_server(&close), advised, now);
+    }
+
+    /// The server does not take these credentials, or takes them no more.
+    fn credentials_refused(&mut self, close: Close, now: Instant) {
+        let has_stood = self.connection.has_stood(now);
+        if !self.connection.is_welcomed() {
+            self.credentials_refused += 1;
+            if self.credentials_refused > 1 && close.code == CloseCode::UNAUTHENTICATED {
+                return self.end(Some(close));
+            }
+        }
+        if has_stood || self.credentials_refused == 1 {
+            self.greet_again("coming back with other credentials", now);
+        } else {
+            // Credentials that expire as soon as they are there must not make a loop.
+            say_goodbye("", RetryAdvice::Never, &mut self.out);
+            self.lost(closed_by_server(&close), None, now);
+        }
     }
 
     /// The server is of an earlier time. It is greeted again with what it has, unless emits are under way that it cannot
@@ -338,7 +380,8 @@ impl ClientSession {
             self.greet_again(words, now);
         } else {
             say_goodbye(words, RetryAdvice::Now, &mut self.out);
-            self.lost(format!("emits under way need a newer server: {}", close.reason), None, now);
+            let words = format!("emits under way need a newer server: {}", close.reason);
+            self.lost(Cause::of_words(words), None, now);
         }
     }
 
@@ -354,10 +397,10 @@ impl ClientSession {
         let close = fault.close();
         let reason = close.reason.clone();
         self.out.push(Output::Disconnect(close));
-        self.lost(reason, None, now);
+        self.lost(Cause::of_words(reason), None, now);
     }
 
-    fn lost(&mut self, reason: String, advised: Option<std::time::Duration>, now: Instant) {
+    fn lost(&mut self, reason: Cause, advised: Option<std::time::Duration>, now: Instant) {
         self.forget_connection();
         self.connection.lost(reason, advised, now, &mut self.out);
         self.subscriptions.go_on_all(&mut self.out);
@@ -391,4 +434,8 @@ impl ClientSession {
         self.connection.tell(ConnectionState::Ended { close }, out);
         out.push(Output::Ended);
     }
+}
+
+fn closed_by_server(close: &Close) -> Cause {
+    Cause::of_words(format!("the server closed: {}: {}", close.code, close.reason))
 }

@@ -442,3 +442,41 @@ fn the_outbox_is_bounded_in_events_and_bytes_and_one_event_always_fits() {
     script.server(runs([(1, 3, EmitFate::Stored(at(Seq(1).0)))]));
     assert!(script.session.outbox_has_room(100));
 }
+
+#[test]
+fn what_follows_hello_to_a_server_that_closes_before_its_welcome_was_not_stored() {
+    let mut script = Script::new();
+    script.emit_all(1..=3);
+    script.give(Input::Connected);
+    assert_eq!(script.take_emits(), [(1, 3)]);
+    script.server_closes(CloseCode::UNAUTHENTICATED, RetryAdvice::Never);
+    assert_eq!([1, 2, 3].map(|ticket| fate(&script, ticket)), [EmitOutcome::NotSent; 3]);
+}
+
+#[test]
+fn what_a_server_turned_away_keeps_its_numbers_for_the_next() {
+    let mut script = Script::new();
+    script.emit_all(1..=2);
+    script.give(Input::Connected);
+    script.server_closes(CloseCode::OVERLOADED, RetryAdvice::Now);
+    script.give(Input::CancelEmit { ticket: EmitTicket(1) });
+    assert_eq!(fate(&script, 1), EmitOutcome::NotSent, "it can still be taken back");
+    script.take_sent();
+    script.dialed();
+    script.give(Input::Connected);
+    assert_eq!(script.take_emits(), [(1, 1)]);
+    script.server(welcome(PublisherState::New));
+    script.server(stored(1, 1, 7));
+    assert_eq!(fate(&script, 2), stored_at(7));
+}
+
+#[test]
+fn what_may_have_reached_a_server_that_vanishes_is_not_called_unsent() {
+    let mut script = Script::new();
+    script.emit(1);
+    script.give(Input::Connected);
+    script.take_sent();
+    script.cut();
+    script.give(Input::Rejected(Close::of(CloseCode::DONE, RetryAdvice::Never)));
+    assert_eq!(fate(&script, 1), EmitOutcome::Unknown);
+}

@@ -6,6 +6,7 @@
 
 mod any_server;
 mod connections;
+mod credentials;
 mod cursors;
 mod emits;
 mod ends;

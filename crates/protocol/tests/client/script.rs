@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use redeliver_protocol::backoff::Jitter;
+use redeliver_protocol::cause::Cause;
 use redeliver_protocol::client::{
     ClientSession, ConnectionState, CursorKeeper, EmitOutcome, EmitTicket, Identity, Input, Output, RequestKey,
     StreamItem, SubscribeRequest, SubscriptionEnd,
@@ -92,6 +93,12 @@ impl Script {
         script
     }
 
+    /// A client whose credentials are asked for anew at each connection.
+    pub(crate) fn renewing() -> Script {
+        let script = Script::new();
+        Script { session: script.session.renewing_credentials(), ..script }
+    }
+
     /// A client that is connected and welcomed.
     pub(crate) fn welcomed() -> Script {
         let mut script = Script::new();
@@ -132,7 +139,7 @@ impl Script {
     }
 
     pub(crate) fn cut(&mut self) {
-        self.give(Input::Disconnected("cut".to_owned()));
+        self.give(Input::Disconnected(Cause::of_words("cut")));
     }
 
     /// Lets time pass until the client dials.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use redeliver_protocol::cause::Cause;
 use redeliver_protocol::client::{Input as ToClient, Output as FromClient, StreamItem};
 use redeliver_protocol::codec;
 use redeliver_protocol::request::Response;
@@ -98,7 +99,7 @@ impl Pair {
     pub(crate) fn tell_disconnected(&mut self, end: usize, words: &str) {
         let now = self.now;
         if let Kind::Real(real) = &mut self.ends[end].kind {
-            real.session.handle(ToClient::Disconnected(words.to_owned()), now);
+            real.session.handle(ToClient::Disconnected(Cause::of_words(words)), now);
         }
     }
 
@@ -222,7 +223,9 @@ impl Pair {
                     self.connect(end);
                     self.tell_session(end, ToClient::Connected);
                 }
-                FromClient::Connect => self.tell_session(end, ToClient::Disconnected("nobody is there".to_owned())),
+                FromClient::Connect => {
+                    self.tell_session(end, ToClient::Disconnected(Cause::of_words("nobody is there")))
+                }
                 FromClient::SendHello(hello) => {
                     real.hellos.push(hello.clone());
                     self.write(end, codec::encode_hello(&hello));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
 use redeliver_protocol::backoff::Jitter;
+use redeliver_protocol::cause::Cause;
 use redeliver_protocol::client::{
     ClientSession, Identity, Input, Output, StreamItem, SubscribeRequest, SubscriptionEnd,
 };
@@ -291,7 +292,7 @@ impl LocalDriver {
                 self.driver = None;
                 self.to_server.clear();
                 self.tell(Input::Message(encode_close(&close)));
-                self.tell(Input::Disconnected(close.reason));
+                self.tell(Input::Disconnected(Cause::of_words(close.reason)));
                 // A server that has ended does not come back within this process: there is nothing to wait for.
                 if !self.shared.is_ready() {
                     return Exchanged::Ended(SubscriptionEnd::ClientEnded);
