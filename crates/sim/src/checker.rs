@@ -8,6 +8,7 @@ mod emitted;
 mod readers;
 mod rows;
 mod truth;
+mod withheld;
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -16,6 +17,7 @@ use redeliver_protocol::client::StreamItem;
 use redeliver_protocol::time::Instant;
 
 use self::asides::Asides;
+use self::durable::Owner;
 use self::emits::Emits;
 use self::readers::Readers;
 use self::rows::Rows;
@@ -61,6 +63,8 @@ pub enum Rule {
     AtMostOnce,
     /// A publisher belongs to one identity: no other speaks for it, or fences it.
     Belongs,
+    /// An event is not given to whoever follows a topic of its except list.
+    Withheld,
     /// Neither a session nor the log refuses to work, or works without end.
     Works,
 }
@@ -183,7 +187,7 @@ impl Judge {
             Entry::Opened { opening, origin, epoch, head, dump } => {
                 figures.openings += 1;
                 truth.opened(case, &emits.emitted, (*opening, *origin, *epoch, *head), dump);
-                readers.durable.opened(*origin);
+                readers.durable.opened(case, truth, *origin);
             }
             Entry::SnapshotTaken(snapshot) => {
                 truth.snapshot(*snapshot);
@@ -197,13 +201,24 @@ impl Judge {
             }
             Entry::Fenced { older, newer } => case
                 .must(older == newer, Rule::Belongs, || format!("the publisher of {older:?} was fenced by {newer:?}")),
-            Entry::CursorStaged { subscriber, topic, connection } => {
-                readers.durable.cursor_staged(case, (subscriber, topic), *connection);
+            Entry::CursorStaged { subscriber, topic, connection, cursor } => {
+                let key = (Owner::Server(subscriber.clone()), topic.clone());
+                readers.durable.cursor_staged(case, &key, *connection, cursor);
             }
             Entry::CursorWritten { subscriber, topic, cursor } => {
-                readers.durable.cursor_written(case, truth, (subscriber, topic), cursor);
+                let key = (Owner::Server(subscriber.clone()), topic.clone());
+                readers.durable.cursor_written(case, truth, &key, cursor);
             }
-            Entry::Crashed(process) => emits.crashed(*process),
+            Entry::CursorStored { client, topic, cursor } => {
+                let key = (Owner::Client(*client), topic.clone());
+                readers.durable.cursor_written(case, truth, &key, cursor);
+            }
+            Entry::ClockSet => truth.clock_set(case.entry),
+            Entry::Crashed(process) => {
+                emits.crashed(*process);
+                readers.crashed(*process, case.entry);
+            }
+            Entry::Unsubscribing { run } => readers.withheld.unsubscribing(*run),
             Entry::Connected { process, opening, connection } => {
                 readers.connecting(case, truth, *process, *connection);
                 truth.connected(*process, *opening);
@@ -218,7 +233,7 @@ impl Judge {
             Entry::Subscribing { run, topic, .. } => {
                 asides.subscribing(*run, topic);
                 figures.runs += 1;
-                readers.subscribing(truth, entry);
+                readers.subscribing(truth, case.entry, entry);
             }
             Entry::Handing { number, topics } => asides.handing(*number, topics),
             Entry::Asking { number, process } => asides.asking(*number, *process),
@@ -234,11 +249,18 @@ impl Judge {
             Entry::Delivered { run, delivery } => {
                 readers.delivered(case, truth, &emits.emitted, figures, *run, delivery);
             }
-            Entry::RowSubscribing { process, run, topics } => rows.subscribing(*process, *run, topics),
-            Entry::RowDelivered { run, topic, delivery } => {
-                rows.delivered((case, truth, &emits.emitted), figures, (*run, topic.as_ref()), delivery);
+            Entry::RowSubscribing { process, run, topics } => {
+                readers.withheld.subscribing((*process, *run), topics, None);
+                rows.subscribing(*process, *run, topics);
             }
-            Entry::RowEnded { run } => rows.ended(*run),
+            Entry::RowDelivered { run, topic, delivery } => {
+                let all = (case, truth, &emits.emitted, &readers.withheld);
+                rows.delivered(all, figures, (*run, topic.as_ref()), delivery);
+            }
+            Entry::RowEnded { run } => {
+                rows.ended(*run);
+                readers.withheld.ended(*run, case.entry);
+            }
             Entry::Handled { run, position } => readers.handled(case, *run, *position),
             Entry::Acked { run, position } => readers.acked(case, *run, *position),
             Entry::Confirmed { run, seq } => {
@@ -248,7 +270,8 @@ impl Judge {
             Entry::Ended { run, why } => readers.ended(case, truth, figures, *run, why),
             Entry::Settled { runs, processes } => {
                 readers.settled(case, truth, runs);
-                rows.settled(case, truth, processes);
+                rows.settled(case, truth, &readers.withheld, processes);
+                truth.settled(case);
                 emits.settled(case, truth, processes);
                 asides.settled(case, processes);
             }

@@ -33,6 +33,8 @@ use crate::world::{Due, World};
 pub(crate) struct Client {
     pub(crate) plan: ClientPlan,
     disk: BTreeMap<TopicName, Cursor>,
+    /// A place of each topic that the app has kept by itself.
+    places: BTreeMap<TopicName, Place>,
     publisher: Option<u32>,
     pub(crate) process: Option<Running>,
 }
@@ -70,7 +72,7 @@ pub(crate) struct Reader {
 
 impl Client {
     pub(crate) fn new(plan: ClientPlan) -> Client {
-        Client { plan, disk: BTreeMap::new(), publisher: None, process: None }
+        Client { plan, disk: BTreeMap::new(), places: BTreeMap::new(), publisher: None, process: None }
     }
 }
 
@@ -127,7 +129,8 @@ impl World {
             saves: VecDeque::new(),
             ending: false,
         });
-        for follow in self.clients[client].plan.follows.clone() {
+        for mut follow in self.clients[client].plan.follows.clone() {
+            follow.rewind = self.rewind_of(client, &follow, 200);
             self.follow(id, follow);
         }
         if self.plan.rows.contains(&client) {
@@ -166,9 +169,15 @@ impl World {
         let leaves_lineage_out = self.plan.mutant == Some(Mutant::LineageLeftOut);
         let found = &mut self.clients[client];
         let stored = found.disk.get(&follow.topic).cloned();
+        let rewinds = follow.rewind.is_some();
         let number = u32::try_from(client).unwrap_or(u32::MAX);
         let (keeper, session_keeper, stored) = match (follow.keeper, &found.plan.subscriber) {
             (KeeperPlan::Server, Some(name)) => (Keeper::Server(name.clone()), CursorKeeper::Server, None),
+            (KeeperPlan::Client, _) if rewinds => {
+                let keeper =
+                    stored.clone().map_or(CursorKeeper::Client { stored: None }, |from| CursorKeeper::Rewound { from });
+                (Keeper::Client(number), keeper, None)
+            }
             (KeeperPlan::Client, _) => {
                 let mut shown = stored.clone();
                 if let Some(cursor) = shown.as_mut().filter(|_| leaves_lineage_out) {
@@ -181,9 +190,10 @@ impl World {
         let Some(running) = &mut found.process else { return };
         let subscription = SubscriptionId(running.next_subscription);
         running.next_subscription += 1;
+        let start = follow.rewind.as_ref().unwrap_or(&follow.start).clone();
         let request = SubscribeRequest {
             topic: follow.topic.clone(),
-            start: follow.start.clone(),
+            start: start.clone(),
             window: follow.window,
             ownership: follow.ownership,
             keeper: session_keeper,
@@ -192,10 +202,11 @@ impl World {
             process: id,
             run,
             topic: follow.topic.clone(),
-            start: follow.start.clone(),
+            start,
             window: follow.window,
             keeper,
             stored,
+            rewinds,
         };
         let reader = Reader {
             run,
@@ -210,6 +221,7 @@ impl World {
         running.readers.insert(subscription, reader);
         self.record(entry);
         self.tell(id, Input::Subscribe { id: subscription, request });
+        self.want(id, subscription);
     }
 
     /// Gives a session an input, and carries out what it wants.
@@ -281,6 +293,8 @@ impl World {
             self.running(id).and_then(|running| running.readers.get(&subscription)).map(|r| r.follow.topic.clone());
         let seq = cursor.place.position.seq;
         if let Some(topic) = topic {
+            let client_number = u32::try_from(client).unwrap_or(u32::MAX);
+            self.record(Entry::CursorStored { client: client_number, topic: topic.clone(), cursor: cursor.clone() });
             self.clients[client].disk.insert(topic, cursor);
         }
         self.queue.after(Duration::from_micros(200), Due::Tell(id, Input::CursorSaved { id: subscription, seq }));
@@ -382,7 +396,15 @@ impl World {
         if let Some(item) = item {
             reader.waiting.push_back(item);
         }
+        let topic = reader.follow.topic.clone();
+        let place = delivery.place().map(|step| step.after.clone());
         self.record(Entry::Delivered { run, delivery });
+        if self.plan.extras.rewinds
+            && let (Some(client), Some(place)) = (self.client_of(id), place)
+            && self.extra_rng.chance(100)
+        {
+            self.clients[client].places.insert(topic, place);
+        }
         if let (true, Some((position, nth))) = (hasty, item) {
             self.record(Entry::Acked { run, position });
             self.queue.after(Duration::ZERO, Due::Tell(id, Input::Ack { id: subscription, position, nth }));
@@ -410,6 +432,7 @@ impl World {
             if self.rng.chance(500) {
                 follow.ownership = Ownership::Standby;
             }
+            follow.rewind = self.client_of(id).and_then(|client| self.rewind_of(client, &follow, 500));
             self.follow(id, follow);
         }
     }

@@ -8,7 +8,7 @@ use redeliver_protocol::server::ConnectionId;
 
 use crate::history::{Entry, Origin, Snapshot};
 use crate::link::Way;
-use crate::world::{Due, World};
+use crate::world::{Due, WALL_BEGIN_MILLIS, World};
 
 /// A fault that ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +177,34 @@ impl World {
         let millis = *self.rng.pick(&[-86_400_000, -10_000, 10_000, 86_400_000, 315_360_000_000]);
         self.fault(format!("the server's clock jumps by {millis} ms"));
         self.wall_offset_millis += millis;
+        self.record(Entry::ClockSet);
+    }
+
+    /// The server's clock is set: years ahead, a day back, to 1970, or right again.
+    pub(crate) fn set_clock(&mut self) {
+        if self.calm {
+            return;
+        }
+        let kept_for = self.plan.kept.age_micros.map_or(10_000, |age| i64::try_from(age / 1000).unwrap_or(10_000));
+        let now = self.wall_offset_millis;
+        self.wall_offset_millis = match self.extra_rng.below(6) {
+            0 => now + 315_360_000_000,
+            1 => now - 86_400_000,
+            2 => 1_000 - WALL_BEGIN_MILLIS,
+            3 => now + kept_for,
+            4 => now - kept_for,
+            _ => 0,
+        };
+        self.fault(format!("the server's clock is set {} ms off", self.wall_offset_millis));
+        self.record(Entry::ClockSet);
+        self.plan_clock();
+    }
+
+    pub(crate) fn plan_clock(&mut self) {
+        let Some(mean) = self.plan.extras.clock_pause else { return };
+        let millis = u64::try_from(mean.as_millis()).unwrap_or(0);
+        let pause = Duration::from_millis(self.extra_rng.between(0, millis * 2));
+        self.queue.after(pause, Due::SetClock);
     }
 
     fn take_snapshot(&mut self) {

@@ -187,6 +187,8 @@ pub enum Entry {
         topic: TopicName,
         /// The connection's number.
         connection: u64,
+        /// What is to be written.
+        cursor: Cursor,
     },
     /// It is durable.
     CursorWritten {
@@ -197,6 +199,17 @@ pub enum Entry {
         /// What was written.
         cursor: Cursor,
     },
+    /// A client's own store has a cursor.
+    CursorStored {
+        /// The client's number.
+        client: u32,
+        /// The topic.
+        topic: TopicName,
+        /// What was written.
+        cursor: Cursor,
+    },
+    /// The server's wall clock was set.
+    ClockSet,
     /// A client's process began.
     Started(Process),
     /// It ended without a goodbye.
@@ -255,6 +268,13 @@ pub enum Entry {
         keeper: Keeper,
         /// What a client's own store held.
         stored: Option<Cursor>,
+        /// Whether the start counts although there may be a cursor.
+        rewinds: bool,
+    },
+    /// An app gives a subscription up.
+    Unsubscribing {
+        /// The reader.
+        run: Run,
     },
     /// The session handed something to the app.
     Delivered {

@@ -15,7 +15,8 @@ const USAGE: &str = "usage: redeliver-sim [--seeds N] [--from N] [--seed N] [--t
   --trace        print all that happened
   --keep-going   do not stop at the first seed that fails
   --mutant NAME  break the shell on purpose: ack-before-sync, deliver-before-sync, cursor-before-handler, no-fencing,
-                 merged-member-skipped, lineage-left-out, identity-not-checked";
+                 merged-member-skipped, lineage-left-out, identity-not-checked, hole-taken-for-stored,
+                 rewind-leaves-cursor, except-ignored, age-by-raw-clock";
 
 #[derive(Debug)]
 struct Wish {

@@ -18,11 +18,19 @@ pub enum Mutant {
     IdentityNotChecked,
     /// A client shows the place in its store without its positions in earlier epochs.
     LineageLeftOut,
+    /// A number that never came is answered as one that was stored long ago.
+    HoleTakenForStored,
+    /// A rewind gives events again, but its cursor stays where it was.
+    RewindLeavesCursor,
+    /// Events go to everybody, whatever their except lists say.
+    ExceptIgnored,
+    /// Age goes by the wall clock as it is.
+    AgeByRawClock,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 7] = [
+    pub const ALL: [Mutant; 11] = [
         Mutant::AckBeforeSync,
         Mutant::DeliverBeforeSync,
         Mutant::CursorBeforeHandler,
@@ -30,6 +38,10 @@ impl Mutant {
         Mutant::MergedMemberSkipped,
         Mutant::LineageLeftOut,
         Mutant::IdentityNotChecked,
+        Mutant::HoleTakenForStored,
+        Mutant::RewindLeavesCursor,
+        Mutant::ExceptIgnored,
+        Mutant::AgeByRawClock,
     ];
 
     /// Its name on the command line.
@@ -43,6 +55,10 @@ impl Mutant {
             Mutant::MergedMemberSkipped => "merged-member-skipped",
             Mutant::LineageLeftOut => "lineage-left-out",
             Mutant::IdentityNotChecked => "identity-not-checked",
+            Mutant::HoleTakenForStored => "hole-taken-for-stored",
+            Mutant::RewindLeavesCursor => "rewind-leaves-cursor",
+            Mutant::ExceptIgnored => "except-ignored",
+            Mutant::AgeByRawClock => "age-by-raw-clock",
         }
     }
 

@@ -1,19 +1,22 @@
 //! What a seed stands for: who takes part, how everything is configured, which faults come. Small numbers everywhere, so
 //! that windows close, tails fill, logs fold and trim within seconds of virtual time.
 
+mod extras;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use redeliver_log::LogConfig;
 use redeliver_protocol::config::{ClientConfig, ServerConfig};
 use redeliver_protocol::event::{NewEvent, PayloadKind};
+use redeliver_protocol::features::{FEATURES, Features};
 use redeliver_protocol::frame::{Ownership, Window};
 use redeliver_protocol::history::Start;
 use redeliver_protocol::name::{EventName, SubscriberName, TopicName};
 
+pub(crate) use self::extras::Extras;
 use crate::history::{EmitKey, Kept};
 use crate::mutants::Mutant;
-use crate::regressions::REGRESSIONS;
 use crate::rng::Rng;
 
 /// Everything that is fixed before the first moment.
@@ -42,6 +45,7 @@ pub struct Plan {
     pub(crate) rows: Vec<usize>,
     /// After which time a sync fails, if one does.
     pub(crate) sync_failure: Option<Duration>,
+    pub(crate) extras: Extras,
 }
 
 /// A client over all its processes.
@@ -68,6 +72,8 @@ pub(crate) struct FollowPlan {
     pub(crate) ownership: Ownership,
     pub(crate) keeper: KeeperPlan,
     pub(crate) ack_every: usize,
+    /// Where the subscription is moved to when it is made next, whatever its cursor says.
+    pub(crate) rewind: Option<Start>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,20 +91,27 @@ impl Plan {
         let names = ["alpha", "beta", "gamma", "delta"];
         let count = 1 + rng.index(names.len());
         let topics: Vec<TopicName> = names[..count].iter().filter_map(|name| TopicName::new(name).ok()).collect();
-        let clients: Vec<ClientPlan> = (0..rng.between(2, 5)).map(|at| client(&mut rng, at, &topics)).collect();
+        let mut clients: Vec<ClientPlan> = (0..rng.between(2, 5)).map(|at| client(&mut rng, at, &topics)).collect();
         let (log, kept) = log(&mut rng);
-        let (server, client) = (server(&mut rng), client_config(&mut rng));
+        let (server, mut client) = (server(&mut rng), client_config(&mut rng));
         let sync_micros_max = *rng.pick(&[500, 5_000, 50_000]);
         let load = Duration::from_millis(rng.between(4_000, 15_000));
         let fault_pause = Duration::from_millis(*rng.pick(&[200, 700, 2_000, 10_000]));
         let store_faults = rng.chance(400);
+        let extras = Extras::new(seed, topics.len(), store_faults);
+        client.features = if extras.names_deliveries { FEATURES } else { FEATURES.without(Features::TAKING) };
+        if extras.rewinds {
+            let follows = clients.iter_mut().flat_map(|client| &mut client.follows);
+            follows.enumerate().for_each(|(at, follow)| extras::first_start(seed, at, follow));
+        }
         Plan {
             seed,
             mutant,
-            rows: rows(seed, topics.len(), store_faults),
+            rows: extras::rows(seed, topics.len(), store_faults),
             // Last, so that the others keep their numbers. A log that is lost has forgotten whose a publisher is.
-            clients: clients.into_iter().chain((!store_faults).then(|| thief(seed)).flatten()).collect(),
-            sync_failure: sync_failure(seed, mutant),
+            clients: clients.into_iter().chain((!store_faults).then(|| extras::thief(seed)).flatten()).collect(),
+            sync_failure: extras::sync_failure(seed, mutant),
+            extras,
             topics,
             server,
             client,
@@ -108,7 +121,7 @@ impl Plan {
             load,
             fault_pause,
             store_faults,
-            aside_pause: aside_pause(seed),
+            aside_pause: extras::aside_pause(seed),
         }
     }
 
@@ -127,6 +140,11 @@ impl Plan {
         let mut event =
             NewEvent::new(topics[0].clone(), name.unwrap_or_else(|_| unreachable_name()), PayloadKind::Text, payload);
         event.topics = topics;
+        // Drawn apart, so that the event is else what it always was.
+        let mut rng = Rng::new(self.seed ^ mix.wrapping_mul(0x9E6C_63D0_876A_9A7D) ^ 0xE8CE_97E8_CE97_0002);
+        if self.extras.excepts && rng.chance(250) {
+            event.except = vec![rng.pick(&self.topics).clone()];
+        }
         event
     }
 
@@ -137,42 +155,6 @@ impl Plan {
         let (index, _) = rest.split_once('|')?;
         Some(EmitKey { publisher: publisher.parse().ok()?, index: index.parse().ok()? })
     }
-}
-
-/// Drawn apart from all else, and not where a seed is kept for what it once was.
-fn aside_pause(seed: u64) -> Option<Duration> {
-    let mut rng = Rng::new(seed ^ 0xA51D_E5A5_1DE5_0001);
-    let is_drawn = rng.chance(500) && !REGRESSIONS.contains(&seed);
-    is_drawn.then(|| Duration::from_millis(*rng.pick(&[20, 200, 1_000])))
-}
-
-/// Drawn apart as well: the first client or two, where there are several topics whose history nobody takes away.
-fn rows(seed: u64, topics: usize, store_faults: bool) -> Vec<usize> {
-    let mut rng = Rng::new(seed ^ 0x4073_4073_4073_0001);
-    let is_drawn = rng.chance(600) && topics > 1 && !store_faults && !REGRESSIONS.contains(&seed);
-    (0..if is_drawn { 1 + rng.index(2) } else { 0 }).collect()
-}
-
-/// Drawn apart as well: somebody who only connects, as somebody else's publisher.
-fn thief(seed: u64) -> Option<ClientPlan> {
-    let mut rng = Rng::new(seed ^ 0x7813_F781_3F78_0001);
-    let is_drawn = rng.chance(400) && !REGRESSIONS.contains(&seed);
-    is_drawn.then(|| ClientPlan {
-        subscriber: None,
-        follows: Vec::new(),
-        emit_pause: None,
-        burst_max: 1,
-        is_thief: true,
-        replays: true,
-        handler_micros_max: 0,
-    })
-}
-
-/// Drawn apart as well. A broken server's syncs are broken already.
-fn sync_failure(seed: u64, mutant: Option<Mutant>) -> Option<Duration> {
-    let mut rng = Rng::new(seed ^ 0xFA11_FA11_FA11_0001);
-    let is_drawn = rng.chance(200) && mutant.is_none() && !REGRESSIONS.contains(&seed);
-    is_drawn.then(|| Duration::from_millis(rng.between(500, 12_000)))
 }
 
 fn client(rng: &mut Rng, at: u64, topics: &[TopicName]) -> ClientPlan {
@@ -219,6 +201,7 @@ fn follow(rng: &mut Rng, topic: &TopicName, is_durable: bool) -> FollowPlan {
         ownership: if rng.chance(600) { Ownership::Takeover } else { Ownership::Standby },
         keeper,
         ack_every: *rng.pick(&[1, 1, 4, 50]),
+        rewind: None,
     }
 }
 

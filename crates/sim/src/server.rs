@@ -17,6 +17,7 @@ use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
+use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Seq, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
@@ -45,6 +46,8 @@ pub(crate) struct Server {
     writer: Writer,
     pub(crate) draining: bool,
     floors: BTreeMap<TopicName, Nth>,
+    /// What the owners of durable topics have named, as the hub keeps it.
+    named: BTreeMap<(SubscriberName, TopicName), DeliveredThrough>,
 }
 
 /// One connection, as the shell has it.
@@ -83,7 +86,7 @@ impl World {
         let opening = Opening(self.given.openings);
         self.given.openings += 1;
         let epoch = Epoch(self.rng.identity());
-        let (wall, now) = (self.wall(), self.queue.now());
+        let (wall, now) = (self.wall(), self.monotonic());
         let log = match Log::open(kv.clone(), self.plan.log.clone(), epoch, wall, now) {
             Ok(log) => log,
             Err(error) => return self.fail(format!("the log does not open: {error}")),
@@ -101,6 +104,7 @@ impl World {
             writer: Writer::default(),
             draining: false,
             floors: BTreeMap::new(),
+            named: BTreeMap::new(),
         };
         self.server = Some(server);
         let (head, dump) = self.dump();
@@ -309,8 +313,14 @@ impl World {
             Output::FindGrown { topics, after } => self.ask(connection, Ask::FindGrown { topics, after }),
             Output::EmitVolatile(event) => self.hand_out(event),
             Output::Append { first, events } => self.queue_work(Work::Append { connection, first, events }),
-            // No client of the simulation has the feature.
-            Output::Taking { .. } => {}
+            Output::Taking { id, subscriber, topic, mark, nth } => {
+                let Some(server) = &mut self.server else { return };
+                if server.owners.is_owner(connection, id) {
+                    server.named.entry((subscriber, topic)).or_default().raise(mark);
+                    let noted = Input::Reply(Reply::Taken { id, nth });
+                    self.queue.after(Duration::ZERO, Due::Serve(connection, noted));
+                }
+            }
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 self.queue_work(Work::Save { connection, id, subscriber, topic, cursor, urgent });
             }
@@ -399,7 +409,7 @@ impl World {
 
     /// The log is tended, at odd times.
     pub(crate) fn tend(&mut self, opening: Opening) {
-        let (wall, now) = (self.wall(), self.queue.now());
+        let (wall, now) = (self.wall(), self.monotonic());
         let pause = Duration::from_millis(self.rng.between(5, 200));
         let unsynced = self.is_unsynced();
         let Some(server) = self.server.as_ref().filter(|server| server.opening == opening) else { return };

@@ -15,6 +15,7 @@ use crate::client::Client;
 use crate::faults::Fault;
 use crate::history::{EmitKey, Entry, History, Opening, Origin, Process, Snapshot};
 use crate::link::{Link, Packet, Way};
+use crate::mutants::Mutant;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::server::{Ask, Server};
@@ -45,6 +46,7 @@ pub(crate) enum Due {
     Whim(Process),
     Fault,
     FailSync,
+    SetClock,
     Heal(Fault),
 }
 
@@ -63,6 +65,8 @@ pub(crate) struct World {
     pub(crate) given: Given,
     /// Draws what is not logged, so that it changes nothing of the rest but its course.
     pub(crate) aside_rng: Rng,
+    /// Draws rewinds and clocks, for the same reason.
+    pub(crate) extra_rng: Rng,
     /// Between which clients and the server nothing goes.
     pub(crate) parted: Vec<usize>,
     pub(crate) wall_offset_millis: i64,
@@ -129,6 +133,7 @@ impl World {
             clients,
             given: Given::default(),
             aside_rng: Rng::new(plan.seed ^ 0xA51D_E5A5_1DE5_0002),
+            extra_rng: Rng::new(plan.seed ^ 0xE874_A5E8_74A5_0002),
             parted: Vec::new(),
             wall_offset_millis: 0,
             calm: false,
@@ -149,6 +154,7 @@ impl World {
         if let Some(after) = self.plan.sync_failure {
             self.queue.after(after, Due::FailSync);
         }
+        self.plan_clock();
         self.run_for(self.plan.load);
         self.settle();
         self.say_goodbye();
@@ -172,6 +178,9 @@ impl World {
             if self.failure.is_some() || self.is_settled() || over {
                 break;
             }
+        }
+        if let Some(age) = self.plan.kept.age_micros.filter(|_| self.plan.extras.waits_for_age) {
+            self.run_for(Duration::from_micros(age) + AGE_IS_LATE);
         }
         self.record_floors();
         let processes =
@@ -241,6 +250,7 @@ impl World {
             Due::HandlerDone(process, id) => self.handler_done(process, id),
             Due::RowHandled(process, id) => self.row_handled(process, id),
             Due::FailSync => self.fail_next_sync(),
+            Due::SetClock => self.set_clock(),
             Due::StoreWritten(process) => self.store_written(process),
             Due::Emit(process) => self.emit(process),
             Due::Aside(process) => self.aside(process),
@@ -324,6 +334,13 @@ impl World {
         Timestamp(u64::try_from(wall).unwrap_or(0))
     }
 
+    /// What the server's monotonic clock says.
+    pub(crate) fn monotonic(&self) -> Instant {
+        let now = self.queue.now();
+        let is_raw = self.plan.mutant == Some(Mutant::AgeByRawClock);
+        now + Duration::from_millis(u64::try_from(self.wall_offset_millis).unwrap_or(0)) * u32::from(is_raw)
+    }
+
     pub(crate) fn record(&mut self, entry: Entry) {
         self.history.push(self.queue.now(), entry);
     }
@@ -342,8 +359,11 @@ impl World {
     }
 }
 
+/// Everything that is older than its age by so much should be gone.
+pub(crate) const AGE_IS_LATE: Duration = Duration::from_secs(6);
+
 /// A world that does so much in its minute of virtual time is in a loop.
 const STEPS_MAX: u64 = 400_000;
 
 /// Some day in 2026.
-const WALL_BEGIN_MILLIS: i64 = 1_790_000_000_000;
+pub(crate) const WALL_BEGIN_MILLIS: i64 = 1_790_000_000_000;

@@ -130,14 +130,14 @@ impl Emits {
         let mut greets_again = false;
         let lost = match welcome.publisher {
             PublisherState::Reached(reached) => self.outbox.lost_beyond(reached),
-            PublisherState::New | PublisherState::Forgotten if self.outbox.settled().0 == 0 => None,
+            PublisherState::New | PublisherState::Forgotten if self.outbox.settled().0 == 0 => Vec::new(),
             PublisherState::New | PublisherState::Forgotten => {
                 // No server forgets a publisher that was busy lately, and no head goes back: the log is another one.
                 let busy = self.settled_at.is_some_and(|settled| now.since(settled) < PUBLISHER_IDLE_MIN);
                 let lost = if busy || welcome.head < self.outbox.seq_max() {
                     self.outbox.lost_beyond(EmitNumber::ZERO)
                 } else {
-                    None
+                    Vec::new()
                 };
                 // If emits could follow Hello, all that wait for an answer were first sent behind it: they get one. The
                 // others have an outcome that nobody knows. The server goes on behind what Hello called settled, so if
@@ -150,7 +150,7 @@ impl Emits {
                 lost
             }
         };
-        if let Some((from, through)) = lost {
+        for (from, through) in lost {
             out.push(Output::EmitsLost { from, through });
         }
         greets_again

@@ -27,8 +27,8 @@ pub(super) struct Outbox {
     settled: EmitNumber,
     /// The highest number that is known to be stored.
     stored: EmitNumber,
-    /// Losses up to this number were told.
-    lost_through: EmitNumber,
+    /// What was told as lost, each from and through, lowest first.
+    told_lost: Vec<(EmitNumber, EmitNumber)>,
     /// The highest seq in any receipt.
     seq_max: Seq,
     paused: bool,
@@ -67,7 +67,7 @@ impl Outbox {
             sent_bytes: 0,
             settled: EmitNumber::ZERO,
             stored: EmitNumber::ZERO,
-            lost_through: EmitNumber::ZERO,
+            told_lost: Vec::new(),
             seq_max: Seq::ZERO,
             paused: false,
             refused: None,
@@ -227,13 +227,32 @@ impl Outbox {
 
     /// Everything up to `reached` is all that the server has of this publisher. Returns the acknowledged emits that it
     /// therefore has lost, each once.
-    pub(super) fn lost_beyond(&mut self, reached: EmitNumber) -> Option<(EmitNumber, EmitNumber)> {
-        let from = reached.max(self.lost_through).saturating_add(1);
-        if from > self.stored {
-            return None;
+    pub(super) fn lost_beyond(&mut self, reached: EmitNumber) -> Vec<(EmitNumber, EmitNumber)> {
+        let mut lost = Vec::new();
+        if reached >= self.stored {
+            return lost;
         }
-        self.lost_through = self.stored;
-        Some((from, self.stored))
+        let mut from = reached.next();
+        for (told_from, told_through) in self.told_lost.iter().filter(|(_, through)| *through > reached) {
+            if from < *told_from {
+                lost.push((from, EmitNumber(told_from.0 - 1)));
+            }
+            from = told_through.saturating_add(1);
+        }
+        if from <= self.stored {
+            lost.push((from, self.stored));
+        }
+        // Everything beyond is told now.
+        self.told_lost.retain_mut(|(from, through)| {
+            *through = reached.min(*through);
+            from <= through
+        });
+        self.told_lost.push((reached.next(), self.stored));
+        if self.told_lost.len() > TOLD_LOST_MAX {
+            // What is forgotten here would be told twice, never not at all.
+            self.told_lost.remove(0);
+        }
+        lost
     }
 
     /// The server knows this publisher no more: what was sent has an outcome that nobody knows. Its numbers are used
@@ -339,3 +358,6 @@ const EMIT_HEAD_BYTES: usize = 8 + 8 + 4 + 8 + 4;
 
 /// A topic's length on the wire.
 const TOPIC_HEAD_BYTES: usize = 8;
+/// Losses that are remembered as told: a log that goes back so often, each time less far, is not met.
+const TOLD_LOST_MAX: usize = 32;
+

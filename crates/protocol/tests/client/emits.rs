@@ -167,7 +167,17 @@ fn a_log_that_lost_acknowledged_emits_is_told_once() {
     script.server(stored(10, 1, 200));
     script.cut();
     script.connect_to(welcome(reached(4)));
-    assert_eq!(script.lost, [(7, 9), (10, 10)], "what was told before is not told again");
+    assert_eq!(script.lost, [(7, 9), (5, 6), (10, 10)], "what was told before is not told again, and all else is");
+    script.emit(11);
+    script.server(stored(11, 1, 210));
+    script.cut();
+    script.connect_to(welcome(reached(8)));
+    assert_eq!(script.lost[3..], [(11, 11)]);
+    script.emit(12);
+    script.server(stored(12, 1, 220));
+    script.cut();
+    script.connect_to(welcome(reached(3)));
+    assert_eq!(script.lost[4..], [(4, 4), (12, 12)]);
 }
 
 #[test]

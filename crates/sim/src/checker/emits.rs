@@ -9,13 +9,15 @@ use redeliver_protocol::seq::{Position, Seq};
 use super::emitted::{Emit, Emitted};
 use super::truth::Truth;
 use super::{Case, Rule};
-use crate::history::{EmitKey, Process};
+use crate::history::{EmitKey, Kept, Process};
 
 #[derive(Debug, Default)]
 pub(super) struct Emits {
     pub(super) emitted: Emitted,
     pending: BTreeSet<(Process, EmitKey)>,
     acked: BTreeMap<(Process, EmitKey), Position>,
+    /// The first number of which a process was told where it is, on each line of history.
+    remembered: BTreeMap<(Process, usize), u64>,
     lost: BTreeMap<(Process, u32), Vec<(u64, u64)>>,
 }
 
@@ -60,6 +62,7 @@ impl Emits {
         });
         let Some(emit) = self.emitted.emits.get_mut(&key) else { return false };
         let stored_at = truth.of(process).and_then(|branch| branch.keys.get(&key).copied());
+        let line = truth.of(process).map_or(usize::MAX, |branch| branch.line);
         match outcome {
             EmitOutcome::Stored { position, .. } => {
                 case.must(truth.at(position) == Some(key), Rule::AcknowledgedIsStored, || {
@@ -71,13 +74,18 @@ impl Emits {
                 });
                 truth.acknowledged(process, position.seq);
                 self.acked.insert((process, key), position);
+                self.remembered.entry((process, line)).or_insert(key.index);
                 true
             }
             EmitOutcome::StoredLongAgo => {
                 // A log that lost its memory of a publisher (it was put back or wiped, or crashed behind refusals alone)
                 // takes that publisher's word for what it had settled. It cannot tell a later process of the same
                 // publisher that this is not here; the earlier one was told `Unknown` or `EmitsLost`.
-                let on_word = truth.of(process).is_some_and(|branch| branch.line > 0) || emit.was_unknown;
+                let forgot = truth.of(process).is_some_and(|branch| branch.line > 0) || emit.was_unknown;
+                // What it still knows of is not older than what it has forgotten, if nothing is trimmed.
+                let remembers = truth.kept == Kept::default()
+                    && self.remembered.get(&(process, line)).is_some_and(|first| *first < key.index);
+                let on_word = forgot && !remembers;
                 case.must(stored_at.is_some() || on_word, Rule::AcknowledgedIsStored, || {
                     format!("{key:?} was acknowledged as stored long ago and is not in the log")
                 });

@@ -12,6 +12,7 @@ use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 use super::durable::{DurableKey, Durables};
 use super::emitted::Emitted;
 use super::truth::{Branch, Truth, check_content};
+use super::withheld::Withheld;
 use super::{Case, Figures, Rule};
 use crate::history::{Entry, Process, Run};
 
@@ -19,6 +20,7 @@ use crate::history::{Entry, Process, Run};
 pub(super) struct Readers {
     runs: BTreeMap<Run, Reader>,
     pub(super) durable: Durables,
+    pub(super) withheld: Withheld,
     settled: BTreeSet<Run>,
     connections: BTreeMap<Process, u64>,
 }
@@ -29,6 +31,7 @@ struct Reader {
     process: Process,
     topic: TopicName,
     start: Start,
+    rewinds: bool,
     window: Window,
     durable: Option<DurableKey>,
     /// What the log looked like when the app subscribed.
@@ -37,6 +40,8 @@ struct Reader {
     /// From which place the client's own store or the app's position makes it begin.
     known: Option<Place>,
     told: Option<(Position, Nth)>,
+    /// When the app subscribed, as the number of the entry.
+    subscribed: usize,
     /// When the present stream began, as the number of its entry.
     begun: usize,
     items: VecDeque<Item>,
@@ -47,6 +52,8 @@ struct Reader {
     repeats: u32,
     repeats_max: u32,
     over: bool,
+    /// When its process or itself came to an end, as the number of the entry.
+    gone: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +78,8 @@ struct Item {
 }
 
 impl Readers {
-    pub(super) fn subscribing(&mut self, truth: &Truth, entry: &Entry) {
-        let Entry::Subscribing { process, run, topic, start, window, keeper, stored } = entry else { return };
+    pub(super) fn subscribing(&mut self, truth: &Truth, at: usize, entry: &Entry) {
+        let Entry::Subscribing { process, run, topic, start, window, keeper, stored, rewinds } = entry else { return };
         let asked = truth.current().map_or(
             Asked { line: usize::MAX, head: Seq::ZERO, last: Nth::ZERO, floor: Nth::ZERO },
             |branch| Asked {
@@ -82,7 +89,8 @@ impl Readers {
                 floor: branch.floor(topic),
             },
         );
-        let durable = self.durable.begin(keeper, topic, *window);
+        let durable = self.durable.begin(keeper, (*run, topic, *window), *rewinds);
+        self.withheld.subscribing((*process, *run), std::slice::from_ref(topic), durable.as_ref());
         let known = match (stored, start) {
             (Some(cursor), _) => Some(cursor.place.clone()),
             (None, Start::After(known)) => Some(known.clone()),
@@ -96,6 +104,7 @@ impl Readers {
             process: *process,
             topic: topic.clone(),
             start: start.clone(),
+            rewinds: *rewinds,
             window: *window,
             durable,
             asked,
@@ -103,6 +112,7 @@ impl Readers {
             been: been.collect(),
             known,
             told: None,
+            subscribed: at,
             begun: 0,
             items: VecDeque::new(),
             acked: VecDeque::new(),
@@ -110,6 +120,7 @@ impl Readers {
             repeats: 0,
             repeats_max: 0,
             over: false,
+            gone: None,
         };
         self.runs.insert(*run, reader);
     }
@@ -123,13 +134,14 @@ impl Readers {
         run: Run,
         delivery: &StreamItem,
     ) {
+        let excuse = self.excuse(run);
         let Some(reader) = self.runs.get_mut(&run) else { return };
         case.must(!reader.over, Rule::OneOwner, || format!("{run:?} has ended and is given {delivery:?}"));
         let Some(branch) = truth.of(reader.process) else {
             case.must(false, Rule::NothingInvented, || format!("{run:?} is given {delivery:?} without a connection"));
             return;
         };
-        let mut ctx = Ctx { case, branch, durable: &mut self.durable, run };
+        let mut ctx = Ctx { case, branch, durable: &mut self.durable, withheld: &self.withheld, run, excuse };
         match delivery {
             StreamItem::Subscribed { after, nth, .. } => {
                 reader.settle_subscribed(&mut ctx, None);
@@ -141,6 +153,8 @@ impl Readers {
                 let connection = self.connections.get(&reader.process).copied().unwrap_or(0);
                 let granted = reader.durable.as_ref().and_then(|key| ctx.durable.granted(key, connection));
                 reader.begun = granted.unwrap_or(ctx.case.entry);
+                let entry = ctx.case.entry;
+                self.withheld.subscribed(run, entry);
             }
             StreamItem::Event { epoch, record, redelivered, .. } => {
                 reader.settle_subscribed(&mut ctx, None);
@@ -162,8 +176,9 @@ impl Readers {
             StreamItem::CaughtUp { seq } => {
                 reader.settle_subscribed(&mut ctx, None);
                 let owed = branch.nth_at(&reader.topic, *seq);
+                reader.pass_over(&mut ctx, owed);
                 let place = reader.place.map_or(Nth::ZERO, |place| place.nth);
-                case.must(place >= owed, Rule::Complete, || {
+                ctx.case.must(place >= owed, Rule::Complete, || {
                     format!("{run:?} caught up at nth {place} instead of {owed}")
                 });
             }
@@ -173,10 +188,35 @@ impl Readers {
     /// A process is about to have another connection: what it was told on the one before is judged by that one's log.
     pub(super) fn connecting(&mut self, case: &mut Case, truth: &Truth, process: Process, connection: u64) {
         self.connections.insert(process, connection);
+        self.withheld.connecting(process);
+        let runs: Vec<Run> = self.runs.iter().filter(|(_, r)| r.process == process).map(|(run, _)| *run).collect();
+        let excuses: BTreeMap<Run, Nth> = runs.into_iter().map(|run| (run, self.excuse(run))).collect();
         let Some(branch) = truth.of(process) else { return };
         for (run, reader) in self.runs.iter_mut().filter(|(_, reader)| reader.process == process) {
-            reader.settle_subscribed(&mut Ctx { case, branch, durable: &mut self.durable, run: *run }, None);
+            let excuse = excuses.get(run).copied().unwrap_or_default();
+            let (durable, withheld) = (&mut self.durable, &self.withheld);
+            reader.settle_subscribed(&mut Ctx { case, branch, durable, withheld, run: *run, excuse }, None);
         }
+    }
+
+    /// A process ended without a goodbye.
+    pub(super) fn crashed(&mut self, process: Process, entry: usize) {
+        for reader in self.runs.values_mut().filter(|reader| reader.process == process) {
+            reader.gone.get_or_insert(entry);
+        }
+    }
+
+    /// Up to which nth another reader of the same name may take the cursor, which began before a rewind moved it: by what
+    /// it has handled itself.
+    fn excuse(&self, run: Run) -> Nth {
+        let Some(key) = self.runs.get(&run).and_then(|reader| reader.durable.as_ref()) else { return Nth::ZERO };
+        let moved_at = self.durable.moved_at(key);
+        let rivals = self.runs.values().filter(|reader| {
+            reader.durable.as_ref() == Some(key)
+                && reader.subscribed < moved_at
+                && reader.gone.is_none_or(|gone| gone > moved_at)
+        });
+        rivals.filter_map(|reader| reader.place).map(|place| place.nth).max().unwrap_or_default()
     }
 
     pub(super) fn handled(&mut self, case: &mut Case, run: Run, position: Position) {
@@ -213,10 +253,13 @@ impl Readers {
         let Some(at) = reader.acked.iter().position(|item| item.position.seq == seq) else {
             // The cursor went on by another reader of the same name. That covers what this one had acknowledged.
             let covers = reader.acked.back().is_some_and(|last| last.position.seq < seq);
+            let is_withheld = truth.of(reader.process).is_some_and(|b| self.withheld.may_be(b, reader.process, seq));
             let given = reader.place.is_some_and(|place| place.position.seq >= seq) || reader.told.is_some();
+            let given = given || is_withheld;
             case.must(!covers || given || reader.durable.is_some(), Rule::AckAfterHandler, || {
                 format!("{seq} is confirmed to {run:?}, which never acknowledged it")
             });
+            // Or it is that of an event that was withheld.
             reader.acked.retain(|item| item.position.seq > seq);
             return;
         };
@@ -226,7 +269,7 @@ impl Readers {
         let is_past = line(truth.of(reader.process)) != line(truth.current());
         if let Some(key) = reader.durable.as_ref().filter(|key| !(is_past && key.0.is_server())) {
             for item in done.iter().filter(|item| item.is_event) {
-                self.durable.confirmed(key, (item.position.epoch, item.position.seq));
+                self.durable.confirmed(key, (item.position.epoch, item.position.seq), reader.begun);
             }
         }
     }
@@ -239,22 +282,29 @@ impl Readers {
         run: Run,
         why: &SubscriptionEnd,
     ) {
+        let excuse = self.excuse(run);
         let Some(reader) = self.runs.get_mut(&run) else { return };
         case.must(!reader.over, Rule::OneOwner, || format!("{run:?} ended twice"));
         if let Some(branch) = truth.of(reader.process) {
-            reader.settle_subscribed(&mut Ctx { case, branch, durable: &mut self.durable, run }, None);
+            let (durable, withheld) = (&mut self.durable, &self.withheld);
+            reader.settle_subscribed(&mut Ctx { case, branch, durable, withheld, run, excuse }, None);
         }
         reader.over = true;
+        reader.gone.get_or_insert(case.entry);
+        self.withheld.ended(run, case.entry);
         figures.takeovers += u64::from(*why == SubscriptionEnd::TakenOver);
     }
 
     pub(super) fn settled(&mut self, case: &mut Case, truth: &Truth, runs: &[Run]) {
         let Some(branch) = truth.current() else { return };
         for run in runs {
+            let excuse = self.excuse(*run);
             let Some(reader) = self.runs.get_mut(run) else { continue };
-            let mut ctx = Ctx { case, branch, durable: &mut self.durable, run: *run };
+            let (durable, withheld) = (&mut self.durable, &self.withheld);
+            let mut ctx = Ctx { case, branch, durable, withheld, run: *run, excuse };
             reader.settle_subscribed(&mut ctx, None);
             let last = branch.last_nth(&reader.topic);
+            reader.pass_over(&mut ctx, last);
             let place = reader.place;
             case.must(place.is_some_and(|place| place.nth == last), Rule::Settles, || {
                 format!("{run:?} stands at {place:?}, {} has {last} events", reader.topic)
@@ -281,7 +331,10 @@ struct Ctx<'a> {
     case: &'a mut Case,
     branch: &'a Branch,
     durable: &'a mut Durables,
+    withheld: &'a Withheld,
     run: Run,
+    /// Up to which nth another reader may have taken the cursor.
+    excuse: Nth,
 }
 
 impl Reader {
@@ -302,11 +355,15 @@ impl Reader {
             self.gap(ctx, gap);
             took = true;
         }
+        self.pass_over(ctx, nth);
+        let is_servers = self.durable.as_ref().is_some_and(|key| key.0.is_server());
         match self.place {
-            Some(place) if nth > place.nth && self.durable.as_ref().is_some_and(|key| key.0.is_server()) => {
+            // Who moves the cursor to a place starts there and nowhere else.
+            Some(place) if nth > place.nth && is_servers && !(first && self.rewinds) => {
                 // Another reader under the same name went on meanwhile: what lies between must have been handled.
                 if let Some(key) = &self.durable {
-                    ctx.durable.overtaken(ctx.case, ctx.branch, key, (run, place.nth, nth));
+                    ctx.durable.passed_over(ctx.branch, key, nth, ctx.withheld);
+                    ctx.durable.overtaken(ctx.case, ctx.branch, key, (run, place.nth, nth), (self.begun, ctx.excuse));
                 }
             }
             Some(place) => {
@@ -319,7 +376,8 @@ impl Reader {
         }
         if let (true, Some(key)) = (first, &self.durable) {
             let told_lost = took.then_some(gap).flatten();
-            ctx.durable.started(ctx.case, ctx.branch, key, (run, nth, self.begun), told_lost);
+            ctx.durable.passed_over(ctx.branch, key, nth, ctx.withheld);
+            ctx.durable.started(ctx.case, ctx.branch, key, (run, nth, self.begun), (told_lost, ctx.excuse));
         }
         self.be(ReaderPoint { position: after, nth });
         took
@@ -335,6 +393,19 @@ impl Reader {
             Asked { line: branch.line, head: Seq::ZERO, last: Nth::ZERO, floor: Nth::ZERO }
         };
         let (last, floor) = (branch.last_nth(&self.topic), branch.floor(&self.topic));
+        let as_first = start.as_first().filter(|(place, _)| place.is_none()).map(|(_, first)| Start::from(first));
+        let start = match (&as_first, &self.durable) {
+            (Some(first), Some(key)) if ctx.durable.is_first_start(key, self.begun) => first,
+            (Some(_), Some(key)) => {
+                // It goes on where the cursor was, whatever it says of a first start.
+                let was_there = ctx.durable.was_at(key, nth);
+                ctx.case.must(was_there, Rule::Complete, || {
+                    format!("{run:?} of {key:?} starts after nth {nth}, where no cursor ever was")
+                });
+                return;
+            }
+            _ => start,
+        };
         let right = match start {
             Start::Latest => asked.head <= after.seq && asked.last <= nth,
             Start::Earliest => asked.floor <= nth && nth <= floor,
@@ -358,10 +429,14 @@ impl Reader {
 
     fn event(&mut self, ctx: &mut Ctx<'_>, epoch: Epoch, record: &Record, redelivered: bool) {
         let (run, position) = (ctx.run, Position::new(epoch, record.seq));
+        self.pass_over(ctx, Nth(record.nth.0.saturating_sub(1)));
         let Some(place) = self.place else {
             ctx.case.must(false, Rule::Complete, || format!("{run:?} is given {position} before a position"));
             return;
         };
+        ctx.case.must(!ctx.withheld.must_be(ctx.branch, self.process, record.seq), Rule::Withheld, || {
+            format!("{run:?} is given {position}, although its process follows a topic of its except list")
+        });
         ctx.case.must(record.nth == place.nth.next(), Rule::Complete, || {
             format!("{run:?} is given nth {} ({position}) after nth {}", record.nth, place.nth)
         });
@@ -394,14 +469,35 @@ impl Reader {
         self.be(ReaderPoint { position, nth: record.nth });
     }
 
+    /// Goes on over what is withheld from this reader, if all up to there may be.
+    fn pass_over(&mut self, ctx: &mut Ctx<'_>, through: Nth) {
+        let Some(place) = self.place.filter(|place| place.nth < through && ctx.branch.has(place.position)) else {
+            return;
+        };
+        let passed = ctx.branch.keys_between(&self.topic, place.nth, through);
+        let (branch, withheld) = (ctx.branch, ctx.withheld);
+        let Some((epoch, seq)) = passed.last().copied() else { return };
+        if !passed.iter().all(|(_, seq)| withheld.may_be(branch, self.process, *seq)) {
+            return;
+        }
+        if let Some(key) = &self.durable {
+            ctx.durable.covered(key, passed);
+        }
+        self.be(ReaderPoint { position: Position::new(epoch, seq), nth: through });
+    }
+
     fn gap(&mut self, ctx: &mut Ctx<'_>, gap: &Gap) {
+        if gap.count_is_exact {
+            self.pass_over(ctx, Nth(gap.nth_through.0.saturating_sub(gap.count)));
+        }
         let (run, branch, topic) = (ctx.run, ctx.branch, self.topic.clone());
         if let (Some(place), Some(key)) = (self.place, self.durable.clone().filter(|key| key.0.is_server())) {
             // Another reader under the same name went on meanwhile, up to where the gap begins.
             let is_ahead = branch.has(place.position) && branch.has(gap.after) && gap.after.seq > place.position.seq;
             if is_ahead {
                 let nth = branch.nth_at(&topic, gap.after.seq);
-                ctx.durable.overtaken(ctx.case, branch, &key, (run, place.nth, nth));
+                ctx.durable.passed_over(branch, &key, nth, ctx.withheld);
+                ctx.durable.overtaken(ctx.case, branch, &key, (run, place.nth, nth), (self.begun, ctx.excuse));
                 self.place = Some(ReaderPoint { position: gap.after, nth });
             }
         }

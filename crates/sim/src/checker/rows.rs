@@ -11,6 +11,7 @@ use redeliver_protocol::seq::{Nth, Position, Seq};
 
 use super::emitted::Emitted;
 use super::truth::{Branch, Truth, check_content};
+use super::withheld::Withheld;
 use super::{Case, Figures, Rule};
 use crate::history::{Process, Run};
 
@@ -42,7 +43,7 @@ impl Rows {
 
     pub(super) fn delivered(
         &mut self,
-        (case, truth, emitted): (&mut Case, &mut Truth, &Emitted),
+        (case, truth, emitted, withheld): (&mut Case, &mut Truth, &Emitted, &Withheld),
         figures: &mut Figures,
         (run, topic): (Run, Option<&TopicName>),
         delivery: &StreamItem,
@@ -56,12 +57,12 @@ impl Rows {
         match (delivery, topic) {
             (StreamItem::Event { epoch, record, .. }, Some(topic)) => {
                 figures.merged += 1;
-                row.event(case, branch, (run, topic), record);
+                row.event((case, branch, withheld), (run, topic), record);
                 check_content(case, truth, emitted, topic, Position::new(*epoch, record.seq), record);
             }
-            (StreamItem::Gap { gap, .. }, Some(topic)) => row.gap(case, branch, (run, topic), gap),
+            (StreamItem::Gap { gap, .. }, Some(topic)) => row.gap((case, branch, withheld), (run, topic), gap),
             (StreamItem::CaughtUp { seq }, _) => {
-                row.has_all(case, branch, run, *seq);
+                row.has_all((case, branch, withheld), run, *seq);
             }
             (StreamItem::Event { .. } | StreamItem::Gap { .. }, None) => {
                 case.must(false, Rule::NothingInvented, || format!("{run:?} is given {delivery:?} of no topic"));
@@ -71,13 +72,14 @@ impl Rows {
     }
 
     /// Whoever lives has everything.
-    pub(super) fn settled(&self, case: &mut Case, truth: &Truth, processes: &[Process]) {
+    pub(super) fn settled(&self, case: &mut Case, truth: &Truth, withheld: &Withheld, processes: &[Process]) {
         let Some(branch) = truth.current() else { return };
         let living: BTreeSet<&Process> = processes.iter().collect();
         for (run, row) in self.rows.iter().filter(|(_, row)| !row.is_over && living.contains(&row.process)) {
             for (topic, accounted) in &row.accounted {
                 let last = branch.last_nth(topic);
                 let has = accounted.unwrap_or_else(|| branch.floor(topic));
+                let has = row.over_withheld(branch, withheld, topic, (has, last));
                 case.must(has >= last, Rule::Settles, || format!("{run:?} has {has} of {last} events of {topic}"));
             }
         }
@@ -85,17 +87,35 @@ impl Rows {
 }
 
 impl Row {
-    fn event(&mut self, case: &mut Case, branch: &Branch, (run, by): (Run, &TopicName), record: &Record) {
+    fn event(
+        &mut self,
+        (case, branch, withheld): (&mut Case, &Branch, &Withheld),
+        (run, by): (Run, &TopicName),
+        record: &Record,
+    ) {
         let seq = record.seq;
+        case.must(!withheld.must_be(branch, self.process, seq), Rule::Withheld, || {
+            format!("{run:?} is given {seq}, although its process follows a topic of its except list")
+        });
         case.must(seq > self.last, Rule::RisingSeqs, || format!("{run:?} is given {seq} after {}", self.last));
         self.last = self.last.max(seq);
         let right = branch.nth_at(by, seq) == record.nth;
         case.must(right, Rule::Complete, || format!("{run:?}: {seq} has not nth {} in {by}", record.nth));
+        let had: BTreeMap<TopicName, Nth> = self
+            .accounted
+            .iter()
+            .map(|(topic, accounted)| {
+                let has = accounted.unwrap_or_else(|| branch.floor(topic));
+                let is_of_topic = branch.seqs(topic).binary_search(&seq).is_ok();
+                let due = Nth(branch.nth_at(topic, seq).0 - u64::from(is_of_topic));
+                (topic.clone(), self.over_withheld(branch, withheld, topic, (has, due)))
+            })
+            .collect();
         for (topic, accounted) in &mut self.accounted {
             let through = branch.nth_at(topic, seq);
             let is_of_topic = branch.seqs(topic).binary_search(&seq).is_ok();
             let due = Nth(through.0 - u64::from(is_of_topic));
-            let has = accounted.unwrap_or_else(|| branch.floor(topic));
+            let has = had.get(topic).copied().unwrap_or_default();
             case.must(has >= due, Rule::Complete, || {
                 format!("{run:?} is given {seq} by {by} and has only {has} of {due} events of {topic} before it")
             });
@@ -105,7 +125,19 @@ impl Row {
         }
     }
 
-    fn gap(&mut self, case: &mut Case, branch: &Branch, (run, topic): (Run, &TopicName), gap: &Gap) {
+    /// How far a topic is accounted for if what may be withheld from the row is passed over, up to a second nth.
+    fn over_withheld(&self, branch: &Branch, withheld: &Withheld, topic: &TopicName, (has, due): (Nth, Nth)) -> Nth {
+        let between = branch.keys_between(topic, has, due);
+        let passed = between.iter().take_while(|(_, seq)| withheld.may_be(branch, self.process, *seq)).count();
+        Nth(has.0 + passed as u64)
+    }
+
+    fn gap(
+        &mut self,
+        (case, branch, withheld): (&mut Case, &Branch, &Withheld),
+        (run, topic): (Run, &TopicName),
+        gap: &Gap,
+    ) {
         let right = branch.nth_at(topic, gap.through.seq) == gap.nth_through;
         case.must(right, Rule::TrueGaps, || format!("{run:?} is told a gap of {topic} with a wrong nth: {gap:?}"));
         case.must(gap.nth_through <= branch.floor(topic), Rule::TrueGaps, || {
@@ -121,6 +153,9 @@ impl Row {
         for nth in has.map_or(from.0, |has| has.0)..from.0 {
             let seq = usize::try_from(nth).ok().and_then(|at| branch.seqs(topic).get(at)).copied().unwrap_or_default();
             let is_of = |other: &&TopicName| branch.seqs(other).binary_search(&seq).is_ok();
+            if withheld.may_be(branch, self.process, seq) {
+                continue;
+            }
             case.must(self.accounted.keys().filter(is_of).count() > 1, Rule::Complete, || {
                 format!("{run:?} was never given {seq} of {topic}, and is told a gap after it: {gap:?}")
             });
@@ -129,10 +164,11 @@ impl Row {
         *accounted = Some(accounted.unwrap_or_default().max(gap.nth_through));
     }
 
-    fn has_all(&self, case: &mut Case, branch: &Branch, run: Run, seq: Seq) {
+    fn has_all(&self, (case, branch, withheld): (&mut Case, &Branch, &Withheld), run: Run, seq: Seq) {
         for (topic, accounted) in &self.accounted {
             let owed = branch.nth_at(topic, seq);
             let has = accounted.unwrap_or_else(|| branch.floor(topic));
+            let has = self.over_withheld(branch, withheld, topic, (has, owed));
             case.must(has >= owed, Rule::Complete, || {
                 format!("{run:?} caught up at {seq} with {has} of {owed} events of {topic}")
             });

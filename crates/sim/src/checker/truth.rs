@@ -21,6 +21,7 @@ pub(super) struct Truth {
     snapshots: BTreeMap<Snapshot, Branch>,
     openings: BTreeMap<Opening, usize>,
     connected: BTreeMap<Process, usize>,
+    clock_sets: Vec<usize>,
     ever: BTreeMap<(Epoch, Seq), EmitKey>,
     times: BTreeMap<(Epoch, Seq), Timestamp>,
 }
@@ -44,6 +45,10 @@ pub(super) struct Branch {
 struct Era {
     epoch: Epoch,
     after: Seq,
+    entry: usize,
+    at: Instant,
+    /// Whether nobody has set the clock since the opening before: then the time in between counts as it was.
+    is_time_sure: bool,
 }
 
 /// An event that is in a branch.
@@ -53,8 +58,10 @@ pub(super) struct Logged {
     bytes: u64,
     at: Instant,
     /// In which commit, and during which opening it was written.
-    commit: usize,
+    pub(super) commit: usize,
     opening: usize,
+    /// Whoever follows one of these topics is not to get it.
+    pub(super) except: Vec<TopicName>,
 }
 
 impl Branch {
@@ -103,6 +110,22 @@ impl Branch {
         self.events.get(usize::try_from(seq.0.checked_sub(1)?).ok()?)
     }
 
+    /// How much more time than there was, in microseconds, an event of this opening may seem to have passed.
+    fn time_passed_over(&self, opening: usize, now: Instant) -> u128 {
+        let later = self.eras.iter().enumerate().skip(opening).filter(|(_, era)| !era.is_time_sure);
+        let steps = later.map(|(at, era)| {
+            let end = self.eras.get(at + 1).map_or(now, |next| next.at);
+            if end.since(era.at) >= STANDS { AWAY_MICROS } else { AGE_STEP_MICROS }
+        });
+        steps.sum()
+    }
+
+    /// Whether the time that a server counts is the time that there was. A time away that it does not believe yet makes
+    /// what it writes look younger.
+    fn is_time_sure(&self) -> bool {
+        self.eras.iter().all(|era| era.is_time_sure)
+    }
+
     fn append(&mut self, case: &mut Case, emitted: &Emitted, (key, position): (EmitKey, Position)) {
         let Some(emit) = emitted.known(key) else {
             case.must(false, Rule::NothingInvented, || {
@@ -133,7 +156,8 @@ impl Branch {
         }
         let bytes = emit.event.size_bytes() as u64;
         let opening = self.eras.len();
-        self.events.push(Logged { epoch: position.epoch, bytes, at: case.at, commit: case.entry, opening });
+        let except = emit.event.except.clone();
+        self.events.push(Logged { epoch: position.epoch, bytes, at: case.at, commit: case.entry, opening, except });
     }
 }
 
@@ -157,6 +181,11 @@ impl Truth {
         if let Some(branch) = self.openings.get(&opening) {
             self.connected.insert(process, *branch);
         }
+    }
+
+    /// The server's wall clock was set.
+    pub(super) fn clock_set(&mut self, entry: usize) {
+        self.clock_sets.push(entry);
     }
 
     pub(super) fn acknowledged(&mut self, process: Process, seq: Seq) {
@@ -198,7 +227,10 @@ impl Truth {
             format!("the log opened with head {head}, it had published up to {}", branch.head())
         });
         self.adopt(case, emitted, &mut branch, head, dump);
-        branch.eras.push(Era { epoch, after: branch.head() });
+        let is_time_sure = branch.eras.last().is_none_or(|before| {
+            origin == Origin::Continued && self.clock_sets.last().is_none_or(|set| *set < before.entry)
+        });
+        branch.eras.push(Era { epoch, after: branch.head(), entry: case.entry, at: case.at, is_time_sure });
         self.branches.push(branch);
         self.dumped(case, head, dump);
     }
@@ -223,6 +255,12 @@ impl Truth {
             let complete = known.len() == topics.len() && known.iter().all(|topic| topics.contains(topic));
             case.must(complete, Rule::NoHoles, || format!("{key:?} is in topics {topics:?} of {known:?} only"));
             branch.append(case, emitted, (key, event.position));
+            // It was written at some time since the server before was seen to do something.
+            let before = branch.events.iter().rev().nth(1).map(|event| event.at);
+            let earliest = before.max(branch.eras.last().map(|era| era.at));
+            if let (Some(earliest), Some(event)) = (earliest, branch.events.last_mut()) {
+                event.at = earliest;
+            }
             self.ever.insert((event.position.epoch, event.position.seq), key);
         }
         case.must(branch.head() >= head, Rule::NoHoles, || {
@@ -281,6 +319,22 @@ impl Truth {
         case.must(!goes_back, Rule::NothingTakenBack, || "the events' times go back by a little".to_owned());
     }
 
+    /// Everything is past its age by now, if the world has waited for it: then nothing is left.
+    pub(super) fn settled(&self, case: &mut Case) {
+        let (Some(branch), Some(age)) = (self.branches.last(), self.kept.age_micros) else { return };
+        let Some(newest) = branch.events.last() else { return };
+        let is_due = case.at.since(newest.at).as_micros() > u128::from(age) + AGE_LATE_MICROS;
+        if !is_due || !branch.is_time_sure() {
+            return;
+        }
+        for topic in branch.topics.keys() {
+            let (floor, last) = (branch.floor(topic), branch.last_nth(topic));
+            case.must(floor == last, Rule::TrimsAreDue, || {
+                format!("{topic}: all {last} events are past their age, and only {floor} are gone")
+            });
+        }
+    }
+
     /// What an event's time was seen to be must stay.
     pub(super) fn time_seen(&mut self, case: &mut Case, position: Position, time: Timestamp) {
         let earlier = self.times.insert((position.epoch, position.seq), time);
@@ -310,8 +364,7 @@ impl Truth {
         let after = newer.iter().filter(|other| other.commit != event.commit).map(|other| other.bytes);
         let by_bytes = kept.bytes.is_some_and(|bytes| commit.chain(after).sum::<u64>() + BYTES_SLACK > bytes);
         let old = case.at.since(event.at).as_micros();
-        let openings = (branch.eras.len() - event.opening.min(branch.eras.len())) as u128;
-        let paced = old + AGE_STEP_MICROS * openings + AGE_SLACK_MICROS;
+        let paced = old + branch.time_passed_over(event.opening, case.at) + AGE_SLACK_MICROS;
         let by_age = kept.age_micros.is_some_and(|bound| paced >= u128::from(bound));
         case.must(by_count || by_bytes || by_age, Rule::TrimsAreDue, || {
             format!("{topic}: nth {nth} (seq {last}, {old} µs old, {} newer) was trimmed before its time", newer.len())
@@ -324,6 +377,13 @@ const TIME_CLAMP: Duration = Duration::from_secs(5);
 
 /// How far a wall clock that is set ahead while no server runs may move the age of events at once.
 const AGE_STEP_MICROS: u128 = 60_000_000;
+
+/// A wall clock that has stood for so long after an opening is believed, up to so much.
+const STANDS: Duration = Duration::from_secs(179);
+const AWAY_MICROS: u128 = 366 * 24 * 3_600_000_000;
+
+/// What is older than its age by so much is gone, if a server runs.
+const AGE_LATE_MICROS: u128 = 5_000_000;
 
 /// How many bytes of small commits may go together.
 const BYTES_SLACK: u64 = 4_096;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use redeliver_protocol::client::{EmitTicket, Input};
+use redeliver_protocol::history::Start;
 use redeliver_protocol::seq::SubscriptionId;
 
 use super::rows::Row;
 use crate::history::{EmitKey, Entry, Process, Run};
 use crate::mutants::Mutant;
-use crate::plan::KeeperPlan;
+use crate::plan::{FollowPlan, KeeperPlan};
 use crate::world::{Due, World};
 
 impl World {
@@ -74,6 +75,30 @@ impl World {
             self.tell(id, Input::Ack { id: subscription, position, nth });
         }
         self.handle_next(id, subscription);
+        self.want(id, subscription);
+    }
+
+    /// Where an app moves a subscription to that it makes now, if it does.
+    pub(super) fn rewind_of(&mut self, client: usize, follow: &FollowPlan, permille: u64) -> Option<Start> {
+        if !self.plan.extras.rewinds || self.calm || follow.keeper == KeeperPlan::Nobody {
+            return None;
+        }
+        let place = self.clients[client].places.get(&follow.topic).filter(|_| !self.plan.store_faults).cloned();
+        let (is_drawn, last) = (self.extra_rng.chance(permille), self.extra_rng.between(0, 20));
+        is_drawn.then(|| match (self.extra_rng.below(5), place) {
+            (0, _) => Start::Latest,
+            (1, _) => Start::Last(last),
+            (2 | 3, Some(place)) => Start::After(place),
+            _ => Start::Earliest,
+        })
+    }
+
+    /// A reader that has handled everything tells its session that it wants more.
+    pub(super) fn want(&mut self, id: Process, subscription: SubscriptionId) {
+        let Some(reader) = self.running(id).and_then(|running| running.readers.get(&subscription)) else { return };
+        if !reader.busy && reader.waiting.is_empty() && !reader.over {
+            self.tell(id, Input::Wanted { id: subscription });
+        }
     }
 
     /// Now and then an app gives a subscription up; it takes another one in its place when that has ended.
@@ -89,6 +114,8 @@ impl World {
                 if let Some(reader) = running.readers.get_mut(&chosen) {
                     reader.asked_to_end = true;
                 }
+                let run = running.readers.get(&chosen).map(|reader| reader.run);
+                self.record(Entry::Unsubscribing { run: run.unwrap_or_default() });
                 self.tell(id, Input::Unsubscribe { id: chosen });
             }
         }

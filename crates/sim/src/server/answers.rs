@@ -89,12 +89,17 @@ impl World {
         subscriber: Option<&SubscriberName>,
     ) -> Option<Input> {
         let wall = self.wall();
-        let server = self.server.as_ref()?;
+        let server = self.server.as_mut()?;
         let stored = subscriber.map(|subscriber| server.log.cursor(subscriber, topic)).transpose();
         let opened =
             stored.and_then(|stored| server.log.open_subscription(topic, start, stored.flatten().as_ref(), wall));
+        let named = subscriber.and_then(|subscriber| server.named.remove(&(subscriber.clone(), topic.clone())));
         match opened {
-            Ok(opened) => Some(Input::Reply(Reply::Opened { id, result: Ok(opened) })),
+            Ok(mut opened) => {
+                // What is named is less than what was made durable ahead of it, or that is all that is known.
+                opened.delivered_through = named.map_or(opened.delivered_through, |n| n.min(opened.delivered_through));
+                Some(Input::Reply(Reply::Opened { id, result: Ok(opened) }))
+            }
             Err(error) => {
                 self.fail(format!("a subscription to {topic} from {start:?} cannot be opened: {error}"));
                 None
@@ -110,6 +115,7 @@ impl World {
         (events_max, bytes_max): (u32, usize),
     ) -> Option<Input> {
         let try_recent = self.rng.chance(700);
+        let ignores_excepts = self.plan.mutant == Some(Mutant::ExceptIgnored);
         let server = self.server.as_ref()?;
         let recent = try_recent.then(|| server.log.read_recent(topic, after, nth, events_max, bytes_max)).flatten();
         let outcome = match recent {
@@ -117,7 +123,12 @@ impl World {
             None => server.log.read(topic, after, nth, events_max, bytes_max),
         };
         match outcome {
-            Ok(outcome) => Some(Input::Reply(Reply::Read { id, outcome })),
+            Ok(mut outcome) => {
+                if let (ReadOutcome::Batch(batch), true) = (&mut outcome, ignores_excepts) {
+                    batch.except = None;
+                }
+                Some(Input::Reply(Reply::Read { id, outcome }))
+            }
             Err(error) => {
                 self.fail(format!("{topic} cannot be read after {after}: {error}"));
                 None

@@ -76,7 +76,7 @@ impl World {
 
     /// Takes what has queued and stages it.
     pub(crate) fn stage(&mut self, opening: Opening) {
-        let wall = self.wall();
+        let (wall, now) = (self.wall(), self.monotonic());
         let sync_delay = Duration::from_micros(self.rng.between(200, self.plan.sync_micros_max));
         let take = self.rng.between(1, 20);
         let Some(server) = self.server.as_mut().filter(|server| server.opening == opening) else { return };
@@ -105,7 +105,7 @@ impl World {
             self.lie(true);
         }
         let Some(server) = &mut self.server else { return };
-        match server.log.stage(requests, wall, self.queue.now()) {
+        match server.log.stage(requests, wall, now) {
             Ok(staged) => server.writer.staged = Some((staged, asked)),
             Err(error) => return self.log_failed("staging", &error),
         }
@@ -139,10 +139,12 @@ impl World {
                 if !server.owners.is_owner(connection, id) && mutant != Some(Mutant::NoFencing) {
                     return None;
                 }
+                let stored = server.log.cursor(&subscriber, &topic).ok().flatten();
                 self.record(Entry::CursorStaged {
                     subscriber: subscriber.clone(),
                     topic: topic.clone(),
                     connection: connection.0,
+                    cursor: cursor.clone(),
                 });
                 let asked = Asked::Save {
                     connection,
@@ -151,6 +153,10 @@ impl World {
                     topic: topic.clone(),
                     cursor: cursor.clone(),
                 };
+                let is_kept = |stored: &Cursor| stored.place.position.seq > cursor.place.position.seq;
+                let kept = stored.filter(|stored| mutant == Some(Mutant::RewindLeavesCursor) && is_kept(stored));
+                let place = kept.map_or_else(|| cursor.place.clone(), |stored| stored.place);
+                let cursor = Cursor::new(place, cursor.delivered_through);
                 Some((WriteRequest::SaveCursor { subscriber, topic, cursor }, asked))
             }
         }
@@ -253,7 +259,9 @@ impl World {
     fn tell_one(&mut self, outcome: &WriteOutcome, asked: Asked) -> Option<Work> {
         let (connection, input) = match (outcome, asked) {
             (WriteOutcome::Emitted(runs), Asked::Append { connection, .. }) => {
-                (connection, Input::Reply(Reply::Appended(runs.clone())))
+                let lies = self.plan.mutant == Some(Mutant::HoleTakenForStored);
+                let runs = runs.iter().map(|run| if lies { taken_for_stored(*run) } else { *run }).collect();
+                (connection, Input::Reply(Reply::Appended(runs)))
             }
             (WriteOutcome::CursorSaved, Asked::Save { connection, id, subscriber, topic, cursor }) => {
                 let seq = cursor.place.position.seq;
@@ -314,6 +322,14 @@ enum Told {
     All,
     Early,
     Rest,
+}
+
+/// What a broken server says of a number that never came.
+fn taken_for_stored(mut run: EmitRun) -> EmitRun {
+    if run.fate == EmitFate::Refused(RefusalCode::NumberSkipped) {
+        run.fate = EmitFate::DuplicateForgotten;
+    }
+    run
 }
 
 fn fate_at(run: &EmitRun, at: u64) -> EmitFate {
