@@ -360,4 +360,3 @@ const EMIT_HEAD_BYTES: usize = 8 + 8 + 4 + 8 + 4;
 const TOPIC_HEAD_BYTES: usize = 8;
 /// Losses that are remembered as told: a log that goes back so often, each time less far, is not met.
 const TOLD_LOST_MAX: usize = 32;
-
