@@ -17,7 +17,7 @@ use redeliver_protocol::codec;
 use redeliver_protocol::frame::Ownership;
 use redeliver_protocol::history::{Cursor, Place};
 use redeliver_protocol::name::TopicName;
-use redeliver_protocol::seq::{InstanceId, Nth, Position, PublisherId, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, InstanceId, Nth, Position, PublisherId, SubscriptionId};
 use redeliver_protocol::server::ConnectionId;
 use redeliver_protocol::time::Instant;
 
@@ -36,6 +36,8 @@ pub(crate) struct Client {
     /// A place of each topic that the app has kept by itself.
     places: BTreeMap<TopicName, Place>,
     publisher: Option<u32>,
+    /// The last emit of that publisher, by any process.
+    emitted: u64,
     pub(crate) process: Option<Running>,
 }
 
@@ -72,7 +74,7 @@ pub(crate) struct Reader {
 
 impl Client {
     pub(crate) fn new(plan: ClientPlan) -> Client {
-        Client { plan, disk: BTreeMap::new(), places: BTreeMap::new(), publisher: None, process: None }
+        Client { plan, disk: BTreeMap::new(), places: BTreeMap::new(), publisher: None, emitted: 0, process: None }
     }
 }
 
@@ -102,6 +104,7 @@ impl World {
             None => {
                 self.given.publishers += 1;
                 self.clients[client].publisher = Some(self.given.publishers);
+                self.clients[client].emitted = 0;
                 self.given.publishers
             }
         };
@@ -113,7 +116,9 @@ impl World {
             client_name: format!("{id:?}"),
         };
         let jitter = Jitter::new(self.rng.draw());
-        let session = ClientSession::new(self.plan.client.clone(), identity, jitter, self.queue.now());
+        let settled = self.claimed_settled(client, publisher);
+        let session = ClientSession::new(self.plan.client.clone(), identity, jitter, self.queue.now())
+            .emitting_after(EmitNumber(settled));
         self.clients[client].process = Some(Running {
             id,
             session,
@@ -124,7 +129,7 @@ impl World {
             rows: BTreeMap::new(),
             next_subscription: 1,
             publisher,
-            emitted: 0,
+            emitted: settled,
             tickets: BTreeMap::new(),
             saves: VecDeque::new(),
             ending: false,
@@ -140,6 +145,16 @@ impl World {
         self.plan_emit(id);
         self.plan_aside(id);
         self.queue.after(Duration::from_millis(500), Due::Whim(id));
+    }
+
+    /// Which number a process claims to be settled: now and then one that lies beyond all that were emitted.
+    fn claimed_settled(&mut self, client: usize, publisher: u32) -> u64 {
+        let emitted = self.clients[client].emitted;
+        let may = self.plan.extras.claims && !self.clients[client].plan.is_thief && self.has_stored(publisher);
+        if !may || !self.extra_rng.chance(500) {
+            return 0;
+        }
+        emitted + self.extra_rng.between(1, 5)
     }
 
     /// Whether an emit of this publisher was acknowledged.

@@ -21,8 +21,18 @@ pub const REGRESSIONS: &[u64] = &[
     274, 282, 491, 20134, 20636, 30853, 31386, 31553, 32002,
 ];
 
-/// Seeds with merged subscriptions that once failed: drawn with all that is drawn today.
+/// Seeds with merged subscriptions that once failed: drawn with all that was drawn then.
 ///
 /// A merged subscription was told that it had caught up with the head of the topic that was opened last, while events that
 /// another topic had got meanwhile were still to come (client, merged).
 pub const MERGED_REGRESSIONS: &[u64] = &[12, 53, 156, 293];
+
+/// Seeds that failed when rewinds, except lists and set clocks were new: drawn with all that is drawn today.
+pub const LATER_REGRESSIONS: &[u64] = &[
+    // A log was put back twice, the second time to an older copy: the client did not tell that more of its emits were lost
+    // (client, outbox).
+    1497,
+    // The checker was wrong: about the age of what a crash left unannounced, readers that a rewind had overtaken, and
+    // numbers that the log has forgotten.
+    112, 119, 222, 322, 551, 868, 1202, 1474,
+];

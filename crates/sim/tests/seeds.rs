@@ -2,7 +2,7 @@
 
 use redeliver_sim::checker::{Figures, Rule};
 use redeliver_sim::mutants::Mutant;
-use redeliver_sim::regressions::{MERGED_REGRESSIONS, REGRESSIONS};
+use redeliver_sim::regressions::{LATER_REGRESSIONS, MERGED_REGRESSIONS, REGRESSIONS};
 use redeliver_sim::seeds;
 
 #[test]
@@ -25,7 +25,7 @@ fn two_hundred_seeds_keep_the_promise() {
 
 #[test]
 fn seeds_that_once_failed_do_not_fail_again() {
-    for seed in REGRESSIONS.iter().chain(MERGED_REGRESSIONS) {
+    for seed in REGRESSIONS.iter().chain(MERGED_REGRESSIONS).chain(LATER_REGRESSIONS) {
         let verdict = seeds::run(*seed, None);
         assert!(verdict.result.is_ok(), "seed {seed}: {:#?}\n{}", verdict.result, verdict.trace(Some(60)));
     }
@@ -84,6 +84,26 @@ fn a_place_without_its_lineage_is_convicted() {
 #[test]
 fn a_publisher_that_another_identity_may_fence_is_convicted() {
     convict(Mutant::IdentityNotChecked, &[Rule::Belongs]);
+}
+
+#[test]
+fn a_number_that_never_came_and_is_taken_for_stored_is_convicted() {
+    convict(Mutant::HoleTakenForStored, &[Rule::AcknowledgedIsStored]);
+}
+
+#[test]
+fn a_rewind_that_leaves_the_cursor_where_it_was_is_convicted() {
+    convict(Mutant::RewindLeavesCursor, &[Rule::Complete]);
+}
+
+#[test]
+fn an_event_for_those_who_are_not_to_get_it_is_convicted() {
+    convict(Mutant::ExceptIgnored, &[Rule::Withheld]);
+}
+
+#[test]
+fn an_age_by_the_clock_as_it_is_set_is_convicted() {
+    convict(Mutant::AgeByRawClock, &[Rule::TrimsAreDue]);
 }
 
 /// Runs a broken shell until one of these rules convicts it, as it must within 1,000 seeds.

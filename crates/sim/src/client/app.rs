@@ -34,10 +34,12 @@ impl World {
                 break;
             }
             running.emitted += 1;
+            let emitted = running.emitted;
             let key = EmitKey { publisher: running.publisher, index: running.emitted };
             let ticket = EmitTicket(running.emitted);
             running.tickets.insert(ticket, key);
             let event = self.plan.event(key);
+            self.clients[client].emitted = self.clients[client].emitted.max(emitted);
             self.record(Entry::Emitting { process: id, key, event: event.clone() });
             self.tell(id, Input::Emit { ticket, event });
         }

@@ -17,6 +17,8 @@ pub(crate) struct Extras {
     pub(crate) excepts: bool,
     /// Readers with a cursor say where they start first, and are moved now and then.
     pub(crate) rewinds: bool,
+    /// A process may claim that numbers are settled which no process has emitted.
+    pub(crate) claims: bool,
     /// Durable readers name what they are about to hand over.
     pub(crate) names_deliveries: bool,
     /// Mean pause between two times that the server's clock is set, beyond what the faults do to it.
@@ -37,6 +39,8 @@ impl Extras {
             // A log that is lost takes along who was not to get an event.
             excepts: draw(0xE8CE_97E8_CE97_0001).chance(500) && topics > 1 && !store_faults,
             rewinds: draw(0x4E31_4DD4_E314_0001).chance(500),
+            // A log that is lost cannot tell a number that never came from one that it has forgotten.
+            claims: draw(0x5E77_1ED5_E771_0001).chance(400) && !store_faults,
             names_deliveries: draw(0x7A4E_57A4_E57A_0001).chance(400),
             clock_pause: is_set.then(|| Duration::from_millis(*clock.pick(&[300, 1_500, 4_000]))),
             waits_for_age: true,

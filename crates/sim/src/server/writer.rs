@@ -326,7 +326,7 @@ enum Told {
 
 /// What a broken server says of a number that never came.
 fn taken_for_stored(mut run: EmitRun) -> EmitRun {
-    if run.fate == EmitFate::Refused(RefusalCode::NumberSkipped) {
+    if run.fate == EmitFate::Refused(RefusalCode::NUMBER_SKIPPED) {
         run.fate = EmitFate::DuplicateForgotten;
     }
     run
