@@ -13,6 +13,7 @@ mod listen;
 mod logging;
 mod output;
 mod payload;
+mod reload;
 mod remote;
 mod serve;
 mod settings;

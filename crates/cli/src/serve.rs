@@ -13,9 +13,11 @@ use redeliver_socketio::SocketIo;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{debug, info, warn};
 
+use crate::access::LiveTokens;
 use crate::args::ServeArgs;
 use crate::config_file::ConfigFile;
 use crate::exit::{Exit, Problem};
+use crate::reload::{self, Reload};
 use crate::settings::{self, ADMIN_LISTEN, LISTEN, OFF};
 use crate::stop::Stop;
 
@@ -26,16 +28,18 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
+    reload::warn_of_tokens(&file);
     let configuration = file.configuration;
+    let running = configuration.clone();
     let listen = args.listen.unwrap_or(configuration.listen);
     let data = args.data.unwrap_or_else(|| PathBuf::from(configuration.data));
     let addresses = addresses(&listen).await?;
-    if !args.insecure && file.tokens.is_empty() {
+    let may_be_open = args.insecure || refuse_open_door(&addresses).is_ok();
+    if !may_be_open && file.tokens.is_empty() {
         refuse_open_door(&addresses)?;
     }
-    for name in file.weak_tokens {
-        warn!(token = name, "this token can be guessed: use at least 128 random bits, as from `openssl rand -hex 32`");
-    }
+    let tokens = LiveTokens::new(file.tokens);
+    let reload = args.config.map(|path| Reload::on_hangup(path, running, tokens.clone(), may_be_open)).transpose()?;
     let builder = Server::builder()
         .data_dir(&data)
         .session_config(configuration.session)
@@ -43,8 +47,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         .connections_max(configuration.connections_max)
         .strangers(configuration.strangers)
         .queue_bytes_max(configuration.queue_bytes_max)
-        .allowed_origins(configuration.allowed_origins);
-    let builder = if file.tokens.is_empty() { builder } else { builder.access(file.tokens) };
+        .allowed_origins(configuration.allowed_origins)
+        .access(tokens.clone());
     raise_descriptors();
     let listener = bind(&listen, &addresses)?;
     let address = listener.local_addr().context("the listener has no address")?;
@@ -64,6 +68,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     if let Some(listener) = admin {
         drop(tokio::spawn(server.serve_admin(listener)));
     }
+    let watching = tokio::spawn(reload::watch_expiry(tokens, server.clone()));
+    let reloading = reload.map(|reload| tokio::spawn(reload.run(server.clone())));
     announce(address);
     info!(%address, data = %data.display(), "ready");
 
@@ -75,6 +81,8 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         }
     }
     info!("ending");
+    watching.abort();
+    reloading.inspect(tokio::task::JoinHandle::abort);
     if let Some(io) = gateway
         && !io.close(GATEWAY_PATIENCE).await
     {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use redeliver_server::{LogConfig, ServerBuilder, ServerConfig, StrangerLimits};
 use redeliver_socketio::{Config as GatewayConfig, Recovery};
 
-pub(crate) use self::pages::{PLACEHOLDER, example};
+pub(crate) use self::pages::{PLACEHOLDER, changed, example};
 use crate::units::{ByteCount, Count, Span};
 
 /// All that `serve` may be told by its configuration file, but for the tokens.

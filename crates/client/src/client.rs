@@ -29,7 +29,7 @@ use crate::subscribe::SubscribeBuilder;
 
 /// A redeliver client. Cheap to clone; all clones are the same client.
 ///
-/// A client lives as long as any of its handles: clones, subscriptions, pending receipts. When the last one is dropped, it
+/// It lives as long as any of its handles: clones, subscriptions, pending receipts. When the last one is dropped, it
 /// goes on in the background for up to five seconds to send what is in the outbox and to have its acks confirmed;
 /// [`shutdown`](Client::shutdown) waits for that and says how it went.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl Client {
         self.emit_event(new_event(topic.as_ref(), name.as_ref(), payload.into())?).await
     }
 
-    /// Emits a value as a JSON document, and waits until it is durable on the server, as [`emit`](Client::emit) does.
+    /// Emits a value as a JSON document. Otherwise as [`emit`](Client::emit).
     ///
     /// # Errors
     ///
@@ -102,8 +102,7 @@ impl Client {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the event was sent, nothing is sent. Dropped later, the emit goes on and only its receipt is
-    /// lost.
+    /// As [`emit`](Client::emit).
     pub async fn emit_json<T: Serialize + ?Sized>(
         &self,
         topic: impl AsRef<str>,
@@ -114,8 +113,7 @@ impl Client {
         self.emit_event(event).await
     }
 
-    /// Emits an event that may belong to several topics, and waits until it is durable on the server, as
-    /// [`emit`](Client::emit) does.
+    /// Emits an event that may belong to several topics. Otherwise as [`emit`](Client::emit).
     ///
     /// # Errors
     ///
@@ -123,8 +121,7 @@ impl Client {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the event was sent, nothing is sent. Dropped later, the emit goes on and only its receipt is
-    /// lost.
+    /// As [`emit`](Client::emit).
     pub async fn emit_event(&self, event: NewEvent) -> Result<Receipt, EmitError> {
         self.queue(event).await?.await
     }
@@ -164,8 +161,8 @@ impl Client {
         self.emit_volatile_event(new_event(topic.as_ref(), name.as_ref(), payload.into())?)
     }
 
-    /// Gives an event to whoever follows one of its topics now, and none of its except list. The event is not logged, as
-    /// with [`emit_volatile`](Client::emit_volatile).
+    /// Gives an event to whoever follows one of its topics now, and none of its except list. Otherwise as
+    /// [`emit_volatile`](Client::emit_volatile).
     ///
     /// # Errors
     ///
@@ -220,19 +217,19 @@ impl Client {
         SubscribeBuilder::merged(self.clone(), topics.into_iter().map(TopicName::new).collect())
     }
 
-    /// Returns the connection's state, to watch.
+    /// The connection's state, to watch.
     #[must_use]
     pub fn state(&self) -> ConnectionWatch {
         ConnectionWatch::new(self.shared.state.clone())
     }
 
-    /// Returns the notices of what concerns the client as a whole, from now on.
+    /// What concerns the client as a whole, from now on.
     #[must_use]
     pub fn notices(&self) -> Notices {
         Notices::new(self.shared.notices.resubscribe())
     }
 
-    /// Returns the identity under which this client emits.
+    /// The identity under which this client emits.
     #[must_use]
     pub fn publisher(&self) -> PublisherId {
         self.shared.publisher

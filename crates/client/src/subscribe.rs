@@ -10,7 +10,7 @@ use redeliver_protocol::client::{CursorKeeper, SubscribeRequest, SubscriptionEnd
 use redeliver_protocol::frame::{Ownership, Window};
 use redeliver_protocol::history::{Cursor, FirstStart, Start};
 use redeliver_protocol::name::{NameError, TopicName};
-use redeliver_protocol::seq::SubscriptionId;
+use redeliver_protocol::seq::{Nth, SubscriptionId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
@@ -21,7 +21,7 @@ use crate::subscription::{Inlet, Subscription};
 
 /// A subscription in the making: set what is needed, then await it.
 ///
-/// The future resolves once the server has said where the subscription starts, and waits for a connection as long as that takes.
+/// It resolves once the server has said where the subscription starts, and waits for a connection as long as that takes.
 ///
 /// # Cancel safety
 ///
@@ -70,7 +70,7 @@ impl SubscribeBuilder {
         }
     }
 
-    /// Sets where to start. A durable or stored subscription that has a cursor goes on behind it all the same (unless a place
+    /// Where to start. A durable or stored subscription that has a cursor goes on behind it all the same (unless a place
     /// given here lies further on): this is where its *first* start is. Only [`rewind`](SubscribeBuilder::rewind) moves
     /// one that is known. Several topics each start there.
     ///
@@ -82,7 +82,7 @@ impl SubscribeBuilder {
         self
     }
 
-    /// Sets where to start if nobody knows the subscription yet. Like [`start`](SubscribeBuilder::start), for those that name
+    /// Where to start if nobody knows the subscription yet. Like [`start`](SubscribeBuilder::start), for those that name
     /// no place.
     pub fn first_start(self, first: FirstStart) -> Self {
         self.start(first.into())
@@ -99,7 +99,7 @@ impl SubscribeBuilder {
         self
     }
 
-    /// Sets how much may be handed over without being acknowledged: in events, and in bytes (one event always fits). Of several
+    /// How much may be handed over without being acknowledged: in events, and in bytes (one event always fits). Of several
     /// topics, for each; while the next event of one has no room, the others wait.
     ///
     /// `(events, bytes)` or a [`Window`]; 1,024 events and 1 MiB unless set.
@@ -108,25 +108,25 @@ impl SubscribeBuilder {
         self
     }
 
-    /// Has the server keep the cursor, under the client's subscriber.
+    /// The server keeps the cursor, under the client's subscriber.
     pub fn durable(mut self) -> Self {
         self.keeper = Keeper::Server;
         self
     }
 
-    /// Has the client's cursor store keep the cursor, under the topic's name.
+    /// The client's cursor store keeps the cursor, under the topic's name.
     pub fn stored(mut self) -> Self {
         self.keeper = Keeper::Store(None);
         self
     }
 
-    /// Has the client's cursor store keep the cursor, under this key; of several topics, under this key, a blank and the topic.
+    /// The client's cursor store keeps the cursor, under this key; of several topics, under this key, a blank and the topic.
     pub fn stored_as(mut self, key: impl AsRef<str>) -> Self {
         self.keeper = Keeper::Store(Some(CursorKey::new(key)));
         self
     }
 
-    /// Waits until another client that follows the topic under the same subscriber is gone, instead of taking over.
+    /// If another client follows the topic under the same subscriber, wait until it is gone instead of taking over.
     pub fn standby(mut self) -> Self {
         self.ownership = Ownership::Standby;
         self
@@ -227,9 +227,9 @@ impl SubscribeBuilder {
         Ok((request, key))
     }
 
-    /// Where each topic starts.
+    /// Where each topic starts. A place in several topics is a position: the nth that comes with it is that of one of them.
     fn start_of_each(&self) -> Start {
-        match (&self.start, &self.keeper) {
+        let mut start = match (&self.start, &self.keeper) {
             (Some(start), _) if self.rewinds => start.clone(),
             // It says already what becomes of the cursor.
             (Some(start @ (Start::Resume { .. } | Start::ResumeOr { .. })), Keeper::Server) => start.clone(),
@@ -238,7 +238,15 @@ impl SubscribeBuilder {
             (None, Keeper::Server) => Start::first(Start::Earliest),
             (None, Keeper::Store(_)) => Start::Earliest,
             (None, Keeper::Nobody) => Start::Latest,
+        };
+        if self.is_merged
+            && let Start::After(known)
+            | Start::Resume { at_least: Some(known) }
+            | Start::ResumeOr { at_least: Some(known), .. } = &mut start
+        {
+            known.nth = Nth::ZERO;
         }
+        start
     }
 
     fn number(&self) -> Result<SubscriptionId, SubscribeError> {

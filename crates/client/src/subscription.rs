@@ -92,38 +92,38 @@ impl Subscription {
         }
     }
 
-    /// Returns the topic; of several, the first.
+    /// The topic; the first of several.
     #[must_use]
     pub fn topic(&self) -> &TopicName {
         &self.topic
     }
 
-    /// Returns all topics: more than one only if they are read as one ([`Client::subscribe_merged`]).
+    /// All topics: more than one only if they are read as one ([`Client::subscribe_merged`]).
     pub fn topics(&self) -> impl Iterator<Item = &TopicName> {
         let alone = self.merged.is_empty().then_some(&self.topic);
         alone.into_iter().chain(self.merged.values())
     }
 
-    /// Returns where the subscription started: everything after this position is handed over. Of several topics, none started after
+    /// Where the subscription started: everything after this position is handed over. Of several topics, none started after
     /// a later one.
     #[must_use]
     pub fn position(&self) -> Position {
         self.opened.after
     }
 
-    /// Returns the nth at the position where the subscription started. Zero if there are several topics: each has its own.
+    /// The nth there. Zero if there are several topics: each has its own.
     #[must_use]
     pub fn nth(&self) -> Nth {
         self.opened.nth
     }
 
-    /// Returns how many events of the topic were there already when the subscription started. What belongs to several topics counts for each.
+    /// How many events of the topic were there already when it started. What belongs to several topics counts for each.
     #[must_use]
     pub fn pending(&self) -> u64 {
         self.opened.pending
     }
 
-    /// Returns the next delivery, or `None` once the subscription has ended. [`end`](Subscription::end) says why it has.
+    /// The next delivery; none once the subscription has ended. [`end`](Subscription::end) says why it has.
     ///
     /// # Cancel safety
     ///
@@ -133,7 +133,7 @@ impl Subscription {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Acknowledges everything of this subscription up to and including this event, as [`Event::ack`] does.
+    /// Everything up to and including this event of this subscription is handled. The same as [`Event::ack`].
     pub fn ack(&self, event: &Event) {
         event.ack();
     }
@@ -182,7 +182,7 @@ impl Subscription {
         }
     }
 
-    /// Returns why the subscription has ended, once it has. Deliveries may still wait to be taken.
+    /// Why the subscription has ended, once it has. Deliveries may still wait to be taken.
     #[must_use]
     pub fn end(&self) -> Option<&SubscriptionEnd> {
         self.inlet.end.get()
@@ -214,8 +214,7 @@ impl Subscription {
             }
             StreamItem::Gap { gap, before } => {
                 let handle = self.handle(id, gap.through, gap.nth_through);
-                let gap = Gap::new(self.topic_of(id), &gap, before, handle);
-                Delivery::Gap(if self.merged.is_empty() { gap } else { gap.of_several() })
+                Delivery::Gap(Gap::new(self.topic_of(id), &gap, before, handle))
             }
             StreamItem::Event { epoch, record, redelivered, before } => {
                 let position = Position::new(epoch, record.seq);

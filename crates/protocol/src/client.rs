@@ -10,7 +10,6 @@ mod emits;
 mod fault;
 mod inbox;
 mod merged;
-mod merged_place;
 mod outbox;
 mod outputs;
 mod pace;

@@ -34,7 +34,7 @@ pub enum Delivery {
     /// The connection was lost and the subscription stands again. Nothing was missed: it goes on where it was.
     #[non_exhaustive]
     Resumed {
-        /// The subscription goes on after this position.
+        /// It goes on after this position.
         after: Position,
         /// The nth there.
         nth: Nth,
@@ -81,9 +81,9 @@ impl Delivery {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
-    /// The event's position in the log.
+    /// Its position in the log.
     pub position: Position,
-    /// The event's number within the topic: each event's is exactly one higher than the one before. Where several topics are
+    /// Its number within the topic: each event's is exactly one higher than the one before. Where several topics are
     /// read as one, an event that came by another of them leaves a hole here.
     pub nth: Nth,
     /// The topic by which it came: of several that are read as one and have it, any.
@@ -130,7 +130,7 @@ impl Event {
         }
     }
 
-    /// Returns the event's number in the log.
+    /// Its number in the log.
     #[must_use]
     pub fn seq(&self) -> Seq {
         self.position.seq
@@ -149,15 +149,14 @@ impl Event {
         self.before.0.advanced(self.position, self.nth)
     }
 
-    /// Returns where this event stands in what its subscription has shown: the place before it and its own. Several topics
-    /// that are read as one have one place together.
+    /// Returns where this event stands in what its subscription has shown: the place before it and its own.
     #[must_use]
     pub fn place(&self) -> PlaceStep {
         PlaceStep::new(self.before.0.clone(), self.known())
     }
 }
 
-readable_payload!(Event, error => |event: &Event| error.of_seq(event.position.seq));
+readable_payload!(Event);
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -236,8 +235,6 @@ pub struct Gap {
     /// Why the events are gone.
     pub cause: GapCause,
     before: Before,
-    /// Whether other topics are read with this one, whose events may lie within the gap.
-    is_of_several: bool,
     handle: AckHandle,
 }
 
@@ -254,26 +251,15 @@ impl Gap {
             count_is_exact: gap.count_is_exact,
             cause: gap.cause,
             before: Before(before),
-            is_of_several: false,
             handle,
         }
     }
 
-    /// Returns this gap as one of several topics that are read as one.
-    #[must_use]
-    pub fn of_several(self) -> Gap {
-        Gap { is_of_several: true, ..self }
-    }
-
     /// Returns where this gap stands in what its subscription has shown: the place before it, and the one at its end.
-    ///
-    /// Of several topics that are read as one, the place after a gap is the one before it: events of the others may lie
-    /// within its range. The gap is told again at a restart until an event was shown after it.
     #[must_use]
     pub fn place(&self) -> PlaceStep {
-        let before = self.before.0.clone();
-        let after = if self.is_of_several { before.clone() } else { before.advanced(self.through, self.nth_through) };
-        PlaceStep::new(before, after)
+        let after = self.before.0.advanced(self.through, self.nth_through);
+        PlaceStep::new(self.before.0.clone(), after)
     }
 
     /// Says that the gap is dealt with, and everything before it. Until then it is told again after a restart.

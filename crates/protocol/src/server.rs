@@ -101,12 +101,21 @@ pub enum Reply {
         /// The subscription.
         id: SubscriptionId,
     },
-    /// The answer to [`Output::Open`].
+    /// The answer to [`Output::Open`], or, if it is a refusal, to [`Output::Claim`] instead of the claim: nothing is
+    /// claimed then.
     Opened {
         /// The subscription.
         id: SubscriptionId,
         /// Where it starts, or why it may not.
         result: Result<Opened, (RefusalCode, String)>,
+    },
+    /// The peer may follow this topic no longer. Its subscription ends with a refusal; what was acknowledged and is not
+    /// saved yet is not saved.
+    Revoked {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Why, in words.
+        reason: String,
     },
     /// A topic may have grown. May come too often, and may be merged or lost: every heartbeat looks again.
     Grew {

@@ -33,6 +33,7 @@ pub struct ServerBuilder {
     limits: Option<Limits>,
     log_config: LogConfig,
     access: Option<Arc<dyn AnyAccess>>,
+    gateway_topics_open: bool,
     allowed_origins: Vec<String>,
     connections_max: Option<usize>,
     strangers: StrangerLimits,
@@ -131,6 +132,16 @@ impl ServerBuilder {
         self
     }
 
+    /// Lets native clients reach the topics of gateways, whose names begin with `/`, as any other topics. Unless set,
+    /// [`Action::EmitToGateway`](crate::Action::EmitToGateway) and
+    /// [`Action::SubscribeToGateway`](crate::Action::SubscribeToGateway) are asked for them, which [`OpenAccess`] refuses:
+    /// neither a namespace's middlewares nor the membership of rooms would be asked.
+    #[must_use]
+    pub fn gateway_topics_open(mut self, open: bool) -> ServerBuilder {
+        self.gateway_topics_open = open;
+        self
+    }
+
     /// Origins (`https://app.example.com`) whose pages may connect from a browser, besides pages of the very host that
     /// they connect to if that is an address or `localhost` (a page of another name could have had it pointed here). `*` stands for all. Clients that are no browsers send no origin, and are not asked for one.
     #[must_use]
@@ -219,6 +230,7 @@ impl ServerBuilder {
             Settings {
                 config: self.config,
                 access: self.access.unwrap_or_else(|| Arc::new(OpenAccess)),
+                gateway_topics_open: self.gateway_topics_open,
                 allowed_origins: self.allowed_origins,
                 strangers: strangers(self.connections_max, self.strangers),
                 drain_within: self.drain_within.unwrap_or(DRAIN_WITHIN),

@@ -147,11 +147,20 @@ impl Gateway {
     /// Dropping the future drops the request.
     pub async fn authenticate(&self, request: ConnectRequest) -> Result<Identity, Denied> {
         let shared = &self.handle.shared;
+        let peer = request.peer;
         let judgement = Arc::clone(&shared.access).authenticate(request);
-        match tokio::time::timeout(shared.config.hello_timeout, judgement).await {
-            Ok(judged) => judged,
-            Err(_) => Err(Denied::for_now("authentication took too long")),
-        }
+        let judged = match tokio::time::timeout(shared.config.hello_timeout, judgement).await {
+            Ok(Ok(identity)) => match shared.credentials_hold(&*shared.access, &identity) {
+                Ok(()) => Ok(identity),
+                Err(denied) => Err((Some(identity), denied)),
+            },
+            Ok(Err(denied)) => Err((None, denied)),
+            Err(_) => Err((None, Denied::for_now("authentication took too long"))),
+        };
+        judged.map_err(|(identity, denied)| {
+            shared.denials.denied(peer, "gateway", identity.as_ref(), &denied);
+            denied
+        })
     }
 
     /// Asks the app's [`Access`](crate::Access) whether an identity may do this.

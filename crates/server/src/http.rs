@@ -46,7 +46,7 @@ pub(crate) fn respond<B>(
 ) -> (Response<Full<Bytes>>, Option<Upgrading>) {
     let is_upgrade = request.method() == Method::GET && request.headers().contains_key(header::UPGRADE);
     if is_upgrade && request.uri().path() == "/" {
-        return begin_upgrade(shared, Arc::clone(&shared.access), request, peer, Door::Outside);
+        return begin_upgrade(shared, Arc::clone(&shared.native_access), request, peer, Door::Outside);
     }
     (answer(shared, &request), None)
 }
@@ -90,7 +90,7 @@ pub(crate) fn answer_operator<B>(shared: &Shared, request: &Request<B>) -> Respo
 
 /// The answer to a WebSocket handshake, which it also carries on with in a task of its own.
 pub(crate) fn upgrade<B>(shared: &Arc<Shared>, request: Request<B>, peer: Option<SocketAddr>) -> Response<Full<Bytes>> {
-    let (response, upgrading) = begin_upgrade(shared, Arc::clone(&shared.access), request, peer, Door::Outside);
+    let (response, upgrading) = begin_upgrade(shared, Arc::clone(&shared.native_access), request, peer, Door::Outside);
     if let Some(upgrading) = upgrading {
         tokio::spawn(upgrading);
     }

@@ -208,6 +208,16 @@ impl Hub {
         self.watching.volatile(event);
     }
 
+    /// Has every connection's rights asked again.
+    pub(crate) fn review_all(&self) {
+        self.watching.review_all();
+    }
+
+    /// The subscriptions of a connection that wait for their topics to grow.
+    pub(crate) fn watched_by(&self, connection: ConnectionId) -> Vec<(SubscriptionId, TopicName)> {
+        self.watching.watched_by(connection)
+    }
+
     /// Sends a connection away. Returns false if there is no such connection.
     pub(crate) fn end(&self, connection: ConnectionId, close: Close) -> bool {
         self.watching.push(connection, Input::End(close))

@@ -24,6 +24,8 @@ struct State {
     reader: Option<Waker>,
     /// Whether the reader was woken for what lies here.
     is_notified: bool,
+    /// Whether what the connection may do is to be asked again.
+    reviews: bool,
     wakes: Wakes,
     /// In order. Bounded by what the session has under way.
     inputs: Vec<Input>,
@@ -43,6 +45,8 @@ struct Wakes {
 #[derive(Debug)]
 #[must_use = "what was drained is in no inbox any more"]
 pub(crate) struct Drained {
+    /// Whether what the connection may do is to be asked again, before anything else.
+    pub(crate) reviews: bool,
     inputs: Vec<Input>,
     wakes: Wakes,
     volatile: VecDeque<(Arc<VolatileEmit>, Vec<SubscriptionId>)>,
@@ -57,6 +61,11 @@ impl Inbox {
     /// Adds an input for the session.
     pub(crate) fn push(&self, input: Input) {
         self.put(|state| state.inputs.push(input));
+    }
+
+    /// Says that what the connection may do is to be asked again.
+    pub(crate) fn review(&self) {
+        self.put(|state| state.reviews = true);
     }
 
     /// Adds an event that is not logged for one of the connection's subscriptions. Those for its other ones must come
@@ -116,7 +125,7 @@ impl Drained {
     /// Calls `each` for one after the other: inputs first, in order, then the wake-ups, then what is not logged.
     pub(crate) fn for_each(self, mut each: impl FnMut(Input)) {
         // Most often there is one wake-up and nothing else.
-        let Drained { inputs, wakes: Wakes { first, more }, volatile } = self;
+        let Drained { reviews: _, inputs, wakes: Wakes { first, more }, volatile } = self;
         if !inputs.is_empty() {
             inputs.into_iter().for_each(&mut each);
         }
@@ -142,13 +151,18 @@ impl State {
     }
 
     fn is_empty(&self) -> bool {
-        self.inputs.is_empty() && self.wakes.first.is_none() && self.volatile.is_empty()
+        self.inputs.is_empty() && self.wakes.first.is_none() && self.volatile.is_empty() && !self.reviews
     }
 
     fn take(&mut self) -> Drained {
         self.is_notified = false;
-        let State { inputs, wakes, volatile, .. } = self;
-        Drained { inputs: std::mem::take(inputs), wakes: std::mem::take(wakes), volatile: std::mem::take(volatile) }
+        let State { reviews, inputs, wakes, volatile, .. } = self;
+        Drained {
+            reviews: std::mem::take(reviews),
+            inputs: std::mem::take(inputs),
+            wakes: std::mem::take(wakes),
+            volatile: std::mem::take(volatile),
+        }
     }
 }
 

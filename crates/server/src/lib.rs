@@ -98,7 +98,7 @@ pub use crate::access::{Access, Action, ConnectRequest, Denied, Identity, OpenAc
 pub use crate::builder::{MemoryStore, OpenError, ServerBuilder};
 pub use crate::gateway::Gateway;
 pub use crate::gateway::feed::{Feed, FeedError, FeedEvent, FeedItem};
-pub use crate::gateway::registration::Registration;
+pub use crate::gateway::registration::{Registration, RegistrationEvent};
 pub use crate::gateway::states::StateError;
 pub use crate::local::{LocalSubscribe, LocalSubscription, SubscribeError};
 pub use crate::publisher::{LocalPublisher, PublisherClaim, PublisherError};

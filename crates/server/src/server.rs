@@ -224,6 +224,22 @@ impl Server {
         self.handle.shared.hub.end(connection, registry::sent_away(reason.into()))
     }
 
+    /// Sends all connections of an identity away, over any protocol. Returns how many there were. As
+    /// [`Server::disconnect`], it does not keep them from coming back: [`Access`](crate::Access) does.
+    pub fn disconnect_identity(&self, name: &str, reason: impl Into<String>) -> usize {
+        let reason = reason.into();
+        let connections = self.connections().into_iter().filter(|connection| connection.identity.name() == name);
+        connections.filter(|connection| self.disconnect(connection.id, reason.clone())).count()
+    }
+
+    /// Has every connection, over any protocol, judged again: for an [`Access`](crate::Access) whose answers have changed.
+    /// Whose credentials no longer hold ([`Access::review`](crate::Access::review)), or who may no longer use its durable
+    /// subscriber's name, is sent away; a subscription that is no longer allowed ends with a refusal; who may no longer
+    /// emit as its publisher has its emits refused. Returns at once; each connection does it when it runs next.
+    pub fn reauthorize(&self) {
+        self.handle.shared.hub.review_all();
+    }
+
     /// Asks a connected client, which answers with its `on_request`. Asked at most once: when the connection ends, the
     /// request ends with it. `timeout` is at most an hour.
     ///

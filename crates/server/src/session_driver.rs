@@ -13,6 +13,7 @@ use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::NewEvent;
 use redeliver_protocol::frame::{Hello, SUBPROTOCOL, ServerFrame};
 use redeliver_protocol::history::PublisherState;
+use redeliver_protocol::name::SubscriberName;
 use redeliver_protocol::request::Request;
 use redeliver_protocol::seq::{EmitNumber, Epoch, RequestId, SubscriptionId};
 use redeliver_protocol::server::owners::Claim;
@@ -20,6 +21,7 @@ use redeliver_protocol::server::{Admitted, ConnectionId, Input, Output, Reply, S
 use redeliver_protocol::time::Instant;
 use tracing::{Span, debug};
 
+use crate::access::denial::{denial_close, expired_close, revocation_close};
 use crate::access::{Action, AnyAccess, ConnectRequest, Denied, Identity, Judgement};
 use crate::clock::wall_clock;
 use crate::inbox::Inbox;
@@ -77,6 +79,12 @@ pub(crate) struct SessionDriver {
     publisher: Option<EmitSource>,
     /// Whether it may emit as the publisher that its Hello names.
     may_publish: bool,
+    /// Whose cursors it uses.
+    subscriber: Option<SubscriberName>,
+    /// When to look whether the identity has expired.
+    expiry_due: Option<Instant>,
+    /// Whether rights were asked again since it was admitted.
+    was_reviewed: bool,
     judging: Option<(Box<Hello>, Judgement<'static>)>,
     log_calls: LogCalls,
     handling: Handling,
@@ -104,6 +112,9 @@ impl SessionDriver {
             identity: None,
             publisher: None,
             may_publish: true,
+            subscriber: None,
+            expiry_due: None,
+            was_reviewed: false,
             judging: None,
             log_calls: LogCalls::new(Arc::clone(shared)),
             handling: Handling::default(),
@@ -122,6 +133,9 @@ impl SessionDriver {
     /// Tells the session what happened.
     pub(crate) fn handle(&mut self, input: Input) {
         self.now = self.shared.clock.now();
+        if matches!(input, Input::Tick) {
+            self.expire();
+        }
         self.handle_in_turn(input);
     }
 
@@ -140,7 +154,7 @@ impl SessionDriver {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.session.poll_timeout()
+        self.session.poll_timeout().into_iter().chain(self.expiry_due).min()
     }
 
     /// Carries out what the session wants done, until nothing is left or the turn is over.
@@ -160,6 +174,9 @@ impl SessionDriver {
     pub(crate) fn drain_inbox(&mut self, cx: &Context<'_>) -> bool {
         self.now = self.shared.clock.now();
         let Poll::Ready(drained) = self.inbox.poll_take(cx) else { return false };
+        if drained.reviews {
+            self.review();
+        }
         drained.for_each(|input| self.handle_in_turn(input));
         true
     }
@@ -205,6 +222,11 @@ impl SessionDriver {
             Output::Authenticate(hello) => self.judge(hello),
             Output::Claim { id: subscription, subscriber, topic, instance, ownership } => {
                 let connection = self.connection;
+                // Before anybody is displaced for it. It is asked again when the claim is granted, maybe much later.
+                if !self.may(Action::Subscribe { topic: &topic }) {
+                    self.refuse(subscription);
+                    return None;
+                }
                 self.shared.hub.claim(Claim { connection, subscription, subscriber, topic, instance, ownership });
             }
             Output::Release { id } => self.shared.hub.release(self.connection, id),
@@ -216,15 +238,19 @@ impl SessionDriver {
                         None => self.log_calls.push(LogCall::Open { id, topic, start, subscriber }),
                     }
                 } else {
-                    let code = RefusalCode::FORBIDDEN;
-                    self.handle(Input::Reply(Reply::Opened { id, result: Err((code, code.description().to_owned())) }));
+                    self.refuse(id);
                 }
             }
             Output::Watch { id, topic } => {
                 self.watches += 1;
                 self.tell_watches();
                 add(&self.shared.counters.subscriptions, 1);
+                let is_revoked = self.was_reviewed && !self.may(Action::Subscribe { topic: &topic });
                 self.shared.hub.watch(self.connection, id, topic);
+                // It may have been revoked while it was opened.
+                if is_revoked {
+                    self.handle_in_turn(Input::Reply(Reply::Revoked { id, reason: REVOKED.to_owned() }));
+                }
             }
             Output::Unwatch { id } => {
                 self.watches = self.watches.saturating_sub(1);
@@ -286,19 +312,22 @@ impl SessionDriver {
         let identity = match judgement {
             Ok(identity) => identity,
             Err(denied) => {
-                let retry = if denied.is_retryable() { RetryAdvice::After(DENIED_RETRY) } else { RetryAdvice::Never };
-                return self.deny(denied.to_string(), retry);
+                return self.deny(None, denied);
             }
         };
+        // What holds now is asked for: the rights may have changed since the credentials were looked at.
+        if let Err(denied) = self.shared.credentials_hold(&*self.access, &identity) {
+            return self.deny(Some(&identity), denied);
+        }
         if let Some(subscriber) = &hello.subscriber
             && !self.access.allow(&identity, Action::UseSubscriber { subscriber })
         {
-            return self.deny("this identity may not use this subscriber's name".to_owned(), RetryAdvice::Never);
+            return self.deny(Some(&identity), Denied::new("this identity may not use this subscriber's name"));
         }
         if let Some(stranger) = self.stranger.take() {
             let membership = self.shared.join_if_room().filter(|_| stranger.admit());
             if membership.is_none() {
-                return self.deny("no connection is taken now".to_owned(), RetryAdvice::After(DENIED_RETRY));
+                return self.deny(Some(&identity), Denied::for_now("no connection is taken now"));
             }
             self.membership = membership;
         }
@@ -320,10 +349,12 @@ impl SessionDriver {
             let close = Close::new(CloseCode::NOT_YOUR_PUBLISHER, reason, RetryAdvice::Never);
             return self.handle(Input::Authenticated(Err(close)));
         }
+        self.subscriber.clone_from(&hello.subscriber);
         debug!(client = ?hello.client_name, subscriber = ?hello.subscriber, "authenticated");
         let entry = self.shared.registry.enter(self.connection, identity.clone(), self.peer, SUBPROTOCOL);
         self.entry = Some(entry);
         self.identity = Some(identity);
+        self.arm_expiry();
         match self.admitted() {
             Ok(admitted) => self.handle(Input::Authenticated(Ok(admitted))),
             Err(error) => self.shared.fail(&error.to_string()),
@@ -340,8 +371,58 @@ impl SessionDriver {
         Ok(Admitted { epoch: head.epoch, head: head.seq, publisher })
     }
 
-    fn deny(&mut self, reason: String, retry: RetryAdvice) {
-        self.handle(Input::Authenticated(Err(Close::new(CloseCode::UNAUTHENTICATED, reason, retry))));
+    fn deny(&mut self, identity: Option<&Identity>, denied: Denied) {
+        self.shared.denials.denied(self.peer, SUBPROTOCOL, identity, &denied);
+        self.handle(Input::Authenticated(Err(denial_close(&denied))));
+    }
+
+    /// Refuses to open a subscription.
+    fn refuse(&mut self, id: SubscriptionId) {
+        let code = RefusalCode::FORBIDDEN;
+        self.handle(Input::Reply(Reply::Opened { id, result: Err((code, code.description().to_owned())) }));
+    }
+
+    /// Asks again for all that this connection may do, and narrows or ends it.
+    fn review(&mut self) {
+        let Some(identity) = self.identity.clone() else { return };
+        self.was_reviewed = true;
+        if let Err(denied) = self.shared.credentials_hold(&*self.access, &identity) {
+            return self.handle_in_turn(Input::End(revocation_close(&denied)));
+        }
+        if let Some(subscriber) = &self.subscriber
+            && !self.may(Action::UseSubscriber { subscriber })
+        {
+            let denied = Denied::new("this identity may no longer use this subscriber's name");
+            return self.handle_in_turn(Input::End(revocation_close(&denied)));
+        }
+        // An id that was refused at Hello has no place at the log: it stays refused.
+        self.may_publish =
+            self.publisher.is_none_or(|source| self.may(Action::UsePublisher { publisher: source.publisher }))
+                && (self.may_publish || self.publisher.is_some());
+        for (id, topic) in self.shared.hub.watched_by(self.connection) {
+            if !self.may(Action::Subscribe { topic: &topic }) {
+                self.handle_in_turn(Input::Reply(Reply::Revoked { id, reason: REVOKED.to_owned() }));
+            }
+        }
+    }
+
+    /// Looks whether the identity has expired, if that is due.
+    fn expire(&mut self) {
+        let Some(identity) = self.identity.as_ref().filter(|_| self.expiry_due.is_some_and(|due| due <= self.now))
+        else {
+            return;
+        };
+        if identity.has_expired(wall_clock()) {
+            self.expiry_due = None;
+            self.handle_in_turn(Input::End(expired_close()));
+        } else {
+            self.arm_expiry();
+        }
+    }
+
+    fn arm_expiry(&mut self) {
+        let look = self.identity.as_ref().and_then(Identity::expiry_look);
+        self.expiry_due = look.map(|wait| self.now + wait);
     }
 
     fn answer(&mut self, id: RequestId, request: Request) {
@@ -363,7 +444,8 @@ impl SessionDriver {
     }
 
     fn permitted(&self, event: NewEvent) -> Result<NewEvent, RefusalCode> {
-        let allowed = event.topics.iter().all(|topic| self.may(Action::Emit { topic }));
+        // Who may hide an event from a topic's readers decides what they see, as who emits to it does.
+        let allowed = event.topics.iter().chain(&event.except).all(|topic| self.may(Action::Emit { topic }));
         if allowed { Ok(event) } else { Err(RefusalCode::FORBIDDEN) }
     }
 
@@ -410,5 +492,5 @@ fn poll_judged(
     }
 }
 
-/// When a client comes back that could not be judged.
-const DENIED_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// What a reader is told whose right was taken away.
+const REVOKED: &str = "this topic may no longer be followed";

@@ -8,8 +8,9 @@ use redeliver_protocol::config::ServerConfig;
 use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use tokio::sync::{Semaphore, watch};
 
-use crate::access::AnyAccess;
-use crate::clock::Clock;
+use crate::access::denial::DenialLog;
+use crate::access::{AnyAccess, Denied, Identity, Native};
+use crate::clock::{Clock, wall_clock};
 use crate::hub::Hub;
 use crate::queue::Queue;
 use crate::registry::Registry;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) access: Arc<dyn AnyAccess>,
+    /// The same for clients that speak redeliver's own protocol.
+    pub(crate) native_access: Arc<dyn AnyAccess>,
     pub(crate) allowed_origins: Vec<String>,
     /// Who is connected and not authenticated; also how many connections there may be.
     pub(crate) strangers: Strangers,
@@ -36,6 +39,7 @@ pub(crate) struct Shared {
     /// The app's handler of clients' requests.
     pub(crate) handler: Option<Handler>,
     pub(crate) asking: Asking,
+    pub(crate) denials: DenialLog,
     /// Bounds the threads that wait for the disk.
     pub(crate) cold_reads: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
@@ -77,6 +81,8 @@ pub(crate) enum Phase {
 pub(crate) struct Settings {
     pub(crate) config: ServerConfig,
     pub(crate) access: Arc<dyn AnyAccess>,
+    /// Whether native clients reach the topics of gateways as any others.
+    pub(crate) gateway_topics_open: bool,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) strangers: Strangers,
     pub(crate) drain_within: Duration,
@@ -89,12 +95,17 @@ pub(crate) struct Settings {
 impl Shared {
     pub(crate) fn new(log: Log, settings: Settings) -> Shared {
         let queue = if settings.commits_inline { Queue::for_task } else { Queue::new };
+        let native_access = match settings.gateway_topics_open {
+            true => Arc::clone(&settings.access),
+            false => Arc::new(Native(Arc::clone(&settings.access))) as Arc<dyn AnyAccess>,
+        };
         Shared {
             log,
             hub: Arc::default(),
             registry: Arc::default(),
             queue: queue(settings.queue_bytes_max),
             config: Arc::new(settings.config),
+            native_access,
             access: settings.access,
             allowed_origins: settings.allowed_origins,
             strangers: settings.strangers,
@@ -104,6 +115,7 @@ impl Shared {
             storage: Storage::default(),
             handler: settings.handler,
             asking: Asking::default(),
+            denials: DenialLog::default(),
             cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
             phase: watch::Sender::new(Phase::Ready),
             stopped: watch::Sender::new(false),
@@ -111,6 +123,14 @@ impl Shared {
             members: Arc::new(watch::Sender::new(0)),
             helping: Arc::new(watch::Sender::new(0)),
         }
+    }
+
+    /// Whether an identity's credentials hold now.
+    pub(crate) fn credentials_hold(&self, access: &dyn AnyAccess, identity: &Identity) -> Result<(), Denied> {
+        if identity.has_expired(wall_clock()) {
+            return Err(Denied::expired(CloseCode::EXPIRED.description()));
+        }
+        access.review(identity)
     }
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {

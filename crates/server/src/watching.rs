@@ -122,6 +122,17 @@ impl Watching {
         inbox.is_some()
     }
 
+    /// Has every connection's rights asked again.
+    pub(crate) fn review_all(&self) {
+        self.members.lock().inboxes.values().for_each(|inbox| inbox.review());
+    }
+
+    /// What a connection watches.
+    pub(crate) fn watched_by(&self, connection: ConnectionId) -> Vec<(SubscriptionId, TopicName)> {
+        let members = self.members.lock();
+        members.watchers.watched_by(connection).map(|(id, topic)| (id, topic.clone())).collect()
+    }
+
     /// Sends everybody away, and whoever comes later.
     pub(crate) fn end_all(&self, mut close: impl FnMut() -> Close) {
         let mut members = self.members.lock();

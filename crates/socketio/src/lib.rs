@@ -30,8 +30,9 @@
 //! ```
 //!
 //! Native clients and Socket.IO clients share topics: the namespace `/n` is the topic `/n`, a room `r` in it the topic
-//! `/n#r`. Clients are held to the server's [`Access`](redeliver_server::Access), and each namespace may have
-//! middlewares. In an axum or hyper app, [`SocketIo::layer`] puts the gateway around it (`examples/axum_chat.rs`).
+//! `/n#r`. These topics are closed to native clients, which neither middlewares nor rooms would guard, unless the app opens
+//! them ([`Action::EmitToGateway`](redeliver_server::Action::EmitToGateway)). Clients are held to the server's
+//! [`Access`](redeliver_server::Access), and each namespace may have middlewares. In an axum or hyper app, [`SocketIo::layer`] puts the gateway around it (`examples/axum_chat.rs`).
 //!
 //! How recovery works, for which clients, and what differs from Socket.IO's own server: docs/socketio.md.
 //!

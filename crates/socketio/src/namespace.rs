@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
-use redeliver_server::{Gateway, Receipt, Server, TopicName};
+use redeliver_server::{Action, Gateway, Identity, Receipt, Server, TopicName};
 
 use crate::acks::{AckReply, Collectors};
 use crate::args::IntoArgs;
@@ -18,7 +18,7 @@ use crate::frames::Frames;
 use crate::members::Members;
 use crate::packet::NamespaceName;
 use crate::presence::Presence;
-use crate::rooms::namespace_topic;
+use crate::rooms::{namespace_topic, room_of};
 use crate::socket::Socket;
 
 /// A namespace of the gateway: a handle, cheap to clone. Made by [`SocketIo::of`](crate::SocketIo::of).
@@ -46,6 +46,16 @@ pub(crate) struct NamespaceCore {
 }
 
 impl NamespaceCore {
+    /// Whether a client may be in a topic. Rooms are the app's to give; topics of other names are the client's own wish,
+    /// and without an app's code the namespace is one of them.
+    pub(crate) fn may_follow(&self, identity: &Identity, topic: &TopicName) -> bool {
+        let is_apps = match topic {
+            topic if *topic == self.topic => !self.config.builtin_events,
+            topic => room_of(self.name.as_str(), topic).is_some(),
+        };
+        is_apps || self.gateway.allow(identity, Action::Subscribe { topic })
+    }
+
     pub(crate) fn new(
         name: &str,
         server: Server,

@@ -25,6 +25,13 @@ pub(crate) fn example() -> String {
     out
 }
 
+/// The keys whose values differ between two configurations.
+pub(crate) fn changed(one: &Configuration, other: &Configuration) -> Vec<&'static str> {
+    let (mut one, mut other) = (one.clone(), other.clone());
+    let changed = SETTINGS.iter().filter(|setting| setting.shown(&mut one) != setting.shown(&mut other));
+    changed.map(|setting| setting.key).collect()
+}
+
 impl Setting {
     /// What it means, with its bounds.
     pub(super) fn meaning(&self) -> String {
@@ -41,6 +48,18 @@ impl Setting {
             }
         }
         words
+    }
+
+    /// The value in a configuration, to be compared with another one's.
+    fn shown(&self, configuration: &mut Configuration) -> String {
+        match &self.kind {
+            Kind::Size { slot, .. } | Kind::Count { slot, .. } => format!("{:?}", slot(configuration).value()),
+            Kind::Time { slot, .. } => format!("{:?}", slot(configuration).value()),
+            Kind::Text(slot) => slot(configuration).clone(),
+            Kind::Origins(slot) => format!("{:?}", slot(configuration)),
+            Kind::Flag(slot) => slot(configuration).to_string(),
+            Kind::Recovery(slot) => format!("{:?}", slot(configuration)),
+        }
     }
 
     /// The value in the example, and whether it is the default, or only shows how one is written.
@@ -122,7 +141,8 @@ pub(crate) const PLACEHOLDER: &str = "REPLACE-ME: openssl rand -hex 32";
 const TOKENS: &str = r#"
 # With at least one token, every client needs one. Remove both blocks to let
 # anybody on this machine in; a list that is missing allows nothing, and * in a
-# pattern stands for any run of characters.
+# pattern stands for any run of characters. Topics of Socket.IO (/...) are open to
+# other clients only by patterns that begin with / themselves.
 [[auth.token]]
 name = "billing"
 token = "REPLACE-ME: openssl rand -hex 32"
@@ -131,6 +151,8 @@ emit = ["invoices/*"]
 subscribe = ["orders/*", "invoices/*"]
 # Names that it may use with --as.
 subscribers = ["billing"]
+# Until when it holds; without it, for ever. SIGHUP reads this file again.
+# expires = "2027-01-01T00:00:00Z"
 
 [[auth.token]]
 name = "dashboard"

@@ -165,4 +165,4 @@ fn row(setting: &Setting) -> String {
 }
 
 const TOKEN_ROW: &str = "| `[[auth.token]]` | `name`; `token` or `token_sha256`; patterns in `emit`, `subscribe`, \
-                         `subscribers` | no tokens |\n";
+                         `subscribers`; `expires` | no tokens |\n";

@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use super::StreamItem;
 use super::inbox::Misfit;
-use super::merged_place::MergedPlace;
 use super::outputs::Outputs;
 use super::subscription::{Due, Handed, Subscription};
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
@@ -38,7 +37,6 @@ pub(super) struct Merged {
     /// Who was handed something, oldest first, as far as it is not acknowledged.
     in_hand: VecDeque<(u64, SubscriptionId)>,
     standing: Standing,
-    place: MergedPlace,
     unconfirmed: Unconfirmed,
 }
 
@@ -64,7 +62,7 @@ struct Unconfirmed {
 }
 
 impl Merged {
-    pub(super) fn new(id: SubscriptionId, members: Vec<SubscriptionId>, place: MergedPlace) -> Merged {
+    pub(super) fn new(id: SubscriptionId, members: Vec<SubscriptionId>) -> Merged {
         Merged {
             id,
             remaining: members.len(),
@@ -76,7 +74,6 @@ impl Merged {
             due: BinaryHeap::new(),
             in_hand: VecDeque::new(),
             standing: Standing::default(),
-            place,
             unconfirmed: Unconfirmed::default(),
         }
     }
@@ -187,7 +184,7 @@ impl Merged {
             Handed::InHand(item) => {
                 self.handed += 1;
                 self.in_hand.push_back((self.handed, member));
-                out.deliver(member, self.place.show(member, item));
+                out.deliver(member, item);
             }
             Handed::Skip { is_more_in_hand: true } => self.in_hand.push_back((self.handed + 1, member)),
             Handed::Skip { is_more_in_hand: false } => {}

@@ -122,7 +122,10 @@ impl Deliveries {
             self.registry.answered(id);
             return;
         };
-        if !matches!(subscription.stage, Stage::Opening) {
+        // Whoever may not follow the topic claims it from nobody.
+        let is_asked = matches!(subscription.stage, Stage::Opening)
+            || (result.is_err() && matches!(subscription.stage, Stage::Claiming));
+        if !is_asked {
             return;
         }
         let opened = match result {
@@ -273,6 +276,21 @@ impl Deliveries {
         out.flush_acked(id);
         out.send(ServerFrame::TakenOver { id });
         self.remove(id, out);
+    }
+
+    /// The peer may follow this topic no longer: nothing more is sent.
+    pub(super) fn revoked(&mut self, id: SubscriptionId, reason: String, out: &mut Outputs) {
+        let Some(subscription) = self.subscriptions.get(&id).filter(|subscription| !subscription.is_ending) else {
+            return;
+        };
+        let Stage::Open(place) = &subscription.stage else { return };
+        if place.cursor.as_ref().is_some_and(|cursor| cursor.is_saving()) {
+            self.registry.spend(id);
+        }
+        if place.announcement.is_none() {
+            out.push(Output::Unwatch { id });
+        }
+        self.finish(id, ServerFrame::SubscribeRefused { id, code: RefusalCode::FORBIDDEN, reason }, out);
     }
 
     pub(super) fn save_if_due(&mut self, id: SubscriptionId, out: &mut Outputs) {

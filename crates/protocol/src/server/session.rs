@@ -265,6 +265,7 @@ impl ServerSession {
             Reply::Claimed { id } => deliveries.claimed(id, out),
             Reply::TakenOver { id } => deliveries.taken_over(id, out),
             Reply::Opened { id, result } => deliveries.opened(id, result, out),
+            Reply::Revoked { id, reason } => deliveries.revoked(id, reason, out),
             Reply::Grew { id } => deliveries.grew(id),
             Reply::Volatile { ids, event } => deliveries.volatile(&ids, &event, &self.config, out),
             Reply::Read { id, outcome } => return deliveries.read(id, outcome, out),

@@ -39,9 +39,14 @@ impl<H> Watchers<H> {
 
     /// A connection has ended: none of its subscriptions is woken any more.
     pub fn remove_connection(&mut self, connection: ConnectionId) {
-        let all = (connection, SubscriptionId(0))..=(connection, SubscriptionId(u32::MAX));
-        let ids: Vec<_> = self.topics.range(all).map(|((_, subscription), _)| *subscription).collect();
+        let ids: Vec<_> = self.watched_by(connection).map(|(subscription, _)| subscription).collect();
         ids.into_iter().for_each(|subscription| self.unwatch(connection, subscription));
+    }
+
+    /// What a connection watches.
+    pub fn watched_by(&self, connection: ConnectionId) -> impl Iterator<Item = (SubscriptionId, &TopicName)> + '_ {
+        let all = (connection, SubscriptionId(0))..=(connection, SubscriptionId(u32::MAX));
+        self.topics.range(all).map(|((_, subscription), topic)| (*subscription, topic))
     }
 
     /// The subscriptions that watch a topic, by connection, behind `after` if that is given: who wakes many can stop

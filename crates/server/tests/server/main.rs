@@ -11,6 +11,7 @@ mod http;
 mod life;
 mod local;
 mod peer;
+mod permissions;
 mod publisher;
 mod registry;
 mod routes;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redeliver_protocol::error::{CloseCode, RetryAdvice};
 use redeliver_protocol::history::Start;
-use redeliver_server::{Identity, Server};
+use redeliver_server::{Close, Identity, Registration, RegistrationEvent, Server};
 
 use crate::peer::*;
 
@@ -42,6 +42,13 @@ async fn a_connection_that_is_sent_away_is_told_why_and_not_to_come_back() {
     assert!(!server.disconnect(id, "again"));
 }
 
+async fn ended(registration: &mut Registration) -> Close {
+    match within(registration.next()).await {
+        RegistrationEvent::Ended(close) => close,
+        other => panic!("expected the end, got {other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_gateways_client_is_a_connection_like_any_other() {
     let server = Server::builder().in_memory().connections_max(1).open().await.expect("opens");
@@ -52,8 +59,8 @@ async fn a_gateways_client_is_a_connection_like_any_other() {
     let listed = server.connections();
     assert_eq!((listed[0].id, listed[0].protocol, listed[0].subscriptions), (first.id(), "socket.io", 3));
     assert!(server.disconnect(first.id(), "enough"));
-    assert_eq!(first.ended().await.reason, "enough");
-    assert_eq!(first.ended().await.code, CloseCode::DISCONNECTED, "it says so again");
+    assert_eq!(ended(&mut first).await.reason, "enough");
+    assert_eq!(ended(&mut first).await.code, CloseCode::DISCONNECTED, "it says so again");
     drop(first);
     assert_eq!((server.connections().len(), server.stats().connections), (0, 0));
     let mut second = register().expect("there is room again");
@@ -61,7 +68,7 @@ async fn a_gateways_client_is_a_connection_like_any_other() {
         let server = server.clone();
         async move { server.shutdown(Duration::from_secs(60)).await }
     });
-    assert_eq!(second.ended().await.code, CloseCode::DRAINING);
+    assert_eq!(ended(&mut second).await.code, CloseCode::DRAINING);
     assert!(register().is_none());
     drop(second);
     shutdown.await.expect("ends").expect("ends in time");

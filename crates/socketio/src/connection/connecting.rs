@@ -152,9 +152,7 @@ fn join_own(core: &NamespaceCore, socket: &Socket, session: &mut SocketSession) 
     let own = room_topic(core.name.as_str(), &session.sid);
     // It is short enough: a namespace's name leaves room for it.
     let own = own.map_err(|error| ConnectError::new(error.to_string()))?;
-    // Without an app's code, a namespace is a topic like others.
-    let may_follow =
-        !core.config.builtin_events || core.gateway.allow(socket.identity(), Action::Subscribe { topic: &core.topic });
+    let may_follow = core.may_follow(socket.identity(), &core.topic);
     for topic in may_follow.then_some(&core.topic).into_iter().chain([&own]) {
         session.rooms.join(topic, head, false)?;
     }

@@ -186,6 +186,13 @@ impl EventDelivery {
         self.tell(REPLACED, (), None, engine);
     }
 
+    /// Takes the socket out of a topic that it may follow no longer, and tells the client: nothing more of it is given.
+    pub(super) fn revoke(&mut self, topic: &TopicName, engine: &mut EngineConnection) {
+        self.socket.session().lock().rooms.remove(topic);
+        self.feed.unfollow(topic);
+        self.tell(REVOKED, (topic.as_str(), "forbidden"), None, engine);
+    }
+
     /// Tells the client which device it is, if it wants to be the same one after its page was loaded again.
     pub(super) fn tell_device(&self, device: &str, engine: &mut EngineConnection) {
         let offset = self.offsets.then_some(self.told);
@@ -299,6 +306,9 @@ fn cause_word(cause: GapCause) -> &'static str {
 
 /// Tells a client that another one has taken its place: it is disconnected next.
 const REPLACED: &str = "redeliver:replaced";
+
+/// Tells a client that it may follow a topic no longer: the topic, and a code as in the answers of the built-in events.
+const REVOKED: &str = "redeliver:revoked";
 
 /// Tells a client of a subscriber that it was not alone, and under which name it has a place of its own.
 const DEVICE: &str = "redeliver:device";

@@ -1,7 +1,9 @@
 //! One connected socket at its connection: waits for what its client, its app and the log bring, and runs the app's
 //! handlers in order. Decides nothing about who may what.
 
-use redeliver_server::{FeedError, FeedItem, Registration};
+use redeliver_server::{
+    Action, CloseCode, FeedError, FeedItem, Registration, RegistrationEvent, SubscriberName, TopicName,
+};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -37,8 +39,8 @@ pub(super) enum Wake {
     JobDone,
     Saver(SaverWake),
     AckDue,
-    /// The server sends it away.
-    SentAway,
+    /// The server sends it away, or has its rights asked again.
+    Told(RegistrationEvent),
 }
 
 /// How a socket ends.
@@ -104,7 +106,7 @@ impl Live {
             command = self.commands.recv() => Wake::Command(command),
             wake = Saver::next(&mut self.saver) => Wake::Saver(wake),
             () = self.jobs.done() => Wake::JobDone,
-            _ = self.registration.ended() => Wake::SentAway,
+            told = self.registration.next() => Wake::Told(told),
             wake = self.delivery.next(), if is_drained => match wake {
                 DeliveryWake::Row(row) => Wake::Row(row),
                 DeliveryWake::AckDue => Wake::AckDue,
@@ -136,19 +138,55 @@ impl Live {
                 let handled = self.delivery.resend(engine);
                 self.confirm(handled);
             }
-            Wake::SentAway => return Leaving::Connection(self.sent_away(engine)),
+            Wake::Told(RegistrationEvent::Ended(close)) => {
+                return Leaving::Connection(self.sent_away(close.code, engine));
+            }
+            Wake::Told(RegistrationEvent::Reviewed) => {
+                if !self.review(engine) {
+                    return Leaving::Connection(self.sent_away(CloseCode::DISCONNECTED, engine));
+                }
+            }
+            // What a later server has to say is no concern of this.
+            Wake::Told(_) => {}
         }
         self.save_if_due();
         Leaving::No
     }
 
-    fn sent_away(&self, engine: &mut EngineConnection) -> DisconnectReason {
+    fn sent_away(&self, code: CloseCode, engine: &mut EngineConnection) -> DisconnectReason {
         if !self.socket.core().server.is_ready() {
             return DisconnectReason::ServerShuttingDown;
+        }
+        if code == CloseCode::EXPIRED {
+            // Only its connection is cut: a stock client comes back by itself then, and asks its `auth` function for
+            // credentials anew. It goes on as the same socket.
+            return DisconnectReason::TransportClose;
         }
         // Told so, a stock client stays away.
         engine.send_text(packet::encode_disconnect(&self.socket.core().name));
         DisconnectReason::ForcedServerClose
+    }
+
+    /// Asks again for all that the client may do, and takes it out of the topics that it may follow no longer. Returns
+    /// false if it is to be sent away.
+    fn review(&mut self, engine: &mut EngineConnection) -> bool {
+        let core = self.socket.core();
+        let subscriber = self.socket.handshake().auth.get("subscriber").and_then(serde_json::Value::as_str);
+        if let Some(subscriber) = subscriber.and_then(|name| SubscriberName::new(name).ok())
+            && !core.gateway.allow(self.socket.identity(), Action::UseSubscriber { subscriber: &subscriber })
+        {
+            return false;
+        }
+        let forbidden: Vec<TopicName> = {
+            let session = self.socket.session().lock();
+            let forbidden = |topic: &&TopicName| !core.may_follow(self.socket.identity(), topic);
+            session.rooms.current().filter(forbidden).cloned().collect()
+        };
+        forbidden.iter().for_each(|topic| self.delivery.revoke(topic, engine));
+        if let Some(saver) = self.saver.as_mut().filter(|_| !forbidden.is_empty()) {
+            saver.has_changed();
+        }
+        true
     }
 
     /// The client has emitted an event.

@@ -72,6 +72,11 @@ impl Saver {
         }
     }
 
+    /// The session has changed, and nobody waits for it to be stored.
+    pub(super) fn has_changed(&mut self) {
+        self.is_changed = true;
+    }
+
     /// The client was given an event.
     pub(super) fn given(&mut self) {
         self.has_given = true;

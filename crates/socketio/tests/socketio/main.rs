@@ -6,6 +6,7 @@ mod client;
 mod connecting;
 mod idle;
 mod layer;
+mod permissions;
 mod recovery;
 mod rooms;
 mod stories;

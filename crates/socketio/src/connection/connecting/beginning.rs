@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use redeliver_server::{Action, Feed, FeedError, FeedItem, Identity, Position, TopicName};
+use redeliver_server::{Feed, FeedError, FeedItem, Identity, Position, TopicName};
 use tracing::debug;
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ use crate::members::Claim;
 use crate::namespace::NamespaceCore;
 use crate::offset::Offset;
 use crate::recovery::{Decision, Shown, SocketSession, Why, decide, device_key, pid_key, read_after, subscriber_key};
-use crate::rooms::{room_of, room_topic};
+use crate::rooms::room_topic;
 
 /// Begins where the client left, if that is known, else anew.
 pub(super) async fn begin(core: &Arc<NamespaceCore>, identity: &Identity, auth: &Auth) -> Result<Begun, Refusal> {
@@ -194,15 +194,11 @@ async fn resume(
     Ok(Begun { session, claim: None, recovered: true, is_beside: false, source })
 }
 
-/// What may be followed may have changed. Rooms are the app's to give, topics of other names are the client's own wish.
+/// What may be followed may have changed.
 fn forget_forbidden(core: &NamespaceCore, identity: &Identity, session: &mut SocketSession) {
-    let is_room = |topic: &TopicName| *topic == core.topic || room_of(core.name.as_str(), topic).is_some();
-    let wished: Vec<TopicName> = session.rooms.current().filter(|topic| !is_room(topic)).cloned().collect();
-    for topic in wished {
-        if !core.gateway.allow(identity, Action::Subscribe { topic: &topic }) {
-            session.rooms.remove(&topic);
-        }
-    }
+    let forbidden = |topic: &&TopicName| !core.may_follow(identity, topic);
+    let forbidden: Vec<TopicName> = session.rooms.current().filter(forbidden).cloned().collect();
+    forbidden.iter().for_each(|topic| session.rooms.remove(topic));
 }
 
 /// What is there already of a feed.
