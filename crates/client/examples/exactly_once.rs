@@ -1,8 +1,8 @@
 //! Adds up orders so that each counts exactly once, through crashes, restores and two processes at once.
 //!
-//! The sum and the place are one file, which is replaced as a whole: that stands here for a database transaction. The place
-//! is compared before it is set. A process that was overtaken by another one finds a place that it did not write, and
-//! stops. In SQL:
+//! The sum and the place are one file, which is replaced as a whole under a lock: that stands here for a database
+//! transaction. The place is compared before it is set. A process that was overtaken by another one finds a place that it
+//! did not write, and stops. In SQL:
 //!
 //! ```sql
 //! BEGIN;
@@ -16,12 +16,12 @@
 //! ```
 
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use redeliver_client::{Client, Delivery, Place, Start};
+use redeliver_client::{Client, Delivery, Place, PlaceStep, Start};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -47,25 +47,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let start = if begun.place == Place::default() { Start::Earliest } else { Start::After(begun.place.clone()) };
     let client = Client::builder(url).connect_within(Duration::from_secs(10)).connect().await?;
     let mut orders = client.subscribe("orders").start(start).await?;
+    let mut is_first = begun.place == Place::default();
     while let Some(delivery) = orders.next().await {
         match delivery {
             Delivery::Event(event) => {
                 let crates = event.json::<Order>()?.crates_of_tea;
-                let step = event.place();
-                let mut books = read(path)?;
-                let is_mine = books.place == step.before || books.place == Place::default();
-                if !is_mine {
-                    return Err("another process goes on with these books".into());
-                }
-                books.place = step.after;
-                books.crates_of_tea += crates;
-                write(path, &books)?;
+                add(path, event.place(), std::mem::take(&mut is_first), crates)?;
                 event.ack();
             }
             Delivery::Gap(gap) => {
-                let mut books = read(path)?;
-                books.place = gap.place().after;
-                write(path, &books)?;
+                add(path, gap.place(), std::mem::take(&mut is_first), 0)?;
                 gap.ack();
             }
             Delivery::CaughtUp { .. } => break,
@@ -76,6 +67,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The transaction: nobody else reads or writes the books between the comparison and the new place.
+fn add(path: &Path, step: PlaceStep, is_first: bool, crates: u64) -> Result<(), Box<dyn Error>> {
+    let lock = File::create(path.with_extension("lock"))?;
+    lock.lock()?;
+    let mut books = read(path)?;
+    // Books that nobody has begun hold the empty place.
+    let before = if is_first { Place::default() } else { step.before };
+    if books.place != before {
+        return Err("another process goes on with these books".into());
+    }
+    books.place = step.after;
+    books.crates_of_tea += crates;
+    write(path, &books)
+}
+
 fn read(path: &Path) -> Result<Books, Box<dyn Error>> {
     match fs::read(path) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
@@ -84,10 +90,10 @@ fn read(path: &Path) -> Result<Books, Box<dyn Error>> {
     }
 }
 
-/// Replaces the file as a whole. Between the read and this, a database would hold the row.
+/// Replaces the file as a whole.
 fn write(path: &Path, books: &Books) -> Result<(), Box<dyn Error>> {
     let new = path.with_extension("new");
-    let file = fs::File::create(&new)?;
+    let file = File::create(&new)?;
     serde_json::to_writer(&file, books)?;
     file.sync_all()?;
     fs::rename(new, path)?;
