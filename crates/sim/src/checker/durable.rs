@@ -148,11 +148,12 @@ impl Durables {
         });
     }
 
-    /// These may be given again: their reader was told that the history is another.
-    pub(super) fn anew(&mut self, key: &DurableKey, events: &[(Epoch, Seq)]) {
+    /// All but these may be given again: their reader was told that the history is another. A log may be put back, and
+    /// later forth again.
+    pub(super) fn anew(&mut self, key: &DurableKey, kept: &[(Epoch, Seq)]) {
         if let Some(durable) = self.all.get_mut(key) {
-            durable.handed.retain(|event, _| !events.contains(event));
-            durable.confirmed.retain(|event| !events.contains(event));
+            durable.handed.retain(|event, _| kept.contains(event));
+            durable.confirmed.retain(|event| kept.contains(event));
         }
     }
 

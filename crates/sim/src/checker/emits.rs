@@ -82,10 +82,11 @@ impl Emits {
                 // takes that publisher's word for what it had settled. It cannot tell a later process of the same
                 // publisher that this is not here; the earlier one was told `Unknown` or `EmitsLost`.
                 let forgot = truth.of(process).is_some_and(|branch| branch.line > 0) || emit.was_unknown;
-                // What it still knows of is not older than what it has forgotten, if nothing is trimmed.
-                let remembers = truth.kept == Kept::default()
-                    && self.remembered.get(&(process, line)).is_some_and(|first| *first < key.index);
-                let on_word = forgot && !remembers;
+                // What is trimmed is forgotten, and the numbers that never came among it. Else what it still knows of is
+                // not older than what it has forgotten.
+                let trims = truth.kept != Kept::default();
+                let remembers = self.remembered.get(&(process, line)).is_some_and(|first| *first < key.index);
+                let on_word = trims || (forgot && !remembers);
                 case.must(stored_at.is_some() || on_word, Rule::AcknowledgedIsStored, || {
                     format!("{key:?} was acknowledged as stored long ago and is not in the log")
                 });

@@ -540,7 +540,7 @@ impl Reader {
             self.handed.retain(|event| !anew.contains(event));
             self.repeats = 0;
             if let Some(key) = &self.durable {
-                ctx.durable.anew(key, &anew);
+                ctx.durable.anew(key, &branch.keys_between(&topic, Nth::ZERO, gap.nth_through));
             }
         }
         if let Some(key) = &self.durable {

@@ -25,6 +25,8 @@ struct Row {
     process: Process,
     /// Up to which nth each topic is accounted for; `None` until its first event or gap.
     accounted: BTreeMap<TopicName, Option<Nth>>,
+    /// What was told as gone, by whichever of its topics.
+    gone: BTreeSet<Seq>,
     last: Seq,
     is_over: bool,
 }
@@ -32,7 +34,7 @@ struct Row {
 impl Rows {
     pub(super) fn subscribing(&mut self, process: Process, run: Run, topics: &[TopicName]) {
         let accounted = topics.iter().map(|topic| (topic.clone(), None)).collect();
-        self.rows.insert(run, Row { process, accounted, last: Seq::ZERO, is_over: false });
+        self.rows.insert(run, Row { process, accounted, gone: BTreeSet::new(), last: Seq::ZERO, is_over: false });
     }
 
     pub(super) fn ended(&mut self, run: Run) {
@@ -128,7 +130,10 @@ impl Row {
     /// How far a topic is accounted for if what may be withheld from the row is passed over, up to a second nth.
     fn over_withheld(&self, branch: &Branch, withheld: &Withheld, topic: &TopicName, (has, due): (Nth, Nth)) -> Nth {
         let between = branch.keys_between(topic, has, due);
-        let passed = between.iter().take_while(|(_, seq)| withheld.may_be(branch, self.process, *seq)).count();
+        let passed = between
+            .iter()
+            .take_while(|(_, seq)| self.gone.contains(seq) || withheld.may_be(branch, self.process, *seq))
+            .count();
         Nth(has.0 + passed as u64)
     }
 
@@ -148,6 +153,7 @@ impl Row {
         case.must(gap.count == counts, Rule::TrueGaps, || {
             format!("{run:?} is told a gap of {topic} of another count than {counts}: {gap:?}")
         });
+        self.gone.extend(branch.keys_between(topic, from, gap.nth_through).into_iter().map(|(_, seq)| seq));
         let has = self.accounted.get(topic).copied().flatten();
         // What the topic was told to skip before the gap comes, or is told as gone, by another topic of the row.
         for nth in has.map_or(from.0, |has| has.0)..from.0 {
