@@ -161,6 +161,11 @@ impl Asked {
         id
     }
 
+    /// Whether there is a question without an answer.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.questions.is_empty()
+    }
+
     /// The event whose question has this id, once.
     pub(crate) fn answered(&mut self, id: AckId) -> Option<Seq> {
         self.questions.remove(&id)

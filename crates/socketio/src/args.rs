@@ -116,6 +116,11 @@ impl Args {
         Args { list: trimmed(list), attachments }
     }
 
+    /// The size of the arguments, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.list.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
+    }
+
     /// The text between the brackets.
     pub(crate) fn list(&self) -> &Bytes {
         &self.list

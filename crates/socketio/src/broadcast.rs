@@ -1,10 +1,15 @@
 //! Addressing many: rooms, who is left out, and what is emitted to them. Each is one event in the log, whoever gets it.
 
 use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use redeliver_server::{EmitOptions, EventName, NewEvent, Receipt, Seq, TopicName};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use redeliver_server::{EmitError, EmitOptions, EventName, NewEvent, Receipt, Seq, TopicName};
 
 use crate::acks::AckReply;
 use crate::args::{Args, IntoArgs};
@@ -68,6 +73,37 @@ impl Broadcast {
     pub async fn emit(&self, name: &str, args: impl IntoArgs) -> Result<Receipt, SendError> {
         let event = self.event(name, &args.into_args()?, false)?;
         Ok(self.namespace.server.emit_event(event).await?)
+    }
+
+    /// Begins to emit, and does not wait for the log: what is begun before is stored before, and all that is begun
+    /// together is stored together. For handlers that emit a lot.
+    ///
+    /// ```
+    /// # use redeliver_socketio::{Broadcast, Incoming, SendError};
+    /// # fn handle(room: &Broadcast, incoming: Incoming) -> Result<(), SendError> {
+    /// let receipt = room.start_emit("said", "hello")?;
+    /// // The client's next event is handled meanwhile.
+    /// tokio::spawn(async move {
+    ///     let is_stored = receipt.await.is_ok();
+    ///     let _ = incoming.answer(is_stored);
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`], but none of the log's: the receipt tells of those.
+    pub fn start_emit(&self, name: &str, args: impl IntoArgs) -> Result<PendingReceipt, SendError> {
+        let event = self.event(name, &args.into_args()?, false)?;
+        let server = self.namespace.server.clone();
+        let mut emitting = async move { server.emit_event(event).await }.boxed();
+        // Looked at once, it is in the server's queue.
+        let receipt = match (&mut emitting).now_or_never() {
+            Some(receipt) => std::future::ready(receipt).boxed(),
+            None => emitting,
+        };
+        Ok(PendingReceipt { receipt })
     }
 
     /// Emits and waits for the answers of those that are connected now. One that is cut off meanwhile gets the event
@@ -188,6 +224,27 @@ impl Broadcast {
         let got = |socket: &Socket| socket.was_in_any(&topics, seq) && !socket.was_in_any(&except, seq);
         let sockets = self.namespace.members.all();
         Ok(sockets.iter().filter(|socket| got(socket)).map(|socket| socket.id().to_owned()).collect())
+    }
+}
+
+/// An emit that has begun: resolves when the event is durable. Begun by [`Broadcast::start_emit`]. Dropped, it may be
+/// stored all the same.
+#[must_use]
+pub struct PendingReceipt {
+    receipt: BoxFuture<'static, Result<Receipt, EmitError>>,
+}
+
+impl Future for PendingReceipt {
+    type Output = Result<Receipt, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.receipt.poll_unpin(cx).map_err(SendError::from)
+    }
+}
+
+impl std::fmt::Debug for PendingReceipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PendingReceipt").finish_non_exhaustive()
     }
 }
 

@@ -2,23 +2,17 @@
 //! namespace `/` with answers. Topics are redeliver's own, so native and Socket.IO clients share them. Everything is
 //! asked of the server's `Access`.
 
-use std::sync::{Arc, OnceLock};
+mod emits;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use redeliver_server::{
-    Action, Delivery, EmitError, GapRange, NewEvent, Nth, Place, Position, Server, Start, TopicName,
-};
+use redeliver_server::{Action, Delivery, GapRange, Nth, Place, Position, Receipt, Server, Start, TopicName};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::args::Args;
-use crate::broadcast::event_name;
-use crate::error::{RoomError, SendError};
+use crate::builtin::emits::Emits;
+use crate::error::RoomError;
 use crate::namespace::Namespace;
 use crate::offset::Offset;
-use crate::presence::Present;
 use crate::recovery::most_missing;
 use crate::socket::{Incoming, Socket};
 
@@ -27,8 +21,8 @@ pub(crate) fn offer(namespace: &Namespace) {
     namespace.on_connection(|socket| async move {
         socket.on("subscribe", |incoming| answered(incoming, subscribe));
         socket.on("unsubscribe", |incoming| answered(incoming, unsubscribe));
-        let receipts = Receipts::default();
-        socket.on("emit", move |incoming| emit_queued(incoming, receipts.clone()));
+        let emits = Emits::default();
+        socket.on("emit", move |incoming| emits.clone().queue(incoming));
     });
 }
 
@@ -59,6 +53,9 @@ struct Reply {
     seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<String>,
+    /// Whether an earlier try of a numbered emit had stored it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    duplicate: bool,
     /// How many events are gone that were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     gone: Option<u64>,
@@ -72,6 +69,15 @@ impl Reply {
     fn at(position: Position) -> Reply {
         let offset = Some(Offset::new(position, 0).to_string());
         Reply { ok: true, seq: Some(position.seq.0), offset, ..Reply::default() }
+    }
+
+    fn stored(receipt: &Receipt) -> Reply {
+        let duplicate = receipt.duplicate;
+        match receipt.position {
+            Some(position) => Reply { duplicate, ..Reply::at(position) },
+            // So long ago that nobody knows where any more.
+            None => Reply { ok: true, duplicate, ..Reply::default() },
+        }
     }
 
     fn refused(code: &'static str, message: &impl ToString) -> Reply {
@@ -139,73 +145,6 @@ async fn unsubscribe(socket: Socket, args: Args) -> Reply {
     }
 }
 
-async fn emit(socket: Socket, args: Args) -> Reply {
-    let topic = match topic(&args) {
-        Ok(topic) => topic,
-        Err(reply) => return reply,
-    };
-    let name = args.parse_at::<String>(1).map_err(|_| SendError::Name("it must be text".to_owned()));
-    let name = match name.and_then(|name| event_name(&name)) {
-        Ok(name) => name,
-        Err(error) => return Reply::refused("invalid", &error),
-    };
-    let server = &socket.core().server;
-    if !socket.core().gateway.allow(socket.identity(), Action::Emit { topic: &topic }) {
-        return Reply::refused("forbidden", &"nothing may be emitted to this topic");
-    }
-    let Some((_, args)) = args.split_first() else { return Reply::refused("invalid", &NO_TOPIC) };
-    let Some((_, args)) = args.split_first() else { return Reply::refused("invalid", &NO_TOPIC) };
-    if let Err(error) = args.check() {
-        return Reply::refused("invalid", &error);
-    }
-    let (kind, payload) = args.to_payload();
-    match server.emit_event(NewEvent::new(topic, name, kind, payload)).await {
-        // What has no publisher is no duplicate, and so has a position.
-        Ok(receipt) => Reply::at(receipt.position.unwrap_or_default()),
-        Err(error) => Reply::refused(emit_code(&error), &error),
-    }
-}
-
-/// The emits of one socket that wait for their receipts. They are answered in their order, by a task that begins with
-/// the first one.
-#[derive(Clone, Default)]
-struct Receipts(Arc<OnceLock<mpsc::Sender<Waiting>>>);
-
-/// An emit that is queued, or was refused.
-struct Waiting {
-    incoming: Incoming,
-    reply: BoxFuture<'static, Reply>,
-    /// A gateway that ends waits for it.
-    _present: Present,
-}
-
-/// Queues an emit. The next one need not wait for its receipt: all that come together are stored together.
-async fn emit_queued(incoming: Incoming, receipts: Receipts) {
-    let mut reply = emit(incoming.socket.clone(), incoming.args.clone()).boxed();
-    // Looked at once, it is in the server's queue.
-    let reply = match (&mut reply).now_or_never() {
-        Some(reply) => std::future::ready(reply).boxed(),
-        None => reply,
-    };
-    let _present = incoming.socket.core().presence.enter();
-    // The task is there as long as this is.
-    let _ = receipts.sender().send(Waiting { incoming, reply, _present }).await;
-}
-
-impl Receipts {
-    fn sender(&self) -> &mpsc::Sender<Waiting> {
-        self.0.get_or_init(|| {
-            let (sender, mut receiver) = mpsc::channel::<Waiting>(RECEIPTS_MAX);
-            tokio::spawn(async move {
-                while let Some(Waiting { incoming, reply, _present }) = receiver.recv().await {
-                    answer(incoming, reply.await);
-                }
-            });
-            sender
-        })
-    }
-}
-
 impl Options {
     fn start(&self) -> Result<Option<Start>, Reply> {
         match (&self.after, self.last) {
@@ -240,7 +179,11 @@ async fn find(server: &Server, topic: &TopicName, start: Start) -> Option<(Posit
 
 /// The first argument.
 fn topic(args: &Args) -> Result<TopicName, Reply> {
-    let name = args.parse_at::<String>(0).map_err(|_| Reply::refused("invalid", &NO_TOPIC))?;
+    topic_name(args.parse_at::<String>(0).map_err(|_| Reply::refused("invalid", &NO_TOPIC))?)
+}
+
+/// A topic that clients may name.
+fn topic_name(name: String) -> Result<TopicName, Reply> {
     // These are rooms of namespaces: they are joined by apps, not by clients.
     if name.starts_with('/') && name.contains('#') {
         return Err(Reply::refused("forbidden", &"rooms cannot be used as topics"));
@@ -255,17 +198,5 @@ fn room_code(error: RoomError) -> &'static str {
         RoomError::Busy | RoomError::NotConnected | RoomError::NotStored => "unavailable",
     }
 }
-
-fn emit_code(error: &EmitError) -> &'static str {
-    match error {
-        EmitError::InvalidName(_) | EmitError::Invalid(_) | EmitError::Encode(_) => "invalid",
-        EmitError::Refused { code, .. } if code.is_final() => "refused",
-        EmitError::Refused { .. } => "unavailable",
-        EmitError::Unknown | _ => "unknown",
-    }
-}
-
-/// Emits of one socket that may wait for their receipts. Beyond, the next one waits, and then its client is not read.
-const RECEIPTS_MAX: usize = 256;
 
 const NO_TOPIC: &str = "the first argument is the topic's name";

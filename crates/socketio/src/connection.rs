@@ -336,7 +336,7 @@ impl Connection {
 
     fn is_full(&self) -> bool {
         self.sockets.values().any(|phase| match phase {
-            SocketPhase::Live(live) => live.waiting_events() >= self.core.config.waiting_events_max,
+            SocketPhase::Live(live) => live.is_full(),
             SocketPhase::Connecting(_) => false,
         })
     }

@@ -54,6 +54,7 @@ mod core;
 pub mod engine;
 mod error;
 mod frames;
+mod handlers;
 mod io;
 mod layer;
 mod members;
@@ -68,7 +69,7 @@ mod socket;
 
 pub use crate::acks::AckReply;
 pub use crate::args::{Args, IntoArgs};
-pub use crate::broadcast::{Broadcast, Volatile};
+pub use crate::broadcast::{Broadcast, PendingReceipt, Volatile};
 pub use crate::config::{Config, Recovery};
 pub use crate::error::{AckError, ArgsError, ConnectError, DataError, NamespaceError, RoomError, SendError};
 pub use crate::io::{SocketIo, SocketIoBuilder};

@@ -1,7 +1,6 @@
 //! A socket as the app sees it: a handle on one client in one namespace. What it asks for is done by the connection's
 //! task.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +8,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use http::{HeaderMap, Uri};
 use parking_lot::Mutex;
 use redeliver_server::{Identity, Position, Receipt, Seq, TopicName};
@@ -17,8 +15,9 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::args::{Args, IntoArgs};
-use crate::broadcast::{Broadcast, Volatile};
+use crate::broadcast::{Broadcast, PendingReceipt, Volatile};
 use crate::error::{AckError, ArgsError, ChangeError, DataError, RoomError, SendError};
+use crate::handlers::{DisconnectHandler, EventHandler, Handlers};
 use crate::namespace::{Namespace, NamespaceCore};
 use crate::packet::AckId;
 use crate::recovery::SocketSession;
@@ -42,17 +41,6 @@ struct Inner {
     /// Each entry is something that the app waits for, or an answer to an event that was let in.
     commands: mpsc::UnboundedSender<Command>,
 }
-
-#[derive(Default)]
-struct Handlers {
-    by_name: HashMap<String, EventHandler>,
-    any: Option<EventHandler>,
-    disconnecting: Vec<DisconnectHandler>,
-    disconnect: Vec<DisconnectHandler>,
-}
-
-pub(crate) type EventHandler = Arc<dyn Fn(Incoming) -> BoxFuture<'static, ()> + Send + Sync>;
-pub(crate) type DisconnectHandler = Arc<dyn Fn(Socket, DisconnectReason) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// What an app asks of a socket's connection.
 #[derive(Debug)]
@@ -274,14 +262,39 @@ impl Socket {
     }
 
     /// Sets the handler of an event of this name; it replaces an earlier one. Events of one socket are handled one
-    /// after another: a handler that takes long should spawn a task.
+    /// after another: what comes behind waits until the handler has returned. For handlers that take long, see
+    /// [`Socket::on_concurrent`].
     pub fn on<F, R>(&self, name: impl Into<String>, handler: F)
     where
         F: Fn(Incoming) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let handler: EventHandler = Arc::new(move |incoming| handler(incoming).boxed());
-        self.inner.handlers.lock().by_name.insert(name.into(), handler);
+        self.inner.handlers.lock().set(name.into(), EventHandler::in_turn(handler));
+    }
+
+    /// Sets the handler of an event of this name, of which up to `at_once` (at least 1) may run side by side; it
+    /// replaces an earlier one. They begin in the order of the events and end in any. Other events are not held up,
+    /// until `at_once` of these run and one more has come.
+    pub fn on_concurrent<F, R>(&self, name: impl Into<String>, at_once: usize, handler: F)
+    where
+        F: Fn(Incoming) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        self.inner.handlers.lock().set(name.into(), EventHandler::concurrent(at_once, handler));
+    }
+
+    /// Sets the handler of the next event of this name; it replaces an earlier handler, and is gone when it begins.
+    pub fn once<F, R>(&self, name: impl Into<String>, handler: F)
+    where
+        F: Fn(Incoming) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        self.inner.handlers.lock().set(name.into(), EventHandler::once(handler));
+    }
+
+    /// Removes the handler of an event of this name. Returns whether there was one.
+    pub fn off(&self, name: &str) -> bool {
+        self.inner.handlers.lock().remove(name)
     }
 
     /// Sets the handler of the events that have none of their own.
@@ -290,7 +303,7 @@ impl Socket {
         F: Fn(Incoming) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        self.inner.handlers.lock().any = Some(Arc::new(move |incoming| handler(incoming).boxed()));
+        self.inner.handlers.lock().any = Some(EventHandler::in_turn(handler));
     }
 
     /// Adds a handler that runs when the socket is disconnected, while its rooms are still known.
@@ -326,7 +339,17 @@ impl Socket {
         self.unicast().emit(name, args).await
     }
 
-    /// Emits to this client and waits for its answer.
+    /// Begins to emit to this client, and does not wait for the log: see [`Broadcast::start_emit`].
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`], but none of the log's.
+    pub fn start_emit(&self, name: &str, args: impl IntoArgs) -> Result<PendingReceipt, SendError> {
+        self.unicast().start_emit(name, args)
+    }
+
+    /// Emits to this client and waits for its answer. Only a handler of [`Socket::on_concurrent`] may wait for it
+    /// without holding up the client's next events.
     ///
     /// # Errors
     ///
@@ -490,9 +513,9 @@ impl Socket {
         Ack { id, commands: self.inner.commands.clone() }
     }
 
+    /// The handler of the next event of this name, which begins now.
     pub(crate) fn handler(&self, name: &str) -> Option<EventHandler> {
-        let handlers = self.inner.handlers.lock();
-        handlers.by_name.get(name).or(handlers.any.as_ref()).cloned()
+        self.inner.handlers.lock().take(name)
     }
 
     pub(crate) fn disconnecting_handlers(&self) -> Vec<DisconnectHandler> {

@@ -206,6 +206,11 @@ impl EventDelivery {
         }
     }
 
+    /// Whether the client has been asked something that it has not answered.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asked.is_open()
+    }
+
     /// The client has answered. Returns which question of the app it answers, if it does.
     pub(super) fn answered(&mut self, id: AckId) -> Option<Seq> {
         self.asked.answered(id)

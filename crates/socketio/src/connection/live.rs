@@ -195,9 +195,15 @@ impl Live {
         self.jobs.push(Job::Event(Incoming { socket: self.socket.clone(), name, args, ack }));
     }
 
-    /// How many events wait for the app.
-    pub(super) fn waiting_events(&self) -> usize {
-        self.jobs.waiting()
+    /// Whether its client is not to be read now, because too many of its events wait for the app.
+    pub(super) fn is_full(&self) -> bool {
+        let events_max = self.socket.core().config.waiting_events_max;
+        let (events, bytes) = (self.jobs.waiting(), self.jobs.waiting_bytes());
+        // A handler may be waiting for an answer of the client, which lies behind these events: to find it, the client is
+        // read on, within bounds.
+        let reads_on =
+            self.delivery.is_asking() && events < events_max.saturating_mul(READ_AHEAD) && bytes < READ_AHEAD_BYTES_MAX;
+        events >= events_max && !reads_on
     }
 
     /// The client has answered.
@@ -298,3 +304,9 @@ impl Live {
         }
     }
 }
+
+/// How many times the events that may wait for the app's handlers are read while an answer of the client is waited for.
+const READ_AHEAD: usize = 16;
+
+/// Bytes of the events that wait, from which on nothing is read ahead.
+const READ_AHEAD_BYTES_MAX: usize = 1024 * 1024;

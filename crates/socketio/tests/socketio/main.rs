@@ -4,6 +4,7 @@
 mod builtin;
 mod client;
 mod connecting;
+mod handlers;
 mod idle;
 mod layer;
 mod permissions;
