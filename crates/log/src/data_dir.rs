@@ -74,6 +74,7 @@ impl DataDir {
     /// are gone.
     pub fn open(path: &Path) -> Result<DataDir, LogError> {
         create_dir(path).map_err(|error| unusable(path, "creating it", &error))?;
+        refuse_open_directory(path)?;
         let lock = take_lock(path)?;
         restrict(path);
         let is_marked = read_marker(path)?;
@@ -177,6 +178,7 @@ fn take_lock(path: &Path) -> Result<DirLock, LogError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    keep_to_files(&mut options);
     let mut lock = options.open(&lock_path).map_err(|error| unusable(path, "opening its lock", &error))?;
     match lock.try_lock() {
         Ok(()) => {}
@@ -215,6 +217,26 @@ fn restrict(path: &Path) {
     }
 }
 
+/// Follows no symbolic link: in a directory that others may write to, one could lead to a file that is not the log's.
+fn keep_to_files(options: &mut OpenOptions) {
+    let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, flags);
+}
+
+/// Refuses a directory in which anybody may replace the log's files.
+fn refuse_open_directory(path: &Path) -> Result<(), LogError> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(path).map_or(0, |found| found.permissions().mode());
+    if mode & 0o002 != 0 {
+        let reason = "everybody may write to it: take that away (chmod o-w), or use a directory within it".to_owned();
+        return Err(LogError::Unusable { path: path.display().to_string(), reason });
+    }
+    if mode & 0o020 != 0 {
+        tracing::warn!(dir = %path.display(), "its group may replace the files of the data directory: chmod g-w unless that is meant");
+    }
+    Ok(())
+}
+
 /// Whether a path in a data directory is the log's own.
 fn is_own(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == LOCK_NAME || name == MARKER_NAME || name == STORE_NAME)
@@ -246,6 +268,7 @@ fn write_marker(path: &Path, marker: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    keep_to_files(&mut options);
     let mut file = options.open(&new)?;
     file.write_all(marker.as_bytes())?;
     file.sync_all()?;
@@ -360,6 +383,24 @@ mod tests {
         }
         assert_eq!(mode(&temp.path().join("not-ours")), 0o644);
         drop(dir);
+    }
+
+    #[test]
+    fn a_directory_that_everybody_may_write_to_is_refused_and_a_lock_that_is_a_link_leads_nowhere() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().unwrap();
+        let (data, outside) = (temp.path().join("data"), temp.path().join("precious"));
+        fs::create_dir(&data).unwrap();
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = DataDir::open(&data).unwrap_err();
+        assert!(error.to_string().contains("chmod o-w"), "{error}");
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o750)).unwrap();
+        fs::write(&outside, "precious").unwrap();
+        std::os::unix::fs::symlink(&outside, data.join(LOCK_NAME)).unwrap();
+        assert!(matches!(DataDir::open(&data), Err(LogError::Unusable { .. })));
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+        fs::remove_file(data.join(LOCK_NAME)).unwrap();
+        DataDir::open(&data).unwrap();
     }
 
     #[test]
