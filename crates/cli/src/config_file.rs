@@ -79,7 +79,7 @@ fn known(section: &str) -> String {
     let names = Setting::names_in(section).join(", ");
     if section.is_empty() {
         format!(
-            "outside of sections there are {names}, and the sections are admin, retention, limits, log, socketio and auth"
+            "outside of sections there are {names}, and the sections are admin, tls, retention, limits, log, socketio and auth"
         )
     } else {
         format!("[{section}] has {names}")

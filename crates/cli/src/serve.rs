@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redeliver_server::Server;
+use redeliver_server::{Server, Tls};
 use redeliver_socketio::SocketIo;
 use tokio::net::{TcpListener, TcpSocket};
 use tracing::{debug, info, warn};
@@ -38,6 +38,10 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     if !may_be_open && file.tokens.is_empty() {
         refuse_open_door(&addresses)?;
     }
+    let has_tokens = !file.tokens.is_empty();
+    if let Some(path) = args.config.as_deref().filter(|path| has_tokens && may_be_read_by_others(path)) {
+        warn!(file = %path.display(), "others may read the tokens in the configuration file: chmod 600");
+    }
     let tokens = LiveTokens::new(file.tokens);
     let reload = args.config.map(|path| Reload::on_hangup(path, running, tokens.clone(), may_be_open)).transpose()?;
     let builder = Server::builder()
@@ -49,6 +53,11 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         .queue_bytes_max(configuration.queue_bytes_max)
         .allowed_origins(configuration.allowed_origins)
         .access(tokens.clone());
+    let tls = configuration.tls.files().map(Tls::from_files).transpose().map_err(|error| {
+        Problem::new(format!("TLS cannot be had: {error}"))
+            .hint("see `tls.cert` and `tls.key` in the configuration file")
+    })?;
+    warn_of_open_doors(&addresses, args.insecure, has_tokens, tls.is_some());
     raise_descriptors();
     let listener = bind(&listen, &addresses)?;
     let address = listener.local_addr().context("the listener has no address")?;
@@ -61,16 +70,22 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     };
     let serves_socketio = configuration.socketio_enabled && !args.no_socketio;
     let gateway = serves_socketio.then(|| SocketIo::builder(server.clone()).config(configuration.socketio).build());
-    match &gateway {
-        Some(io) => drop(tokio::spawn(server.serve_with(listener, io.with_page()))),
-        None => drop(tokio::spawn(server.serve(listener))),
+    match (&gateway, tls.clone()) {
+        (Some(io), Some(tls)) => drop(tokio::spawn(server.serve_tls_with(listener, io.with_page(), tls))),
+        (Some(io), None) => drop(tokio::spawn(server.serve_with(listener, io.with_page()))),
+        (None, Some(tls)) => drop(tokio::spawn(server.serve_tls(listener, tls))),
+        (None, None) => drop(tokio::spawn(server.serve(listener))),
+    }
+    let scheme = if tls.is_some() { "wss" } else { "ws" };
+    if let Some(tls) = tls {
+        drop(tokio::spawn(follow_certificate(tls)));
     }
     if let Some(listener) = admin {
         drop(tokio::spawn(server.serve_admin(listener)));
     }
     let watching = tokio::spawn(reload::watch_expiry(tokens, server.clone()));
     let reloading = reload.map(|reload| tokio::spawn(reload.run(server.clone())));
-    announce(address);
+    announce(scheme, address);
     info!(%address, data = %data.display(), "ready");
 
     tokio::select! {
@@ -92,6 +107,11 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
         warn!(%error, "what did not end in time is cut");
     }
     Ok(Exit::Success)
+}
+
+fn may_be_read_by_others(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o044 != 0)
 }
 
 /// Each connection takes a file descriptor, and the usual soft limit of 1,024 is there for programs that cannot handle more:
@@ -150,6 +170,39 @@ fn bind(listen: &str, addresses: &[SocketAddr]) -> Result<TcpListener> {
     })
 }
 
+/// Says what is not as safe as it looks.
+fn warn_of_open_doors(addresses: &[SocketAddr], is_insecure: bool, has_tokens: bool, has_tls: bool) {
+    let Some(address) = addresses.iter().find(|address| !address.ip().is_loopback()) else { return };
+    if has_tokens && !has_tls {
+        warn!(%address, "tokens and events travel in clear beyond this machine: set tls.cert and tls.key, or keep it behind a proxy that speaks TLS");
+    }
+    if is_insecure && !has_tokens {
+        warn!(%address, "--insecure: anybody who reaches this address may emit and follow");
+    }
+}
+
+/// Reads a new certificate when its files change, as after a renewal. A bad one changes nothing.
+async fn follow_certificate(tls: Tls) {
+    let stamps = || {
+        let files = tls.files();
+        let all = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()];
+        all.map(|path| std::fs::metadata(path?).ok()?.modified().ok())
+    };
+    let mut seen = stamps();
+    loop {
+        tokio::time::sleep(CERTIFICATE_PAUSE).await;
+        let now = stamps();
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        match tls.reload() {
+            Ok(()) => info!(cert = %tls.files().cert.display(), "a new certificate counts for connections from now on"),
+            Err(error) => warn!(%error, "the new certificate cannot be used; the one before it stays"),
+        }
+    }
+}
+
 /// The listener for operators. Without having been asked for it, a server that finds its port taken goes on without: it may
 /// be the second one on this machine.
 async fn bind_admin(listen: &str) -> Result<Option<TcpListener>> {
@@ -184,14 +237,18 @@ fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// The ready line on stdout, and on stderr what to do next.
-fn announce(address: SocketAddr) {
+fn announce(scheme: &str, address: SocketAddr) {
     let mut stdout = std::io::stdout();
-    if let Err(error) = writeln!(stdout, "redeliver listening on ws://{address}").and_then(|()| stdout.flush()) {
+    if let Err(error) = writeln!(stdout, "redeliver listening on {scheme}://{address}").and_then(|()| stdout.flush()) {
         warn!(%error, "stdout cannot be written; it serves all the same");
     }
     let pid = std::process::id();
     let program = std::env::args().next().unwrap_or_else(|| "redeliver".to_owned());
-    let url = if address.to_string() == LISTEN { String::new() } else { format!(" --url ws://{address}") };
+    let url = if scheme == "ws" && address.to_string() == LISTEN {
+        String::new()
+    } else {
+        format!(" --url {scheme}://{address}")
+    };
     // Nothing can be done about an stderr that is closed.
     let _ = write!(
         std::io::stderr(),
@@ -200,6 +257,9 @@ fn announce(address: SocketAddr) {
          kill -9 {pid} ends this server as a crash would.\n\n"
     );
 }
+
+/// How soon a new certificate is noticed.
+const CERTIFICATE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Connections that may wait to be accepted. With the usual 128, most of a thousand clients that reconnect at once are
 /// dropped by the kernel and come again after a second. The system may allow less.

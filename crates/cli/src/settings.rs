@@ -8,9 +8,10 @@ mod pages;
 mod table;
 mod written;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use redeliver_server::{LogConfig, ServerBuilder, ServerConfig, StrangerLimits};
+use redeliver_server::{LogConfig, ServerBuilder, ServerConfig, StrangerLimits, TlsFiles};
 use redeliver_socketio::{Config as GatewayConfig, Recovery};
 
 pub(crate) use self::pages::{PLACEHOLDER, changed, example};
@@ -23,6 +24,7 @@ pub(crate) struct Configuration {
     pub(crate) data: String,
     /// Where operators ask, or [`OFF`].
     pub(crate) admin_listen: String,
+    pub(crate) tls: TlsSettings,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) connections_max: usize,
     pub(crate) strangers: StrangerLimits,
@@ -31,6 +33,23 @@ pub(crate) struct Configuration {
     pub(crate) log: LogConfig,
     pub(crate) socketio_enabled: bool,
     pub(crate) socketio: GatewayConfig,
+}
+
+/// The files of TLS. Without a certificate, connections are plain.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsSettings {
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+impl TlsSettings {
+    /// The files, if there is to be TLS.
+    pub(crate) fn files(&self) -> Option<TlsFiles> {
+        let mut files = TlsFiles::new(self.cert.as_ref()?, self.key.as_ref()?);
+        files.client_ca.clone_from(&self.client_ca);
+        Some(files)
+    }
 }
 
 impl Default for Configuration {
@@ -42,6 +61,7 @@ impl Default for Configuration {
             listen: LISTEN.to_owned(),
             data: "./redeliver-data".to_owned(),
             admin_listen: ADMIN_LISTEN.to_owned(),
+            tls: TlsSettings::default(),
             allowed_origins: Vec::new(),
             connections_max: ServerBuilder::CONNECTIONS_MAX,
             strangers: StrangerLimits::default(),
@@ -64,7 +84,12 @@ impl Configuration {
         if self.log.fold_bytes > self.log.tail_bytes_max {
             return Err("log.fold_bytes must not be larger than log.tail_bytes".to_owned());
         }
-        Ok(())
+        match (&self.tls.cert, &self.tls.key) {
+            (Some(_), Some(_)) => Ok(()),
+            (None, None) if self.tls.client_ca.is_none() => Ok(()),
+            (None, None) => Err("tls.client_ca needs tls.cert and tls.key".to_owned()),
+            (Some(_), None) | (None, Some(_)) => Err("tls.cert and tls.key go together".to_owned()),
+        }
     }
 }
 
@@ -88,10 +113,23 @@ pub(crate) struct Setting {
 
 /// How a value is written, what bounds it has, and where it goes.
 enum Kind {
-    Size { least: u64, most: u64, slot: fn(&mut Configuration) -> Number<'_> },
-    Count { least: u64, most: u64, slot: fn(&mut Configuration) -> Number<'_> },
-    Time { least: Duration, slot: fn(&mut Configuration) -> Time<'_> },
+    Size {
+        least: u64,
+        most: u64,
+        slot: fn(&mut Configuration) -> Number<'_>,
+    },
+    Count {
+        least: u64,
+        most: u64,
+        slot: fn(&mut Configuration) -> Number<'_>,
+    },
+    Time {
+        least: Duration,
+        slot: fn(&mut Configuration) -> Time<'_>,
+    },
     Text(fn(&mut Configuration) -> &mut String),
+    /// A file that is not there unless it is named.
+    File(fn(&mut Configuration) -> &mut Option<PathBuf>),
     Origins(fn(&mut Configuration) -> &mut Vec<String>),
     Flag(fn(&mut Configuration) -> &mut bool),
     Recovery(fn(&mut Configuration) -> &mut Recovery),
@@ -153,7 +191,10 @@ impl Setting {
                 slot(configuration).set(count, *least, *most, written::count)
             }
             (Kind::Time { least, slot }, Value::Text(text)) => slot(configuration).set(text.parse::<Span>()?.0, *least),
-            (Kind::Text(_), Value::Text(text)) if text.is_empty() => Err("must not be empty".to_owned()),
+            (Kind::Text(_) | Kind::File(_), Value::Text(text)) if text.is_empty() => {
+                Err("must not be empty".to_owned())
+            }
+            (Kind::File(slot), Value::Text(text)) => put(slot(configuration), Some(PathBuf::from(text))),
             (Kind::Text(slot), Value::Text(text)) => put(slot(configuration), text),
             (Kind::Flag(slot), Value::Flag(flag)) => put(slot(configuration), flag),
             (Kind::Origins(slot), Value::Texts(texts)) => {
@@ -172,7 +213,7 @@ impl Setting {
             Kind::Size { .. } => "a size in bytes, or with a unit as in \"64 KiB\"",
             Kind::Count { .. } => "a count, as a number or as in \"5M\"",
             Kind::Time { .. } => "a time with its unit, as in \"15s\" or \"30d\"",
-            Kind::Text(_) => "a text in quotes",
+            Kind::Text(_) | Kind::File(_) => "a text in quotes",
             Kind::Origins(_) => "a list of origins, as in [\"https://app.example.com\"]",
             Kind::Flag(_) => "true or false",
             Kind::Recovery(_) => "\"auto\", \"on\" or \"off\"",

@@ -143,7 +143,9 @@ impl ServerBuilder {
     }
 
     /// Origins (`https://app.example.com`) whose pages may connect from a browser, besides pages of the very host that
-    /// they connect to if that is an address or `localhost` (a page of another name could have had it pointed here). `*` stands for all. Clients that are no browsers send no origin, and are not asked for one.
+    /// they connect to if that is an address or `localhost` (a page of another name could have had it pointed here). `*`
+    /// stands for all that have a name; a page of none (`null`) must be listed, and pages that only `*` lets in send no
+    /// cookies. Clients that are no browsers send no origin, and are not asked for one.
     #[must_use]
     pub fn allowed_origins<I>(mut self, origins: I) -> ServerBuilder
     where

@@ -18,7 +18,7 @@ use self::registration::Registration;
 use self::states::StateError;
 use crate::access::{Action, ConnectRequest, Denied, Identity};
 use crate::handle::Handle;
-use crate::http::origin_is_allowed;
+use crate::http::{origin_is_allowed, origin_is_listed};
 use crate::strangers::Stranger;
 
 /// A server as its gateways see it. Made by [`Server::gateway`](crate::Server::gateway). A handle: while it is held, the
@@ -157,10 +157,24 @@ impl Gateway {
             Ok(Err(denied)) => Err((None, denied)),
             Err(_) => Err((None, Denied::for_now("authentication took too long"))),
         };
-        judged.map_err(|(identity, denied)| {
-            shared.denials.denied(peer, "gateway", identity.as_ref(), &denied);
-            denied
-        })
+        match judged {
+            Ok(identity) => Ok(identity),
+            Err((identity, denied)) => {
+                shared.denials.denied(peer, "gateway", identity.as_ref(), &denied);
+                // Who guesses is told late.
+                if !denied.is_retryable() {
+                    tokio::time::sleep(shared.guesses.denied(peer)).await;
+                }
+                Err(denied)
+            }
+        }
+    }
+
+    /// Whether the origin that these headers name is allowed by its name, and not only because all are (`*`): only such a
+    /// page may send its user's credentials.
+    #[must_use]
+    pub fn origin_is_listed(&self, headers: &HeaderMap) -> bool {
+        origin_is_listed(&self.handle.shared, headers)
     }
 
     /// Asks the app's [`Access`](crate::Access) whether an identity may do this.

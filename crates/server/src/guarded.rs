@@ -35,6 +35,8 @@ struct Writing {
     timeout: Duration,
     /// Set while bytes wait of which the peer takes none.
     stuck: Option<Pin<Box<Sleep>>>,
+    /// The same for what was written and is still on its way out, as with TLS.
+    flush_stuck: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Guarded<S> {
@@ -46,7 +48,7 @@ impl<S> Guarded<S> {
 
     /// Ends the stream when its peer takes no byte of what is written for so long.
     pub(crate) fn bounding_writes(mut self, timeout: Duration) -> Guarded<S> {
-        self.writing = Some(Box::new(Writing { timeout, stuck: None }));
+        self.writing = Some(Box::new(Writing { timeout, stuck: None, flush_stuck: None }));
         self
     }
 
@@ -54,10 +56,6 @@ impl<S> Guarded<S> {
     pub(crate) fn without_bounded_writes(mut self) -> Guarded<S> {
         self.writing = None;
         self
-    }
-
-    pub(crate) fn io(&self) -> &S {
-        &self.io
     }
 
     /// Why the peer has to go, if it does.
@@ -99,15 +97,14 @@ impl<S> Guarded<S> {
             writing.stuck = None;
             return written;
         }
-        let stuck = writing.stuck.get_or_insert_with(|| {
-            let at = Instant::now() + writing.timeout;
-            Box::pin(tokio::time::sleep_until(at))
-        });
-        match stuck.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "it reads nothing"))),
-            Poll::Pending => Poll::Pending,
-        }
+        poll_stuck(&mut writing.stuck, writing.timeout, cx).map(Err)
     }
+}
+
+/// Ready when nothing has left for too long. The time runs from the first call.
+fn poll_stuck(timer: &mut Option<Pin<Box<Sleep>>>, timeout: Duration, cx: &mut Context<'_>) -> Poll<io::Error> {
+    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
+    timer.as_mut().poll(cx).map(|()| io::Error::new(io::ErrorKind::TimedOut, "it reads nothing"))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
@@ -149,7 +146,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        let Some(writing) = &mut self.writing else { return flushed };
+        if flushed.is_ready() {
+            writing.flush_stuck = None;
+            return flushed;
+        }
+        poll_stuck(&mut writing.flush_stuck, writing.timeout, cx).map(Err)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

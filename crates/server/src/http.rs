@@ -22,9 +22,7 @@ use crate::guarded::Guarded;
 use crate::session_driver::{Origin, SessionDriver};
 use crate::shared::{Phase, Presence, Shared};
 use crate::strangers::Stranger;
-
-/// What carries a connection of the server's own listener.
-pub(crate) type Transport = tokio::net::TcpStream;
+use crate::transport::Transport;
 
 /// What becomes of a handshake once its answer is written: it carries on with the connection in a task of its own.
 pub(crate) type Upgrading = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -216,21 +214,61 @@ pub(crate) fn no_room() -> Response<Full<Bytes>> {
     response
 }
 
-/// Browsers name the page's origin; whoever does not is no browser. Without this check any page in the world could use
-/// its visitors' access.
+/// Browsers name the page's origin; whoever does not is no browser, or asks in a way in which no page can read the answer.
+/// Without this check any page in the world could use its visitors' access.
 pub(crate) fn origin_is_allowed(shared: &Shared, headers: &HeaderMap) -> bool {
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    let origin = match (origins.next(), origins.next()) {
-        (None, _) => return true,
-        (Some(origin), None) => origin.to_str().unwrap_or_default(),
-        (Some(_), Some(_)) => return false,
-    };
-    if shared.allowed_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
+    // A page of no origin (a file, a sandboxed frame) may be anybody's: it must be listed itself.
+    let is_any = |page: &str| page != "null" && shared.allowed_origins.iter().any(|allowed| allowed == "*");
+    match page_of(headers) {
+        Page::None => true,
+        Page::Of(page) => is_any(page) || is_listed(shared, headers, page),
+        Page::OfThisHost => {
+            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let listed = |scheme: &str| is_listed(shared, headers, &format!("{scheme}://{host}"));
+            is_any(host) || listed("http") || listed("https")
+        }
+        Page::Hidden => false,
+    }
+}
+
+/// Whether the page's origin is allowed by its name.
+pub(crate) fn origin_is_listed(shared: &Shared, headers: &HeaderMap) -> bool {
+    matches!(page_of(headers), Page::Of(page) if is_listed(shared, headers, page))
+}
+
+fn is_listed(shared: &Shared, headers: &HeaderMap, origin: &str) -> bool {
+    if shared.allowed_origins.iter().any(|allowed| allowed != "*" && allowed.eq_ignore_ascii_case(origin)) {
         return true;
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let page = origin.split_once("://").map(|(_, authority)| authority);
     page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host) && cannot_be_rebound(host))
+}
+
+/// Which page a request comes from, if any.
+enum Page<'a> {
+    None,
+    /// One of this origin.
+    Of(&'a str),
+    /// One of the host that is asked, without an `Origin`, as browsers leave it away with GET.
+    OfThisHost,
+    /// One of another site that does not say which: an image, a frame.
+    Hidden,
+}
+
+fn page_of(headers: &HeaderMap) -> Page<'_> {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        (Some(origin), None) => return Page::Of(origin.to_str().unwrap_or_default()),
+        (Some(_), Some(_)) => return Page::Hidden,
+        (None, _) => {}
+    }
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        // What a person has typed, or no browser.
+        None | Some(b"none") => Page::None,
+        Some(b"same-origin") => Page::OfThisHost,
+        Some(_) => Page::Hidden,
+    }
 }
 
 /// Whether a Host header names this machine in a way that no foreign name server can: by its address, or as localhost. A

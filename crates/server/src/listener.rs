@@ -15,17 +15,20 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
 use crate::guarded::Guarded;
-use crate::http::{Transport, no_room, respond};
+use crate::http::{no_room, respond};
 use crate::routes::Routes;
 use crate::shared::{Phase, Presence, Shared};
-use crate::strangers::{Room, Stranger, Watch as StrangerWatch};
+use crate::strangers::{Room, SocketPermit, Stranger, Watch as StrangerWatch};
+use crate::tls::{NOT_TLS, Tls, is_tls};
+use crate::transport::Transport;
 
 /// Serves a listener until the server's shutdown is over.
-pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener, routes: R) {
+pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener, routes: R, tls: Option<Tls>) {
     let mut stopped = shared.stopped();
     loop {
         let accepted = tokio::select! {
@@ -36,10 +39,8 @@ pub(crate) async fn serve<R: Routes>(shared: Arc<Shared>, listener: TcpListener,
             Ok((stream, peer)) => {
                 let (permit, stranger) = shared.strangers.enter(peer);
                 let helping = shared.help();
-                let write_timeout = shared.config.write_timeout;
-                let stream = Guarded::new(stream, stranger.clone(), Some(permit)).bounding_writes(write_timeout);
-                let shared = Arc::clone(&shared);
-                tokio::spawn(exchanges(shared, routes.clone(), stream, peer, stranger, helping));
+                let accepted = Accepted { stream, peer, permit, stranger };
+                tokio::spawn(exchanges(Arc::clone(&shared), routes.clone(), tls.clone(), accepted, helping));
             }
             Err(error) => {
                 // Most likely too many open files: give others the time to close some.
@@ -63,30 +64,61 @@ async fn accept(shared: &Shared, listener: &TcpListener) -> std::io::Result<(Tcp
     }
 }
 
+/// A connection of which nothing is known.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: SocketPermit,
+    stranger: Stranger,
+}
+
 /// One connection's HTTP exchanges. Nothing is set up for a peer before it has sent something: who was cut off comes back
 /// with many others, and most of what an exchange takes is given back in the same turn then.
 async fn exchanges<R: Routes>(
     shared: Arc<Shared>,
     routes: R,
-    stream: Guarded<Transport>,
-    peer: SocketAddr,
-    stranger: Stranger,
+    tls: Option<Tls>,
+    accepted: Accepted,
     _helping: Presence,
 ) {
-    prepare(stream.io(), peer);
+    let Accepted { stream, peer, permit, stranger } = accepted;
+    prepare(&stream, peer);
     let (mut stopped, mut first) = (shared.stopped(), [0]);
     let mut watch = StrangerWatch::over(stranger.clone());
     tokio::select! {
         biased;
         // What is wrong with it, an exchange will find. (That it is readable is at first only supposed.)
-        _ = stream.io().peek(&mut first) => stranger.has_spoken(),
+        _ = stream.peek(&mut first) => stranger.has_spoken(),
         farewell = std::future::poll_fn(|cx| watch.poll_farewell(cx)) => return debug!(%peer, %farewell, "nothing came"),
         _ = stopped.wait_for(|stopped| *stopped) => return,
     }
+    let secured = tokio::select! {
+        secured = Box::pin(secure(tls, stream, first[0])) => secured,
+        farewell = std::future::poll_fn(|cx| watch.poll_farewell(cx)) => return debug!(%peer, %farewell, "TLS took too long"),
+        _ = stopped.wait_for(|stopped| *stopped) => return,
+    };
+    let transport = match secured {
+        Ok(transport) => transport,
+        Err(error) => return debug!(%peer, %error, "TLS was not agreed on"),
+    };
+    let stream = Guarded::new(transport, stranger.clone(), Some(permit)).bounding_writes(shared.config.write_timeout);
     Box::pin(exchange(shared, routes, stream, peer, stranger, watch)).await;
 }
 
-fn prepare(stream: &Transport, peer: SocketAddr) {
+/// Shakes hands over TLS if that is asked for here. Who speaks plain HTTP instead is told so.
+async fn secure(tls: Option<Tls>, mut stream: TcpStream, first: u8) -> std::io::Result<Transport> {
+    let Some(tls) = tls else { return Ok(Transport::Plain(stream)) };
+    if first.is_ascii_alphabetic() && !is_tls(first) {
+        stream.write_all(NOT_TLS).await?;
+        // What it has sent is read first: else the end might reach it before the answer.
+        let _ = stream.try_read(&mut [0; HEADER_BYTES_MAX]);
+        stream.shutdown().await?;
+        return Err(std::io::Error::other("it speaks HTTP without TLS"));
+    }
+    Ok(Transport::Secure(Box::new(tls.acceptor().accept(stream).await?)))
+}
+
+fn prepare(stream: &TcpStream, peer: SocketAddr) {
     // Without this, small frames wait for 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, %peer, "nodelay cannot be set");

@@ -30,6 +30,7 @@ use crate::registry::{self, ConnectionInfo};
 use crate::routes::{NoRoutes, Routes};
 use crate::shared::{Phase, Shared};
 use crate::stats::ServerStats;
+use crate::tls::Tls;
 use crate::{admin, http as http_answers, listener, volatile, writer};
 
 /// A running server. Clones are handles to the same one; when the last is dropped, its clients are sent away and its
@@ -317,6 +318,30 @@ impl Server {
 
     /// Serves HTTP on a listener as [`Server::serve`] does, with routes that answer paths of their own, such as a gateway's.
     pub fn serve_with<R: Routes>(&self, listener: TcpListener, routes: R) -> impl Future<Output = ()> + Send + 'static {
+        self.listen(listener, routes, None)
+    }
+
+    /// Serves a listener as [`Server::serve`] does, over TLS: `wss` and `https`. Handshakes are held to the strangers' bounds.
+    pub fn serve_tls(&self, listener: TcpListener, tls: Tls) -> impl Future<Output = ()> + Send + 'static {
+        self.listen(listener, NoRoutes, Some(tls))
+    }
+
+    /// Serves a listener as [`Server::serve_with`] does, over TLS.
+    pub fn serve_tls_with<R: Routes>(
+        &self,
+        listener: TcpListener,
+        routes: R,
+        tls: Tls,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.listen(listener, routes, Some(tls))
+    }
+
+    fn listen<R: Routes>(
+        &self,
+        listener: TcpListener,
+        routes: R,
+        tls: Option<Tls>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         // Holds a handle, so that a server which is only served does not end.
         let server = self.clone();
         async move {
@@ -324,7 +349,7 @@ impl Server {
             let mut listening = JoinSet::new();
             listening.spawn(async move {
                 let helping = server.handle.shared.help();
-                listener::serve(Arc::clone(&server.handle.shared), listener, routes).await;
+                listener::serve(Arc::clone(&server.handle.shared), listener, routes, tls).await;
                 drop(server);
                 drop(helping);
             });

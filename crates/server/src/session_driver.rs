@@ -305,7 +305,17 @@ impl SessionDriver {
             subscriber: hello.subscriber.clone(),
             client_name: hello.client_name.clone(),
         };
-        self.judging = Some((Box::new(hello), Arc::clone(&self.access).authenticate(request)));
+        let (shared, peer) = (Arc::clone(&self.shared), origin.peer);
+        let judgement = Arc::clone(&self.access).authenticate(request);
+        let judgement = async move {
+            let judged = judgement.await;
+            // Who guesses is told late.
+            if judged.as_ref().is_err_and(|denied| !denied.is_retryable()) {
+                tokio::time::sleep(shared.guesses.denied(peer)).await;
+            }
+            judged
+        };
+        self.judging = Some((Box::new(hello), Box::pin(judgement)));
     }
 
     fn admit(&mut self, (hello, judgement): (Box<Hello>, Result<Identity, Denied>)) {

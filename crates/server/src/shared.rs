@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::access::denial::DenialLog;
 use crate::access::{AnyAccess, Denied, Identity, Native};
 use crate::clock::{Clock, wall_clock};
+use crate::guesses::Guesses;
 use crate::hub::Hub;
 use crate::queue::Queue;
 use crate::registry::Registry;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) allowed_origins: Vec<String>,
     /// Who is connected and not authenticated; also how many connections there may be.
     pub(crate) strangers: Strangers,
+    pub(crate) guesses: Guesses,
     /// Within this time clients are told to come back to a server that shuts down.
     pub(crate) drain_within: Duration,
     pub(crate) clock: Clock,
@@ -109,6 +111,7 @@ impl Shared {
             access: settings.access,
             allowed_origins: settings.allowed_origins,
             strangers: settings.strangers,
+            guesses: Guesses::default(),
             drain_within: settings.drain_within,
             clock: Clock::new(),
             counters: Counters::default(),

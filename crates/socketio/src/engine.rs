@@ -55,9 +55,11 @@ pub struct EngineConfig {
     /// The server among whose strangers a session is until [`EngineConnection::admit`]: bounded in number, in time, and to
     /// messages of 9 KiB. None: sessions are nobody's strangers.
     pub strangers: Option<Gateway>,
-    /// Whether a request that names an origin (a page's) is taken. Without this check any page in the world could use
-    /// its visitors' access.
+    /// Whether a request that a page makes is taken: one with an `Origin` or a `Sec-Fetch-Site`. Without this check any
+    /// page in the world could use its visitors' access.
     pub admits: Arc<dyn Fn(&HeaderMap) -> bool + Send + Sync>,
+    /// Whether a page that is taken may send its user's credentials (cookies).
+    pub takes_credentials: Arc<dyn Fn(&HeaderMap) -> bool + Send + Sync>,
 }
 
 impl Default for EngineConfig {
@@ -76,6 +78,7 @@ impl Default for EngineConfig {
             sessions_max: 65_536,
             strangers: None,
             admits: Arc::new(|_| false),
+            takes_credentials: Arc::new(|_| true),
         }
     }
 }

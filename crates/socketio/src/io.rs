@@ -102,7 +102,7 @@ impl SocketIoBuilder {
         config.path = format!("/{}", config.path.trim_matches('/'));
         let config = Arc::new(config);
         let gateway = server.gateway();
-        let admitting = gateway.clone();
+        let (admitting, listing) = (gateway.clone(), gateway.clone());
         let engine_config = EngineConfig {
             ping_interval: config.ping_interval,
             ping_timeout: config.ping_timeout,
@@ -110,6 +110,7 @@ impl SocketIoBuilder {
             sessions_max: config.sessions_max,
             strangers: Some(gateway.clone()),
             admits: Arc::new(move |headers| admitting.origin_is_allowed(headers)),
+            takes_credentials: Arc::new(move |headers| listing.origin_is_listed(headers)),
             ..EngineConfig::default()
         };
         let presence = Presence::new();

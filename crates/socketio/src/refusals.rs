@@ -24,6 +24,10 @@ struct Logged {
 }
 
 impl RefusalLog {
+    pub(crate) const fn new() -> RefusalLog {
+        RefusalLog { kinds: Mutex::new(BTreeMap::new()) }
+    }
+
     /// A client was refused for this kind of reason. `remedy` says what to do about it.
     pub(crate) fn refused(
         &self,

@@ -215,7 +215,8 @@ fn close_code(payload: &[u8]) -> u16 {
                 _ => PROTOCOL_ERROR,
             }
         }
-        _ => PROTOCOL_ERROR,
+        [_, _, ..] => INVALID_TEXT,
+        [_] => PROTOCOL_ERROR,
     }
 }
 
@@ -345,7 +346,7 @@ mod tests {
             (&[0x0f, 0xa0, b'b', b'y', b'e'], 4000),
             (&[3, 237], 1002),
             (&[3], 1002),
-            (&[3, 232, 0xff], 1002),
+            (&[3, 232, 0xff], 1007),
         ] {
             assert_eq!(found(&mut Reader::new(9, 9), &frame(0x88, payload), 100), [format!("close {code}")]);
         }

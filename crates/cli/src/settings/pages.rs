@@ -40,7 +40,7 @@ impl Setting {
             Kind::Size { least, most, .. } => (said(*least, written::size), said(*most, written::size)),
             Kind::Count { least, most, .. } => (said(*least, written::count), said(*most, written::count)),
             Kind::Time { least, .. } => (Some(written::time(*least)).filter(|_| least.as_secs() > 0), None),
-            Kind::Text(_) | Kind::Origins(_) | Kind::Flag(_) | Kind::Recovery(_) => (None, None),
+            Kind::Text(_) | Kind::File(_) | Kind::Origins(_) | Kind::Flag(_) | Kind::Recovery(_) => (None, None),
         };
         for (which, bound) in [("least", least), ("most", most)] {
             if let Some(bound) = bound {
@@ -59,6 +59,7 @@ impl Setting {
             Kind::Origins(slot) => format!("{:?}", slot(configuration)),
             Kind::Flag(slot) => slot(configuration).to_string(),
             Kind::Recovery(slot) => format!("{:?}", slot(configuration)),
+            Kind::File(slot) => format!("{:?}", slot(configuration)),
         }
     }
 
@@ -80,6 +81,7 @@ impl Setting {
                 None => (quoted("30d".to_owned()), false),
             },
             Kind::Text(slot) => (quoted(slot(&mut defaults).clone()), true),
+            Kind::File(_) => (quoted(format!("/etc/redeliver/{}.pem", self.section_and_name().1)), false),
             Kind::Origins(_) => ("[\"https://app.example.com\"]".to_owned(), false),
             Kind::Flag(slot) => (slot(&mut defaults).to_string(), true),
             Kind::Recovery(slot) => (quoted(written::recovery(*slot(&mut defaults)).to_owned()), true),

@@ -2,6 +2,7 @@
 //!
 //! A row is all that a setting takes. What has no row must be among the exceptions of the test beside, with a reason.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use redeliver_server::{EVENT_BYTES_MAX, EVENT_TOPICS_MAX};
@@ -15,6 +16,9 @@ pub(super) static SETTINGS: &[Setting] = &[
     time("heartbeat", Duration::from_secs(1), |c| always(&mut c.session.heartbeat), HEARTBEAT),
     Setting { key: "allowed_origins", kind: Kind::Origins(|c| &mut c.allowed_origins), means: ORIGINS },
     text("admin.listen", |c| &mut c.admin_listen, ADMIN),
+    file("tls.cert", |c| &mut c.tls.cert, CERT),
+    file("tls.key", |c| &mut c.tls.key, "its private key, in PEM"),
+    file("tls.client_ca", |c| &mut c.tls.client_ca, CLIENT_CA),
     time("retention.age", SECOND, |c| Time::Optional(&mut c.log.retention.age), "events that are older go"),
     size("retention.bytes", 1, NO_BOUND, |c| Number::Optional(&mut c.log.retention.bytes), RETENTION_BYTES),
     count("retention.count", 1, |c| Number::Optional(&mut c.log.retention.count), RETENTION_COUNT),
@@ -77,6 +81,10 @@ const fn text(key: &'static str, slot: fn(&mut Configuration) -> &mut String, me
     Setting { key, means, kind: Kind::Text(slot) }
 }
 
+const fn file(key: &'static str, slot: fn(&mut Configuration) -> &mut Option<PathBuf>, means: &'static str) -> Setting {
+    Setting { key, means, kind: Kind::File(slot) }
+}
+
 const fn size(
     key: &'static str,
     least: u64,
@@ -122,6 +130,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 const HEARTBEAT: &str = "a silent client is pinged this often, and is gone after twice this";
 const ADMIN: &str = "where operators ask /healthz and /readyz, as HOST:PORT; \"off\": nowhere";
+const CERT: &str = "the certificate and those behind it, in PEM: clients come with wss and https";
+const CLIENT_CA: &str = "authorities in PEM: clients must have a certificate of one of them";
 const ORIGINS: &str = "pages from which browsers may connect, besides this server's own; \"*\": all";
 const RETENTION_BYTES: &str = "the oldest events go while the log holds more bytes of events";
 const RETENTION_COUNT: &str = "the oldest events go while the log holds more events";

@@ -46,7 +46,7 @@ fn another_value(setting: &Setting) -> Value {
             Value::Number(middle + 1)
         }
         Kind::Time { least, .. } => Value::Text(format!("{}s", least.as_secs() + 12_345)),
-        Kind::Text(_) => Value::Text("another".to_owned()),
+        Kind::Text(_) | Kind::File(_) => Value::Text("another".to_owned()),
         Kind::Origins(_) => Value::Texts(vec!["https://another.example".to_owned()]),
         Kind::Flag(slot) => Value::Flag(!*slot(&mut defaults)),
         Kind::Recovery(_) => Value::Text("off".to_owned()),
@@ -105,7 +105,7 @@ fn every_default_is_within_its_bounds_and_read_back_as_it_is_written() {
                 Time::Always(time) => Value::Text(written::time(*time)),
                 Time::Optional(_) => continue,
             },
-            Kind::Text(_) | Kind::Origins(_) | Kind::Flag(_) | Kind::Recovery(_) => continue,
+            Kind::Text(_) | Kind::File(_) | Kind::Origins(_) | Kind::Flag(_) | Kind::Recovery(_) => continue,
         };
         assert_eq!(setting.set(&mut configuration, value), Ok(()), "{}", setting.key);
         assert_eq!(fields(&configuration), fields(&Configuration::default()), "{}", setting.key);
@@ -157,7 +157,7 @@ fn row(setting: &Setting) -> String {
         Kind::Count { slot, .. } => slot(&mut defaults).value().map_or_else(everything, written::count),
         Kind::Time { slot, .. } => slot(&mut defaults).value().map_or_else(everything, written::time),
         Kind::Text(slot) => format!("`{}`", slot(&mut defaults)),
-        Kind::Origins(_) => "none".to_owned(),
+        Kind::Origins(_) | Kind::File(_) => "none".to_owned(),
         Kind::Flag(slot) => slot(&mut defaults).to_string(),
         Kind::Recovery(slot) => written::recovery(*slot(&mut defaults)).to_owned(),
     };

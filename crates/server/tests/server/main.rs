@@ -17,4 +17,5 @@ mod registry;
 mod routes;
 mod states;
 mod strangers;
+mod tls;
 mod volatile;

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 
 use redeliver_server::{Feed, FeedError, FeedEvent, FeedItem, GapCause, GapRange, NewEvent, Position, Seq, TopicName};
 use tokio::time::Instant;
-use tracing::warn;
 
 use crate::acks::{AckWindow, Again, Asked, Due};
 use crate::args::{Args, IntoArgs};
@@ -16,6 +15,7 @@ use crate::frames::Form;
 use crate::offset::Offset;
 use crate::packet::AckId;
 use crate::recovery::{SocketSession, most_missing};
+use crate::refusals::RefusalLog;
 use crate::rooms::Enveloped;
 use crate::socket::Socket;
 
@@ -173,7 +173,9 @@ impl EventDelivery {
                 }
                 Due::GivenUp(offset) => {
                     handled = Some(window.cursor());
-                    warn!(sid = self.socket.id(), seq = %offset.position.seq, "an event was never answered");
+                    let (socket, event) = (&self.socket, format!("seq {}", offset.position.seq));
+                    let remedy = "it counts as handled; the client in ack mode is to answer every event";
+                    UNANSWERED_LOG.refused("an event was never answered", socket.handshake().peer, &event, remedy);
                     self.tell(UNANSWERED, (offset.position.seq.0,), None, engine);
                 }
             }
@@ -326,3 +328,6 @@ const UNANSWERED: &str = "redeliver:unanswered";
 
 /// Pings that are not answered: the engine gives up a client long before.
 const PINGS_MAX: usize = 8;
+
+/// What clients do not answer, in the server's log: a line at the will of a client, so not many of them.
+static UNANSWERED_LOG: RefusalLog = RefusalLog::new();

@@ -34,21 +34,29 @@ impl Engine {
         B::Data: Buf,
     {
         let origin = request.headers().get(header::ORIGIN).cloned();
-        if origin.is_some() && !(self.0.config.admits)(request.headers()) {
+        let is_of_page = origin.is_some() || request.headers().contains_key("sec-fetch-site");
+        if is_of_page && !(self.0.config.admits)(request.headers()) {
             let origin = origin.as_ref().and_then(|origin| origin.to_str().ok()).unwrap_or_default();
             let remedy = "if the page is yours, name its origin in `allowed_origins`";
             self.0.refusals.refused("a page of another origin was refused", peer, &origin, remedy);
             return RequestRefusal::Forbidden.response();
         }
+        let takes_credentials = (self.0.config.takes_credentials)(request.headers());
         let mut response = if request.method() == Method::OPTIONS {
             preflight(request.headers())
         } else {
             self.dispatch(request, peer).await.unwrap_or_else(RequestRefusal::response)
         };
         let headers = response.headers_mut();
-        if let Some(origin) = origin {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        match origin {
+            Some(origin) if takes_credentials => {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            }
+            Some(_) => {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            }
+            None => {}
         }
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
         response
