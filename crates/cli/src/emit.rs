@@ -42,6 +42,10 @@ pub(crate) async fn run(args: EmitArgs, mut stop: Stop) -> Result<Exit> {
     let mut under_way = UnderWay::new(args.timeout, bar.clone());
     let ended = under_way.send_all(&client, input, &args, &mut stop).await;
     let grace = if matches!(ended, Ended::TimedOut(_)) { Duration::ZERO } else { END_GRACE };
+    if matches!(ended, Ended::Done) && args.publisher.is_none() {
+        // Nobody repeats this with `--publisher`: the server need not remember it.
+        client.retire_publisher();
+    }
     // Whatever has no answer by then is reported to its pending receipt. Done means that nothing is left.
     let _ = client.shutdown(grace).await;
     let close = remote::close_of(&client).await;

@@ -284,6 +284,7 @@ impl<C: Connector> ClientBuilder<C> {
             );
         }
         let subscriber = self.subscriber.transpose()?;
+        let is_new = matches!(self.publisher, Publisher::New);
         let (publisher, settled, replays) = match self.publisher {
             Publisher::New => (Uuid::new_v4().into(), EmitNumber::ZERO, false),
             Publisher::Replay(id) => (id, EmitNumber::ZERO, true),
@@ -330,8 +331,11 @@ impl<C: Connector> ClientBuilder<C> {
         if self.exact_marks {
             config.features = config.features.or(Features::TAKING);
         }
-        let session = ClientSession::new(config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN)
+        let mut session = ClientSession::new(config, identity, Jitter::new(jitter_seed), time::Instant::ORIGIN)
             .emitting_after(settled);
+        if is_new {
+            session.retire_publisher();
+        }
         let session = if self.credentials.is_some() { session.renewing_credentials() } else { session };
         let transport = Transport::new(self.connector, endpoint, self.credentials);
         let driver = Driver::new(session, Instant::now(), transport, wiring);

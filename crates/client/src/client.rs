@@ -229,7 +229,17 @@ impl Client {
         Notices::new(self.shared.notices.resubscribe())
     }
 
-    /// The identity under which this client emits.
+    /// Says that nobody will emit under this client's identity after it. Once it has ended cleanly and all that it emitted is
+    /// stored, the server forgets the identity within about an hour instead of after 30 days. Servers from before keep it.
+    ///
+    /// A client whose builder names no identity does that by itself.
+    pub fn retire_publisher(&self) {
+        // One that has ended has nothing more to say.
+        let _ = self.shared.commands.send(Command::RetirePublisher);
+    }
+
+    /// The identity under which this client emits. One that the builder did not name is of no use after the client: see
+    /// [`Client::retire_publisher`].
     #[must_use]
     pub fn publisher(&self) -> PublisherId {
         self.shared.publisher

@@ -33,6 +33,7 @@ pub(crate) enum Command {
     SubscribeMerged { id: SubscriptionId, members: Vec<(SubscriptionId, SubscribeRequest)>, outlet: Outlet },
     Unsubscribe { id: SubscriptionId },
     Flush { id: SubscriptionId, answer: oneshot::Sender<Result<(), NotConfirmed>> },
+    RetirePublisher,
     Shutdown { deadline: Instant, answer: oneshot::Sender<Result<(), ShutdownError>> },
 }
 

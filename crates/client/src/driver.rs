@@ -242,6 +242,7 @@ impl<C: Connector> Driver<C> {
                 self.pass_acks();
                 self.subscriptions.flush(id, answer);
             }
+            Command::RetirePublisher => self.session.retire_publisher(),
             Command::Shutdown { deadline, answer } => self.begin_shutdown(deadline, Some(answer)),
         }
     }

@@ -449,6 +449,12 @@ impl Log {
         self.publishers.lock().belongs_to(publisher, owner)
     }
 
+    /// Lets a publisher be forgotten as if it had been idle for long: its events are folded first, and a restart before that
+    /// takes this back. If it emits again, it is kept.
+    pub fn retire_publisher(&self, publisher: PublisherId) {
+        self.publishers.lock().retire(publisher);
+    }
+
     /// What is known of a publisher that connects, durably.
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub(crate) struct Publisher {
     when: Timestamp,
     /// Numbers whose events are not folded yet, and final refusals among them, in order.
     recent: VecDeque<StoredEmit>,
+    /// Whether nobody emits as it any more.
+    is_retired: bool,
     /// Final refusals since its last event. They become durable with its next one.
     refused: VecDeque<(EmitNumber, RefusalCode)>,
 }
@@ -92,6 +94,7 @@ impl Publishers {
         publisher.owner.get_or_insert(draft.owner);
         publisher.last = publisher.last.max(draft.last);
         publisher.when = publisher.when.max(when);
+        publisher.is_retired = false;
         let stored = draft.emits.iter().rposition(|emit| emit.seq > Seq::ZERO).map_or(0, |at| at + 1);
         if stored > 0 {
             for refused in std::mem::take(&mut publisher.refused) {
@@ -156,6 +159,13 @@ impl Publishers {
         self.all.get(&id).is_some_and(|publisher| publisher.is_idle(before))
     }
 
+    /// Lets a publisher expire at once, until it emits again.
+    pub(crate) fn retire(&mut self, id: PublisherId) {
+        if let Some(publisher) = self.all.get_mut(&id) {
+            publisher.is_retired = true;
+        }
+    }
+
     pub(crate) fn forget(&mut self, id: PublisherId) {
         self.all.remove(&id);
     }
@@ -175,7 +185,7 @@ impl Publisher {
     }
 
     fn is_idle(&self, before: Timestamp) -> bool {
-        self.when < before && self.recent.is_empty()
+        (self.when < before || self.is_retired) && self.recent.is_empty()
     }
 
     pub(crate) fn last(&self) -> EmitNumber {

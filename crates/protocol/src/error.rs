@@ -85,6 +85,9 @@ codes! {
         INTERNAL = 502, "the server has made a mistake";
         /// The peer is done.
         DONE = 600, "the peer is done";
+        /// The client is done, all that it emitted is stored, and nobody will emit as its publisher again: the server may
+        /// forget the publisher. A server from before takes it for `DONE`.
+        RETIRED = 601, "the client is done, and so is its publisher";
     }
 }
 

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use redeliver_log::EmitSource;
+use redeliver_log::{EmitSource, Log};
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, VolatileEmit};
 use redeliver_protocol::history::Cursor;
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::redelivery::DeliveredThrough;
-use redeliver_protocol::seq::{EmitNumber, InstanceId, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::{NotYours, Publishers};
 use redeliver_protocol::server::{ConnectionId, Input, Reply};
@@ -164,6 +164,15 @@ impl Hub {
             return true;
         }
         queue.append_for(inbox, publisher, first, events)
+    }
+
+    /// Lets the log forget a publisher, if the connection still speaks for it.
+    pub(crate) fn retire(&self, connection: ConnectionId, publisher: PublisherId, log: &Log) {
+        // Under the lock, so that a newer connection of the publisher comes before it or after it.
+        let claims = self.claims.lock();
+        if claims.publishers.is_current(publisher, connection) {
+            log.retire_publisher(publisher);
+        }
     }
 
     /// Queues an event of a publisher within the process, if its connection still speaks for the publisher.

@@ -287,6 +287,9 @@ impl SessionDriver {
             Output::RequestDone { ticket, result } => self.shared.asking.done(self.connection, ticket, result),
             Output::Close(close) => {
                 debug!(code = ?close.code, reason = ?close.reason, "closing");
+                if let Some(source) = self.publisher.filter(|_| close.code == CloseCode::RETIRED) {
+                    self.shared.hub.retire(self.connection, source.publisher, &self.shared.log);
+                }
                 return Some(close);
             }
         }

@@ -67,6 +67,7 @@ impl<C: Connector> Driver<C> {
                 // Their answers are dropped, which says that the client has ended.
                 Command::Request { answer, .. } => drop(answer.send(Err(RequestError::NotSent))),
                 Command::CancelEmit { .. }
+                | Command::RetirePublisher
                 | Command::EmitVolatile { .. }
                 | Command::CancelRequest { .. }
                 | Command::Subscribe { .. }

@@ -172,6 +172,28 @@ fn a_publisher_is_new_reached_or_forgotten() {
 }
 
 #[test]
+fn a_publisher_that_is_retired_is_forgotten_once_its_events_are_folded_unless_it_emits_again() {
+    let mut config = LogConfig::default();
+    config.fold_bytes = 100;
+    let mut bench = Bench::with(config);
+    for number in [1, 2] {
+        bench.publish(number, 0, 1, &["a"]);
+        bench.log.retire_publisher(publisher(number));
+    }
+    assert_eq!(fates(&bench.publish(1, 0, 1, &["a"])), [(1, 1, Duplicate(at(1, 1)))], "until then it is known");
+    bench.publish(2, 0, 2, &["b"]);
+    bench.say("other", &"x".repeat(200));
+    bench.tend_all();
+    bench.wait(2 * 3600 * 1000);
+    bench.tend_all();
+    assert_eq!(bench.log.stats().publishers, 1);
+    assert_eq!(state(&bench, 1), PublisherState::Forgotten);
+    let bench = bench.reopen();
+    assert_eq!(bench.log.stats().publishers, 1, "nothing is left of it in the store");
+    assert_eq!(fates(&bench.publish(2, 0, 2, &["b"])), [(2, 1, Duplicate(at(1, 3)))], "this one was used again");
+}
+
+#[test]
 fn an_emit_that_was_not_synced_may_be_tried_again() {
     for (unsynced, fate) in [(Unsynced::Lost, Stored(at(2, 1))), (Unsynced::Kept, Duplicate(at(1, 1)))] {
         let bench = Bench::new();

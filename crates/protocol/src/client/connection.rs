@@ -182,10 +182,10 @@ impl Connection {
         self.features = self.features.and(has);
     }
 
-    /// Ends the present connection, if there is one, and makes no other.
-    pub(super) fn end(&mut self, out: &mut Outputs) {
+    /// Ends the present connection, if there is one, with this code, and makes no other.
+    pub(super) fn end(&mut self, code: CloseCode, out: &mut Outputs) {
         if self.is_up() || self.is_dialing() {
-            say_goodbye("", RetryAdvice::Never, out);
+            out.push(Output::Disconnect(Close::new(code, String::new(), RetryAdvice::Never)));
         }
         self.phase = Phase::Ended;
         out.clear_timers();

@@ -27,6 +27,8 @@ pub(super) struct Outbox {
     settled: EmitNumber,
     /// The highest number that is known to be stored.
     stored: EmitNumber,
+    /// Whether an emit that was sent, or could not be, has another outcome than that it is stored.
+    has_failed: bool,
     /// What was told as lost, each from and through, lowest first.
     told_lost: Vec<(EmitNumber, EmitNumber)>,
     /// The highest seq in any receipt.
@@ -66,6 +68,7 @@ impl Outbox {
             sent: 0,
             sent_bytes: 0,
             settled: EmitNumber::ZERO,
+            has_failed: false,
             stored: EmitNumber::ZERO,
             told_lost: Vec::new(),
             seq_max: Seq::ZERO,
@@ -120,6 +123,7 @@ impl Outbox {
     pub(super) fn push(&mut self, ticket: EmitTicket, event: NewEvent, out: &mut Outputs) {
         if let Err(error) = event.check(&Limits::ANY_SERVER) {
             let code = error.code();
+            self.has_failed = true;
             out.push(Output::EmitDone { ticket, fate: EmitOutcome::Refused(code) });
             return;
         }
@@ -321,7 +325,16 @@ impl Outbox {
         self.remove(0, outcome, out);
     }
 
+    /// Whether every emit so far is known to be stored.
+    pub(super) fn is_all_stored(&self) -> bool {
+        self.entries.is_empty() && !self.has_failed
+    }
+
     fn remove(&mut self, at: usize, outcome: EmitOutcome, out: &mut Outputs) {
+        match outcome {
+            EmitOutcome::Stored { .. } | EmitOutcome::StoredLongAgo | EmitOutcome::NotSent => {}
+            EmitOutcome::Refused(_) | EmitOutcome::Unknown => self.has_failed = true,
+        }
         if let Some(entry) = self.entries.remove(at) {
             self.bytes -= entry.bytes;
             out.push(Output::EmitDone { ticket: entry.ticket, fate: outcome });

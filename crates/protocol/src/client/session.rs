@@ -51,6 +51,8 @@ pub struct ClientSession {
     /// How often they were refused since the last Welcome.
     credentials_refused: u32,
     is_shutting_down: bool,
+    /// Whether the publisher is of no use after this client.
+    retires_publisher: bool,
     out: Outputs,
 }
 
@@ -72,6 +74,7 @@ impl ClientSession {
             renews_credentials: false,
             credentials_refused: 0,
             is_shutting_down: false,
+            retires_publisher: false,
             out: Outputs::default(),
         };
         session.connection.dial(now, &mut session.out);
@@ -93,6 +96,12 @@ impl ClientSession {
     pub fn renewing_credentials(mut self) -> ClientSession {
         self.renews_credentials = true;
         self
+    }
+
+    /// Says that nobody will emit as this publisher after this client. If all that it emits is stored, the server is told
+    /// with the goodbye, and may forget the publisher.
+    pub fn retire_publisher(&mut self) {
+        self.retires_publisher = true;
     }
 
     /// Takes what happened.
@@ -425,8 +434,10 @@ impl ClientSession {
 
     /// The client ends, for good: what was sent and not answered has an unknown outcome.
     fn end(&mut self, close: Option<Close>) {
+        let retires = self.retires_publisher && self.emits.outbox().is_all_stored();
+        let code = if retires { CloseCode::RETIRED } else { CloseCode::DONE };
         let out = &mut self.out;
-        self.connection.end(out);
+        self.connection.end(code, out);
         self.requests.end(out);
         self.emits.end(out);
         self.subscriptions.end(out);

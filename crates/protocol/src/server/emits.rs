@@ -104,6 +104,11 @@ impl Emits {
         Ok(())
     }
 
+    /// Whether nothing is on its way to the log.
+    pub(super) fn is_idle(&self) -> bool {
+        self.appending.is_empty()
+    }
+
     /// Whether more may be taken: below the limits, one frame of any size is.
     pub(super) fn have_room(&self, limits: &Limits) -> bool {
         let most = |limit: u32| usize::try_from(limit).unwrap_or(usize::MAX).max(1);

@@ -51,6 +51,11 @@ pub(super) fn done() -> Close {
     never(CloseCode::DONE, CloseCode::DONE.description().to_owned())
 }
 
+/// The answer to the goodbye of a client that nobody follows as its publisher.
+pub(super) fn retired() -> Close {
+    never(CloseCode::RETIRED, CloseCode::RETIRED.description().to_owned())
+}
+
 fn retry(code: CloseCode) -> Close {
     Close::of(code, RetryAdvice::Now)
 }

@@ -12,7 +12,7 @@ use super::requests::Requests;
 use super::{Admitted, Input, Output, Reply, fault};
 use crate::codec::{self, FromClient};
 use crate::config::ServerConfig;
-use crate::error::{Close, DecodeError};
+use crate::error::{Close, CloseCode, DecodeError};
 use crate::event::NewEvent;
 use crate::features::Features;
 use crate::frame::{ClientFrame, Hello, ServerFrame, SubscribeMerged, Welcome};
@@ -145,11 +145,20 @@ impl ServerSession {
             Phase::Authenticating(_) => Err(fault::internal("a message was taken during authentication")),
             Phase::Admitted { .. } => match codec::decode_from_client(bytes) {
                 Ok(FromClient::Frame(frame)) => self.frame(frame),
-                Ok(FromClient::Close(_)) => Err(fault::done()),
+                Ok(FromClient::Close(close)) => Err(self.goodbye(close.code)),
                 Err(error) => Err(fault::undecodable(&error)),
             },
             Phase::Closed => Ok(()),
         }
+    }
+
+    /// How a client's goodbye is answered. With emits on their way nobody can say yet that all is stored.
+    fn goodbye(&self, code: CloseCode) -> Close {
+        let is_idle = match &self.phase {
+            Phase::Admitted { emits, .. } => emits.as_ref().is_some_and(Emits::is_idle),
+            Phase::AwaitingHello | Phase::Authenticating(_) | Phase::Closed => false,
+        };
+        if code == CloseCode::RETIRED && is_idle { fault::retired() } else { fault::done() }
     }
 
     fn hello(&mut self, bytes: &Bytes) -> Result<(), Close> {

@@ -141,6 +141,30 @@ fn a_shutdown_answers_emits_confirms_acks_and_says_goodbye() {
 }
 
 #[test]
+fn a_client_that_nobody_follows_as_its_publisher_says_so_if_all_that_it_emitted_is_stored() {
+    let goodbye_after = |fate, retires: bool| {
+        let mut script = Script::welcomed();
+        if retires {
+            script.session.retire_publisher();
+        }
+        script.emit_all(1..=2);
+        script.give(Input::Shutdown);
+        script.server(stored(1, 1, 500));
+        script.server(runs([(2, 1, fate)]));
+        assert!(script.ended);
+        script.disconnects.last().unwrap().code
+    };
+    let (stored, refused) = (EmitFate::Duplicate(at(9)), EmitFate::Refused(RefusalCode::FORBIDDEN));
+    assert_eq!(goodbye_after(stored, true), CloseCode::RETIRED);
+    assert_eq!(goodbye_after(stored, false), CloseCode::DONE);
+    assert_eq!(
+        goodbye_after(refused, true),
+        CloseCode::DONE,
+        "the app may emit the same again, under the same numbers"
+    );
+}
+
+#[test]
 fn a_shutdown_goes_on_over_a_lost_connection() {
     let mut script = Script::subscribed(CursorKeeper::Server);
     script.server(events(WIRE, 5..=8));

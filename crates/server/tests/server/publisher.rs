@@ -1,6 +1,7 @@
 //! Publishers within the process, which number their events themselves, and events that are stored together.
 
-use redeliver_protocol::error::CloseCode;
+use redeliver_protocol::codec::encode_close;
+use redeliver_protocol::error::{Close, CloseCode, RetryAdvice};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun};
 use redeliver_protocol::seq::{EmitNumber, PublisherId};
@@ -151,6 +152,21 @@ async fn another_identitys_publisher_is_not_claimed_and_its_client_stays() {
     assert!(is_stored(&client.emit(1, vec![event("t", "a")]).await), "it was not fenced");
     drop(client);
     assert_eq!(claimed().expect_err("it has emitted"), PublisherError::NotYours);
+}
+
+#[tokio::test]
+async fn a_client_that_retires_its_publisher_is_answered_so_and_the_publisher_is_known_until_upkeep() {
+    let (server, address) = serve().await;
+    for (code, answer) in [(CloseCode::RETIRED, CloseCode::RETIRED), (CloseCode::DONE, CloseCode::DONE)] {
+        let mut client = Peer::welcomed(&address, as_relay()).await;
+        assert!(client.emit(1, vec![event("t", "a")]).await.iter().all(|run| run.fate.is_stored()));
+        client.send_bytes(encode_close(&Close::new(code, "", RetryAdvice::Never))).await;
+        assert_eq!(client.closed().await.code, answer);
+    }
+    assert_eq!((server.head().seq.0, server.log_stats().publishers), (1, 1), "the second emit was a duplicate");
+    let mut guest = Peer::welcomed(&address, hello()).await;
+    guest.send_bytes(encode_close(&Close::new(CloseCode::RETIRED, "", RetryAdvice::Never))).await;
+    assert_eq!(guest.closed().await.code, CloseCode::DONE, "it has no publisher");
 }
 
 #[tokio::test]
