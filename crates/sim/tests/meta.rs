@@ -115,7 +115,7 @@ fn remove(entries: &mut Entries, which: fn(&Entry) -> bool) -> bool {
 }
 
 fn is_inner_event(entry: &Entry) -> bool {
-    matches!(entry, Entry::Delivered { run: Run(0), delivery: StreamItem::Event { record, .. } } if record.nth.0 == 3)
+    matches!(entry, Entry::Delivered { run: Run(0), delivery: StreamItem::Event { record, .. } } if record.nth.0 == 3 && !record.has_except)
 }
 
 fn change_event(entries: &mut Entries, one: fn(&mut redeliver_protocol::event::Record)) -> bool {
