@@ -72,6 +72,8 @@ pub const NEEDS: &[(&str, &str, Need)] = &[
         "a_full_disk_refuses_writes_and_keeps_reads_and_is_used_again_once_it_is_freed",
         Need::PowerCuts(FileSystem::Ext4),
     ),
+    ("clock", "a_clock_that_is_set_again_and_again_changes_neither_age_nor_later_times", Need::FakeTime),
+    ("clock", "what_became_due_while_a_server_was_off_for_days_goes_and_nothing_else", Need::FakeTime),
     ("imports", "the_protocol_builds_where_there_is_no_operating_system", Need::Wasm),
     ("interop_stories", "engine_io_is_spoken_as_its_protocol_says", Need::Story(Runner::Node)),
     ("interop_stories", "abandoned_handshakes_and_upgrades_leave_nothing", Need::Story(Runner::Node)),

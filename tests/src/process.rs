@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits without a deadline: a program that hangs fails its test and shows what it said.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -271,6 +271,7 @@ pub struct ServerProcess {
     running: Option<Running>,
     port: u16,
     args: Vec<String>,
+    environment: Vec<(String, OsString)>,
     data: PathBuf,
     /// Holds the data directory, unless it lies elsewhere, and whatever else a test wants to put down.
     dir: TempDir,
@@ -310,7 +311,13 @@ impl ServerProcess {
 
     fn prepare(data: PathBuf, dir: TempDir, args: &[&str]) -> Result<ServerProcess> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Ok(ServerProcess { running: None, port: free_port()?, args, data, dir })
+        let environment = Vec::new();
+        Ok(ServerProcess { running: None, port: free_port()?, args, environment, data, dir })
+    }
+
+    /// Sets what is in its environment from its next start on.
+    pub fn set_environment(&mut self, environment: Vec<(String, OsString)>) {
+        self.environment = environment;
     }
 
     /// Starts it, if it does not run, without waiting until it is ready.
@@ -386,6 +393,15 @@ impl ServerProcess {
         running.finish()
     }
 
+    /// Waits for a line on its stderr that has these words.
+    ///
+    /// # Errors
+    ///
+    /// If none comes, or it does not run.
+    pub fn wait_for_stderr(&mut self, words: &str) -> Result<()> {
+        self.running.as_mut().context("it does not run")?.wait_for_stderr(words)
+    }
+
     /// The id of its process, if it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
@@ -400,6 +416,7 @@ impl ServerProcess {
     pub fn serve_command(&self) -> Result<Command> {
         let mut command = redeliver(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])?;
         command.arg("--data").arg(self.data()).args(&self.args);
+        command.envs(self.environment.iter().cloned());
         Ok(command)
     }
 
