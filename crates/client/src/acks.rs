@@ -1,7 +1,7 @@
 //! Acks on their way to the driver: the newest of each subscription. Acknowledging is a map insert and a wake-up; it
 //! never waits, and its memory is bounded by the number of subscriptions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct AckBoard {
     newest: Mutex<BTreeMap<SubscriptionId, AckPoint>>,
-    /// Whose apps have taken all that was delivered and wait for more.
-    wanting: Mutex<BTreeSet<SubscriptionId>>,
+    /// Whose apps want more, and how many events and gaps they have taken.
+    wanting: Mutex<BTreeMap<SubscriptionId, u64>>,
     wake: Notify,
 }
 
@@ -39,15 +39,15 @@ impl AckBoard {
         std::mem::take(&mut *self.newest.lock())
     }
 
-    /// The app waits for more of this subscription.
-    pub(crate) fn want(&self, id: SubscriptionId) {
-        if self.wanting.lock().insert(id) {
+    /// The app wants more of this subscription, and has taken so many events and gaps.
+    pub(crate) fn want(&self, id: SubscriptionId, taken: u64) {
+        if self.wanting.lock().insert(id, taken).is_none() {
             self.wake.notify_one();
         }
     }
 
-    /// Takes whose apps wait for more.
-    pub(crate) fn take_wanting(&self) -> BTreeSet<SubscriptionId> {
+    /// Takes whose apps want more.
+    pub(crate) fn take_wanting(&self) -> BTreeMap<SubscriptionId, u64> {
         std::mem::take(&mut *self.wanting.lock())
     }
 

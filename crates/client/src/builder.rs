@@ -76,7 +76,7 @@ impl ClientBuilder {
             name: None,
             store: None,
             connect_within: None,
-            exact_marks: false,
+            exact_marks: true,
             handler: None,
         }
     }
@@ -91,10 +91,14 @@ impl ClientBuilder {
 }
 
 impl<C: Connector> ClientBuilder<C> {
-    /// Marks only those events of a durable subscription as redelivered that its handlers took and did not confirm, and not
-    /// a window around them. Costs a round trip to the server for each batch that is handed over: off unless asked for.
-    pub fn exact_marks(mut self) -> Self {
-        self.exact_marks = true;
+    /// Whether the server is told which events of a durable subscription the app takes, before it gets them. On by
+    /// default: after this process dies, only what it had taken is marked `redelivered` to the next one, and what an app
+    /// that takes an event in less than four round trips would have taken within about four of them.
+    ///
+    /// Off, up to three windows of events are marked that were never delivered. An app that takes longer than four round
+    /// trips for an event then gets each of them a round trip earlier.
+    pub fn exact_marks(mut self, is_on: bool) -> Self {
+        self.exact_marks = is_on;
         self
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct Outlet {
     pub(crate) asides: Arc<AtomicUsize>,
     /// The bytes of volatile events that wait in `deliveries`.
     pub(crate) volatile_bytes: Arc<AtomicUsize>,
+    /// The session is told that the app asks for a delivery if no more than this is left.
+    pub(crate) ask_at: Arc<AtomicUsize>,
     /// Its topic; the first of several.
     pub(crate) topic: TopicName,
     /// How much may be handed over without being acknowledged.

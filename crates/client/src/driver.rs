@@ -140,6 +140,7 @@ impl<C: Connector> Driver<C> {
                 Output::RequestDone { ticket, result } => self.requests.done(ticket, result),
                 Output::Disconnect(close) => self.transport.close(&close),
                 Output::Deliver { id, delivery } => self.subscriptions.deliver(id, delivery),
+                Output::AskAt { id, left } => self.subscriptions.ask_at(id, left),
                 Output::SaveCursor { id, cursor } => self.saver.save(id, self.subscriptions.key(id), cursor),
                 Output::AckConfirmed { id, seq } => self.subscriptions.confirm(id, seq),
                 Output::Unsubscribed { id, why } => self.subscriptions.end(id, &why),
@@ -250,8 +251,8 @@ impl<C: Connector> Driver<C> {
     fn pass_acks(&mut self) {
         self.pass_ack_points();
         // Behind the acks: what the app has handled is no longer in its hands when it wants more.
-        for id in self.acks.take_wanting() {
-            self.handle(Input::Wanted { id });
+        for (id, taken) in self.acks.take_wanting() {
+            self.handle(Input::Wanted { id, taken });
         }
     }
 

@@ -157,11 +157,13 @@ impl SubscribeBuilder {
         let (opened, standing) = oneshot::channel();
         let end = Arc::new(OnceLock::new());
         let asides = Arc::new(AtomicUsize::new(0));
-        let volatile_bytes = Arc::new(AtomicUsize::new(0));
+        let (volatile_bytes, ask_at) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let inlet = Inlet {
             deliveries: inlet,
             asides: Arc::clone(&asides),
             volatile_bytes: Arc::clone(&volatile_bytes),
+            // Only where the server keeps the cursor, and for one topic, does the session want to know.
+            ask_at: (matches!(self.keeper, Keeper::Server) && !self.is_merged).then(|| Arc::clone(&ask_at)),
             end: Arc::clone(&end),
         };
         let (topic_of_outlet, window) = (topic.clone(), self.window);
@@ -169,6 +171,7 @@ impl SubscribeBuilder {
             deliveries,
             asides,
             volatile_bytes,
+            ask_at,
             topic: topic_of_outlet,
             window,
             opened: Some(opened),

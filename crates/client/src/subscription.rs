@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use redeliver_protocol::client::{StreamItem, SubscriptionEnd};
@@ -36,8 +36,8 @@ pub struct Subscription {
     inlet: Inlet,
     pub(crate) opened: Opened,
     has_ended: bool,
-    /// Whether the driver was told that all deliveries are taken.
-    is_wanting: bool,
+    /// How many events and gaps were taken when the driver was told last that the app asks for more.
+    asked: Option<u64>,
     /// How many events and gaps were handed over.
     order: u64,
     auto_ack: bool,
@@ -52,6 +52,8 @@ pub(crate) struct Inlet {
     pub(crate) deliveries: mpsc::UnboundedReceiver<(SubscriptionId, StreamItem)>,
     pub(crate) asides: Arc<AtomicUsize>,
     pub(crate) volatile_bytes: Arc<AtomicUsize>,
+    /// The driver is told that the app asks for a delivery if no more than this is left. `None` if it is never told.
+    pub(crate) ask_at: Option<Arc<AtomicUsize>>,
     pub(crate) end: Arc<OnceLock<SubscriptionEnd>>,
 }
 
@@ -84,7 +86,7 @@ impl Subscription {
             inlet,
             opened,
             has_ended: false,
-            is_wanting: false,
+            asked: None,
             order: 0,
             auto_ack,
             unacked: None,
@@ -239,14 +241,16 @@ impl Stream for Subscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         self.ack_handled();
-        let Poll::Ready(next) = self.inlet.deliveries.poll_recv(cx) else {
-            if !std::mem::replace(&mut self.is_wanting, true) {
-                self.client.shared.acks.want(self.id);
-            }
-            return Poll::Pending;
-        };
-        self.is_wanting = false;
-        match next {
+        let next = self.inlet.deliveries.poll_recv(cx);
+        let left = self.inlet.deliveries.len() + usize::from(next.is_ready());
+        if let Some(ask_at) = &self.inlet.ask_at
+            && left <= ask_at.load(Ordering::Relaxed)
+            && self.asked != Some(self.order)
+        {
+            self.client.shared.acks.want(self.id, self.order);
+            self.asked = Some(self.order);
+        }
+        match ready!(next) {
             Some((id, delivery)) => Poll::Ready(Some(self.hand_over(id, delivery))),
             None => {
                 self.has_ended = true;

@@ -79,11 +79,14 @@ pub enum Input {
         /// Its nth.
         nth: Nth,
     },
-    /// The app has taken everything that this subscription (or merged one) delivered, and waits for more. Only needed with
-    /// [`Features::TAKING`](crate::features::Features::TAKING).
+    /// The app asks for the next delivery of this subscription, and no more events and gaps are left for it than
+    /// [`Output::AskAt`] said; before that, none. Only needed with
+    /// [`Features::TAKING`](crate::features::Features::TAKING), and for durable subscriptions that are read alone.
     Wanted {
         /// The subscription.
         id: SubscriptionId,
+        /// How many events and gaps the app has taken since the subscription was made. It is done with all of them.
+        taken: u64,
     },
     /// The app emits an event.
     Emit {
@@ -197,6 +200,14 @@ pub enum Output {
         id: SubscriptionId,
         /// What.
         delivery: StreamItem,
+    },
+    /// Give [`Input::Wanted`] when the app asks for a delivery and at most so many events and gaps of this subscription are
+    /// left for it, also if that is so already the next time it asks.
+    AskAt {
+        /// The subscription.
+        id: SubscriptionId,
+        /// How many.
+        left: u64,
     },
     /// Save this cursor durably in the client's store, then answer [`Input::CursorSaved`].
     SaveCursor {

@@ -7,7 +7,8 @@ pub const FEATURES: Features = Features::VOLATILE
     .or(Features::REQUESTS)
     .or(Features::MERGED)
     .or(Features::FIRST_START)
-    .or(Features::TAKING);
+    .or(Features::TAKING)
+    .or(Features::RESUMING);
 
 /// What was added to version 1, as a set of bits.
 ///
@@ -33,6 +34,9 @@ impl Features {
     pub const FIRST_START: Features = Features(1 << 8);
     /// A durable reader says what it is about to hand over: frames `Taking` and `Taken`.
     pub const TAKING: Features = Features(1 << 9);
+
+    /// A durable reader that goes on with a subscription says so, and what it was given: frame `Resuming`.
+    pub const RESUMING: Features = Features(1 << 10);
 
     /// Whether all of `others` are in here.
     #[must_use]

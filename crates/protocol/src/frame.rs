@@ -120,6 +120,15 @@ pub enum ClientFrame {
         /// The nth of the last of them.
         nth: Nth,
     },
+    /// The Subscribe (or SubscribeMerged) that follows at once, with this id, goes on with a durable subscription that this
+    /// client instance has had on an earlier connection ([`Features::RESUMING`]). Then `Subscribed` names only marks that
+    /// another reader left meanwhile.
+    Resuming {
+        /// The subscription's number on this connection.
+        id: SubscriptionId,
+        /// What it, and readers before it, may have been given of the present history.
+        nth: Nth,
+    },
 }
 
 /// A request that wants one answer. It is asked at most once, on one connection, and never again.

@@ -12,7 +12,7 @@ use crate::error::RefusalCode;
 use crate::limits::EARLIER_EPOCHS_MAX;
 use crate::name::TopicName;
 use crate::redelivery::DeliveredThrough;
-use crate::seq::{EmitNumber, Epoch, Nth, Position, Seq};
+use crate::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, Seq};
 use crate::time::Timestamp;
 
 /// Where a subscription starts.
@@ -243,13 +243,23 @@ pub struct Cursor {
     /// The redelivery mark: what lies above `place.nth` and is covered by this is marked `redelivered` when it is
     /// delivered again.
     pub delivered_through: DeliveredThrough,
+    /// The client instance for which the server saved it last. `None` in a client's cursor store, and in cursors that an
+    /// earlier version of the server saved.
+    #[serde(skip)]
+    pub reader: Option<InstanceId>,
 }
 
 impl Cursor {
-    /// Returns a cursor at this place, with this redelivery mark.
+    /// Returns a cursor at this place, with this redelivery mark, of no reader in particular.
     #[must_use]
     pub fn new(place: Place, delivered_through: DeliveredThrough) -> Cursor {
-        Cursor { place, delivered_through }
+        Cursor { place, delivered_through, reader: None }
+    }
+
+    /// Returns the same cursor as saved for this client instance.
+    #[must_use]
+    pub fn of_reader(self, reader: Option<InstanceId>) -> Cursor {
+        Cursor { reader, ..self }
     }
 }
 
@@ -266,8 +276,13 @@ pub struct Opened {
     pub pending: u64,
     /// What the reader should have got but cannot.
     pub gap: Option<Gap>,
-    /// The redelivery mark: that of the stored cursor; `NOTHING` if there is none.
+    /// The redelivery mark that the reader is told: that of the stored cursor, or less if more is known
+    /// ([`Marks`](crate::server::marks::Marks)); `NOTHING` if there is none.
     pub delivered_through: DeliveredThrough,
+    /// The redelivery mark of the stored cursor; `NOTHING` if there is none.
+    pub stored_through: DeliveredThrough,
+    /// The client instance for which the stored cursor was saved last.
+    pub reader: Option<InstanceId>,
     /// What the durable subscriber's stored cursor says to be handled, if there is one. It may lie before `after`: a
     /// client that comes back starts after what was handed over, and acknowledges the rest of it later. A cursor of
     /// another history than this log's is named only if it is what `gap` begins with.
@@ -275,6 +290,14 @@ pub struct Opened {
     /// The epochs that began between `stored` and `after` (or the gap's beginning), oldest first, each with the head with
     /// which it began: what tells in which epoch an event between the two was written, when only its seq is known.
     pub epochs: Vec<Position>,
+}
+
+impl Opened {
+    /// Returns whether the reader's place belongs to another history than what is delivered.
+    #[must_use]
+    pub fn breaks(&self) -> bool {
+        self.gap.as_ref().is_some_and(|gap| gap.cause == GapCause::EpochChanged)
+    }
 }
 
 /// A range of a topic's history that is no longer there.

@@ -7,13 +7,13 @@
 //! - **Durable first.** Whoever keeps the cursor (the server for a durable subscriber, the client's store otherwise)
 //!   makes a mark durable before an event above it is delivered. Otherwise a crash would deliver the event again without
 //!   saying so.
-//! - **Named first.** A reader that says beforehand what it delivers (`Taking`) lowers the mark for its successor to that,
-//!   as long as the server runs.
+//! - **Named first.** A reader that says beforehand what it delivers (`Taking`) lowers the mark for its successor to what
+//!   it named and was sent, as long as the server runs.
 //! - **One process never delivers twice.** A client resumes after what it has delivered, so within a process nothing is
 //!   delivered a second time. What an *earlier* process may have delivered is known when the first `Subscribed` of this
 //!   process comes: from the mark in it, and from the cursor in the client's store. What the store says later is no news,
 //!   since only this process writes it. What the server says later may be: another reader of the same name may have
-//!   come and gone while this one was away.
+//!   come and gone while this one was away. If it knows that none has, it says nothing (`Resuming`).
 //! - **A mark belongs to one history.** When the history breaks (another epoch, a log that went back), nths start anew:
 //!   old marks mean nothing. The server's counts, which was made in the new history. If the reader's place may lack an
 //!   epoch, the log may hold once more what the reader was shown: of the events that are there already, those up to its

@@ -31,6 +31,7 @@ mod emits;
 mod fault;
 mod heartbeat;
 mod in_flight;
+pub mod marks;
 mod outputs;
 pub mod owners;
 pub mod publishers;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::marks::Reader;
 pub use self::session::ServerSession;
 use crate::error::{Close, RefusalCode};
 use crate::event::{NewEvent, VolatileEmit};
@@ -151,8 +153,13 @@ pub enum Reply {
     Taken {
         /// The subscription.
         id: SubscriptionId,
-        /// Up to which nth the reader said that it hands over.
+        /// What the output gave for the answer.
         nth: Nth,
+    },
+    /// The answer to [`Output::Taking`] if another connection owns the topic now.
+    NotOwner {
+        /// The subscription.
+        id: SubscriptionId,
     },
     /// The answer to [`Output::SaveCursor`]: this cursor, and all saved before it, is durable.
     CursorSaved {
@@ -231,7 +238,8 @@ pub enum Output {
         /// The subscription.
         id: SubscriptionId,
     },
-    /// Ask for permission and find out where this subscription starts; then answer [`Reply::Opened`].
+    /// Ask for permission and find out where this subscription starts; then answer [`Reply::Opened`], for a durable one
+    /// after [`Marks::open`](marks::Marks::open).
     Open {
         /// The subscription.
         id: SubscriptionId,
@@ -241,6 +249,8 @@ pub enum Output {
         start: Start,
         /// The durable subscriber whose stored cursor `Start::Resume` means.
         subscriber: Option<SubscriberName>,
+        /// Who opens it: what may have been delivered depends on it, if the subscription is durable.
+        reader: Reader,
     },
     /// From now on, give [`Reply::Grew`] for this subscription whenever the topic has grown durably.
     Watch {
@@ -289,9 +299,9 @@ pub enum Output {
     /// Give this event to whoever follows one of its topics now, after asking for permission for each of them. There is no
     /// answer.
     EmitVolatile(NewEvent),
-    /// Note, in memory and if this connection still owns the topic, that its reader hands over up to here; then
-    /// [`Reply::Taken`]. The next [`Output::Open`] of the same subscriber and topic is answered with this mark, if that is
-    /// lower than the stored one, and forgets it: a reader that names nothing leaves the stored mark alone to count.
+    /// Note, in memory and if this connection still owns the topic, that its reader delivers up to here; then
+    /// [`Reply::Taken`] if `nth` is there, or [`Reply::NotOwner`]. The answer must come before any output behind this one
+    /// is carried out. It is noted in [`Marks`](marks::Marks).
     Taking {
         /// The subscription.
         id: SubscriptionId,
@@ -301,8 +311,8 @@ pub enum Output {
         topic: TopicName,
         /// What may have been delivered, now and before.
         mark: DeliveredThrough,
-        /// The nth for the answer.
-        nth: Nth,
+        /// The nth for the answer, if the reader waits for one.
+        nth: Option<Nth>,
     },
     /// Save this durable cursor if this connection still owns it, and answer [`Reply::CursorSaved`] once it is durable.
     SaveCursor {

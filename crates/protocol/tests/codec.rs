@@ -394,6 +394,8 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
         any::<u32>().prop_map(|group| ClientFrame::BeginMerged { group }),
         (any::<u32>(), any::<u64>())
             .prop_map(|(id, nth)| ClientFrame::Taking { id: SubscriptionId(id), nth: Nth(nth) }),
+        (any::<u32>(), any::<u64>())
+            .prop_map(|(id, nth)| ClientFrame::Resuming { id: SubscriptionId(id), nth: Nth(nth) }),
         any::<u64>().prop_map(|token| ClientFrame::Ping { token }),
         any::<u64>().prop_map(|token| ClientFrame::Pong { token }),
     ]

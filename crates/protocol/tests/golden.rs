@@ -143,6 +143,7 @@ fn client_frames() -> Vec<(&'static str, ClientFrame)> {
         ("subscribe_merged", subscribe_merged()),
         ("begin_merged", ClientFrame::BeginMerged { group: 2 }),
         ("taking", ClientFrame::Taking { id: ID, nth: Nth(9) }),
+        ("resuming", ClientFrame::Resuming { id: ID, nth: Nth(9) }),
         ("emit_except", ClientFrame::EmitExcept { first: EmitNumber(8), events: vec![event_to_some(), plain_event()] }),
         ("client_volatile", ClientFrame::Volatile { event: event_to_some() }),
         ("client_request", ClientFrame::Request(request())),

@@ -185,7 +185,13 @@ impl Alarm {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer for WebSocket<S> {
     fn send(&mut self, frame: &ServerFrame) {
-        WebSocket::send(self, encode_server(frame));
+        let message = encode_server(frame);
+        // A reader waits for it before it delivers anything more.
+        if matches!(frame, ServerFrame::Taken { .. }) {
+            self.send_between(&message);
+        } else {
+            WebSocket::send(self, message);
+        }
     }
 
     fn send_events(&mut self, id: SubscriptionId, epoch: Epoch, count: u32, records: Bytes) {

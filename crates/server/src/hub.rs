@@ -1,8 +1,6 @@
 //! Where connections meet: who is here, who owns what, who is woken. Thin locks around the protocol's registries; nobody
 //! ever waits here for another connection.
 
-mod taken_marks;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,15 +8,15 @@ use parking_lot::Mutex;
 use redeliver_log::{EmitSource, Log};
 use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, VolatileEmit};
-use redeliver_protocol::history::Cursor;
+use redeliver_protocol::history::{Cursor, Opened};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::seq::{EmitNumber, InstanceId, PublisherId, SubscriptionId};
+use redeliver_protocol::server::marks::{Marks, Reader};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::{NotYours, Publishers};
 use redeliver_protocol::server::{ConnectionId, Input, Reply};
 
-use self::taken_marks::TakenMarks;
 use crate::inbox::Inbox;
 use crate::queue::{CursorKey, Events, Queue, Runs};
 use crate::wake_task::{self, PendingWakes};
@@ -37,7 +35,7 @@ struct Claims {
     owners: Owners,
     publishers: Publishers,
     instances: BTreeMap<ConnectionId, InstanceId>,
-    taken: TakenMarks,
+    marks: Marks,
 }
 
 impl Hub {
@@ -132,18 +130,17 @@ impl Hub {
         key: CursorKey,
         mark: DeliveredThrough,
     ) -> bool {
-        let mut claims = self.claims.lock();
+        let claims = &mut *self.claims.lock();
         let is_owner = claims.owners.is_owner(connection, id);
-        if is_owner {
-            claims.taken.raise(key, mark);
+        if let Some(instance) = claims.instances.get(&connection).filter(|_| is_owner) {
+            claims.marks.raise(key.0, key.1, *instance, mark);
         }
         is_owner
     }
 
-    /// What may have been delivered to a durable subscriber that is opened now: the stored mark, or what its readers named,
-    /// if that is less. That is forgotten then: a reader that names nothing leaves only the stored mark.
-    pub(crate) fn delivered_through(&self, key: &CursorKey, stored: DeliveredThrough) -> DeliveredThrough {
-        self.claims.lock().taken.take(key).map_or(stored, |named| named.min(stored))
+    /// Says in `opened` what may have been delivered to a durable subscriber that is opened now.
+    pub(crate) fn mark_opened(&self, key: &CursorKey, reader: Reader, opened: &mut Opened) {
+        self.claims.lock().marks.open(&key.0, &key.1, reader, opened);
     }
 
     /// Queues events, if the connection still speaks for its publisher; otherwise they are refused in their place.

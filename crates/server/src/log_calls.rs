@@ -11,6 +11,7 @@ use redeliver_log::LogError;
 use redeliver_protocol::history::{Cursor, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{Nth, Seq, SubscriptionId};
+use redeliver_protocol::server::marks::Reader;
 use redeliver_protocol::server::{Input, Reply};
 
 use crate::clock::wall_clock;
@@ -21,7 +22,7 @@ use crate::stats::add;
 #[derive(Debug)]
 pub(crate) enum LogCall {
     /// Where a subscription starts.
-    Open { id: SubscriptionId, topic: TopicName, start: Start, subscriber: Option<SubscriberName> },
+    Open { id: SubscriptionId, topic: TopicName, start: Start, subscriber: Option<SubscriberName>, reader: Reader },
     /// The next events.
     Read { id: SubscriptionId, topic: TopicName, after: Seq, nth: Nth, events_max: u32, bytes_max: usize },
 }
@@ -62,14 +63,14 @@ async fn run_batch(shared: Arc<Shared>, batch: Vec<LogCall>) -> Vec<Input> {
 
 fn perform(shared: &Shared, call: LogCall) -> Result<Input, LogError> {
     match call {
-        LogCall::Open { id, topic, start, subscriber } => {
+        LogCall::Open { id, topic, start, subscriber, reader } => {
             let stored = match subscriber.clone() {
                 Some(subscriber) => stored_cursor(shared, subscriber, &topic)?,
                 None => None,
             };
             let mut opened = shared.log.open_subscription(&topic, &start, stored.as_ref(), wall_clock())?;
             if let Some(subscriber) = subscriber {
-                opened.delivered_through = shared.hub.delivered_through(&(subscriber, topic), opened.delivered_through);
+                shared.hub.mark_opened(&(subscriber, topic), reader, &mut opened);
             }
             Ok(Input::Reply(Reply::Opened { id, result: Ok(opened) }))
         }

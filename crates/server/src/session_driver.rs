@@ -230,12 +230,12 @@ impl SessionDriver {
                 self.shared.hub.claim(Claim { connection, subscription, subscriber, topic, instance, ownership });
             }
             Output::Release { id } => self.shared.hub.release(self.connection, id),
-            Output::Open { id, topic, start, subscriber } => {
+            Output::Open { id, topic, start, subscriber, reader } => {
                 if self.may(Action::Subscribe { topic: &topic }) {
                     let recent = || self.shared.log.open_recent(&topic, &start, wall_clock());
                     match if subscriber.is_none() { recent() } else { None } {
                         Some(opened) => self.handle_in_turn(Input::Reply(Reply::Opened { id, result: Ok(opened) })),
-                        None => self.log_calls.push(LogCall::Open { id, topic, start, subscriber }),
+                        None => self.log_calls.push(LogCall::Open { id, topic, start, subscriber, reader }),
                     }
                 } else {
                     self.refuse(id);
@@ -275,8 +275,11 @@ impl SessionDriver {
                 }
             }
             Output::Taking { id, subscriber, topic, mark, nth } => {
-                if self.shared.hub.taking((self.connection, id), (subscriber, topic), mark) {
-                    self.handle_in_turn(Input::Reply(Reply::Taken { id, nth }));
+                let is_owner = self.shared.hub.taking((self.connection, id), (subscriber, topic), mark);
+                match nth {
+                    _ if !is_owner => self.handle_in_turn(Input::Reply(Reply::NotOwner { id })),
+                    Some(nth) => self.handle_in_turn(Input::Reply(Reply::Taken { id, nth })),
+                    None => {}
                 }
             }
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {

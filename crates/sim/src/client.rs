@@ -68,6 +68,8 @@ pub(crate) struct Reader {
     busy: bool,
     unacked: Option<(Position, Nth)>,
     unacked_count: usize,
+    /// How many events and gaps it is done with.
+    taken: u64,
     pub(crate) over: bool,
     asked_to_end: bool,
 }
@@ -230,6 +232,7 @@ impl World {
             busy: false,
             unacked: None,
             unacked_count: 0,
+            taken: 0,
             over: false,
             asked_to_end: false,
         };
@@ -365,7 +368,8 @@ impl World {
                     self.record(Entry::EmitDone { process: id, key, outcome: fate });
                 }
             }
-            Output::EmitsHeld { .. } => {}
+            // The app asks when it has nothing left, however much earlier it may.
+            Output::EmitsHeld { .. } | Output::AskAt { .. } => {}
             Output::EmitsLost { from, through } => {
                 if let Some(publisher) = self.running(id).map(|running| running.publisher) {
                     self.record(Entry::EmitsLost { process: id, publisher, from: from.0, through: through.0 });

@@ -18,7 +18,8 @@ use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::redelivery::DeliveredThrough;
-use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Seq, SubscriptionId};
+use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Seq, SubscriptionId};
+use redeliver_protocol::server::marks::{Marks, Reader};
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
 use redeliver_protocol::server::watchers::Watchers;
@@ -41,13 +42,12 @@ pub(crate) struct Server {
     config: Arc<ServerConfig>,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     pub(crate) owners: Owners,
+    pub(crate) marks: Marks,
     publishers: Publishers,
     pub(crate) watchers: Watchers<()>,
     writer: Writer,
     pub(crate) draining: bool,
     floors: BTreeMap<TopicName, Nth>,
-    /// What the owners of durable topics have named, as the hub keeps it.
-    named: BTreeMap<(SubscriberName, TopicName), DeliveredThrough>,
 }
 
 /// One connection, as the shell has it.
@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     session: ServerSession,
     ticks: BTreeSet<Instant>,
     publisher: Option<EmitSource>,
+    /// The instance that its Hello names.
+    instance: Option<InstanceId>,
     /// The credentials of its Hello.
     shown: Option<bytes::Bytes>,
     claims: BTreeMap<SubscriptionId, (SubscriberName, TopicName)>,
@@ -70,7 +72,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) enum Ask {
     Authenticate(Hello),
-    Open { id: SubscriptionId, topic: TopicName, start: Start, subscriber: Option<SubscriberName> },
+    Open { id: SubscriptionId, topic: TopicName, start: Start, subscriber: Option<SubscriberName>, reader: Reader },
     Read { id: SubscriptionId, topic: TopicName, after: Seq, nth: Nth, events_max: u32, bytes_max: usize },
     FindGrown { topics: Arc<[(SubscriptionId, TopicName)]>, after: Seq },
 }
@@ -99,12 +101,12 @@ impl World {
             config,
             connections: BTreeMap::new(),
             owners: Owners::new(),
+            marks: Marks::new(),
             publishers: Publishers::new(),
             watchers: Watchers::new(),
             writer: Writer::default(),
             draining: false,
             floors: BTreeMap::new(),
-            named: BTreeMap::new(),
         };
         self.server = Some(server);
         let (head, dump) = self.dump();
@@ -163,6 +165,7 @@ impl World {
             session,
             ticks: BTreeSet::new(),
             publisher: None,
+            instance: None,
             shown: None,
             claims: BTreeMap::new(),
             wrote: false,
@@ -294,8 +297,8 @@ impl World {
                 let promoted = self.server.as_mut().and_then(|server| server.owners.release(connection, id));
                 self.promote(promoted);
             }
-            Output::Open { id, topic, start, subscriber } => {
-                self.ask(connection, Ask::Open { id, topic, start, subscriber });
+            Output::Open { id, topic, start, subscriber, reader } => {
+                self.ask(connection, Ask::Open { id, topic, start, subscriber, reader });
             }
             Output::Watch { id, topic } => {
                 if let Some(server) = &mut self.server {
@@ -314,12 +317,7 @@ impl World {
             Output::EmitVolatile(event) => self.hand_out(event),
             Output::Append { first, events } => self.queue_work(Work::Append { connection, first, events }),
             Output::Taking { id, subscriber, topic, mark, nth } => {
-                let Some(server) = &mut self.server else { return };
-                if server.owners.is_owner(connection, id) {
-                    server.named.entry((subscriber, topic)).or_default().raise(mark);
-                    let noted = Input::Reply(Reply::Taken { id, nth });
-                    self.queue.after(Duration::ZERO, Due::Serve(connection, noted));
-                }
+                self.note_taking((connection, id), (subscriber, topic), mark, nth);
             }
             Output::SaveCursor { id, subscriber, topic, cursor, urgent } => {
                 self.queue_work(Work::Save { connection, id, subscriber, topic, cursor, urgent });
@@ -333,6 +331,28 @@ impl World {
                 self.write_down(connection, codec::encode_close(&close));
                 self.end_connection(connection);
             }
+        }
+    }
+
+    /// Notes what a reader names, and answers before anything else is carried out.
+    fn note_taking(
+        &mut self,
+        (connection, id): (ConnectionId, SubscriptionId),
+        (subscriber, topic): (SubscriberName, TopicName),
+        mark: DeliveredThrough,
+        nth: Option<Nth>,
+    ) {
+        let now = self.queue.now();
+        let Some(server) = &mut self.server else { return };
+        let is_owner = server.owners.is_owner(connection, id);
+        let Some(found) = server.connections.get_mut(&connection) else { return };
+        if let Some(instance) = found.instance.filter(|_| is_owner) {
+            server.marks.raise(subscriber, topic, instance, mark);
+        }
+        match nth {
+            _ if !is_owner => found.session.handle(Input::Reply(Reply::NotOwner { id }), now),
+            Some(nth) => found.session.handle(Input::Reply(Reply::Taken { id, nth }), now),
+            None => {}
         }
     }
 

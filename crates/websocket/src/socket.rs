@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::frame::{CLOSE, PONG};
+use crate::frame::{BINARY, CLOSE, PONG};
 use crate::reader::{Read, Reader};
 pub use crate::writer::PREFIX_BYTES_MAX;
 use crate::writer::Writer;
@@ -77,6 +77,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     pub fn send(&mut self, message: Bytes) {
         self.before_output();
         self.writer.push_binary(&[], message);
+    }
+
+    /// Takes a small binary message to be written before all others that wait, as soon as none of them is half written.
+    pub fn send_between(&mut self, message: &[u8]) {
+        self.before_output();
+        self.writer.push_control(BINARY, message);
     }
 
     /// Takes a whole frame to be written, its header with it, in two parts. They may be shared by many sockets.

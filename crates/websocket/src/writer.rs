@@ -68,7 +68,8 @@ impl Writer {
         self.push(Frame { head, body: Bytes::new() });
     }
 
-    /// Adds a whole control frame, to go out as soon as no frame is half written. Its payload has at most 125 bytes.
+    /// Adds a whole small frame, a control frame or a binary one, to go out as soon as no frame is half written. It is
+    /// copied.
     pub(crate) fn push_control(&mut self, opcode: u8, payload: &[u8]) {
         put_header(&mut self.control, opcode, payload.len());
         self.control.extend_from_slice(payload);

@@ -103,6 +103,13 @@ impl Subscriptions {
         let _ = entry.outlet.deliveries.send((id, delivery));
     }
 
+    /// The session is to be told when no more than this is left for the app to take.
+    pub(super) fn ask_at(&self, id: SubscriptionId, left: u64) {
+        if let Some(entry) = self.entries.get(&id) {
+            entry.outlet.ask_at.store(usize::try_from(left).unwrap_or(usize::MAX), Ordering::Relaxed);
+        }
+    }
+
     /// Notes an ack on its way to the session. False if the session has no use for it.
     pub(super) fn pass(&mut self, id: SubscriptionId, ack: &AckPoint) -> bool {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.acked < ack.order) else { return false };

@@ -293,6 +293,7 @@ impl Toy {
             }
             ClientFrame::Ping { .. }
             | ClientFrame::Taking { .. }
+            | ClientFrame::Resuming { .. }
             | ClientFrame::Pong { .. }
             | ClientFrame::SubscribeMerged(_)
             | ClientFrame::BeginMerged { .. }

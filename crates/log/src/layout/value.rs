@@ -4,7 +4,7 @@ use bytes::BufMut;
 use redeliver_protocol::history::{Cursor, GapCause, Place};
 use redeliver_protocol::limits::EARLIER_EPOCHS_MAX;
 use redeliver_protocol::redelivery::DeliveredThrough;
-use redeliver_protocol::seq::{EmitNumber, Epoch, Nth, Position, Seq};
+use redeliver_protocol::seq::{EmitNumber, Epoch, InstanceId, Nth, Position, Seq};
 use redeliver_protocol::time::Timestamp;
 
 use super::Damaged;
@@ -261,9 +261,13 @@ impl CursorEntry {
         for position in earlier.iter().take(usize::from(count)) {
             put_position(&mut out, *position);
         }
+        if let Some(reader) = cursor.reader {
+            out.put_slice(&reader.0);
+        }
         out
     }
 
+    /// Reads an entry. Earlier versions wrote no reader, and pass over one that stands there.
     pub(crate) fn decode(bytes: &[u8]) -> Result<CursorEntry, Damaged> {
         let mut reader = ByteReader::new(bytes);
         let when = Timestamp(reader.u64()?);
@@ -272,7 +276,11 @@ impl CursorEntry {
         let delivered_through = DeliveredThrough(Nth(reader.u64()?));
         let count = reader.u8()?;
         let earlier = (0..count).map(|_| self::position(&mut reader)).collect::<Result<_, _>>()?;
-        Ok(CursorEntry { cursor: Cursor::new(Place { position, nth, earlier }, delivered_through), when })
+        let reader = if reader.is_empty() { None } else { Some(InstanceId(reader.array()?)) };
+        Ok(CursorEntry {
+            cursor: Cursor::new(Place { position, nth, earlier }, delivered_through).of_reader(reader),
+            when,
+        })
     }
 }
 
@@ -294,6 +302,10 @@ mod tests {
         let earlier = [Position::new(Epoch([2; 16]), Seq(5)), Position::new(Epoch([1; 16]), Seq(3))].into();
         let known = Place { position: Position::new(Epoch([3; 16]), Seq(9)), nth: Nth(4), earlier };
         let cursor = Cursor::new(known, DeliveredThrough(Nth(6)));
+        let bytes = CursorEntry::encode(&cursor, Timestamp(77));
+        assert_eq!(CursorEntry::decode(&bytes), Ok(CursorEntry { cursor: cursor.clone(), when: Timestamp(77) }));
+        assert_eq!(CursorEntry::decode(&bytes[..bytes.len() - 1]), Err(Damaged));
+        let cursor = cursor.of_reader(Some(InstanceId([9; 16])));
         let bytes = CursorEntry::encode(&cursor, Timestamp(77));
         assert_eq!(CursorEntry::decode(&bytes), Ok(CursorEntry { cursor, when: Timestamp(77) }));
         assert_eq!(CursorEntry::decode(&bytes[..bytes.len() - 1]), Err(Damaged));

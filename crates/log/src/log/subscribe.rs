@@ -88,7 +88,8 @@ impl OpeningView<'_> {
 
     /// Names the stored cursor in an answer, and marks what may have been handed over before.
     fn named(&self, mut opened: Opened, stored: &Cursor) -> Opened {
-        opened.delivered_through = stored.delivered_through;
+        (opened.delivered_through, opened.stored_through) = (stored.delivered_through, stored.delivered_through);
+        opened.reader = stored.reader;
         let known = &stored.place;
         let start = opened.gap.as_ref().map_or(opened.after, |gap| gap.after);
         if self.is_valid(known.position) {
@@ -286,6 +287,8 @@ impl OpeningView<'_> {
             pending,
             gap,
             delivered_through: DeliveredThrough::NOTHING,
+            stored_through: DeliveredThrough::NOTHING,
+            reader: None,
             stored: None,
             epochs: Vec::new(),
         }

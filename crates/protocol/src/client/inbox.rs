@@ -65,11 +65,6 @@ impl Inbox {
         self.seq
     }
 
-    /// The nth there.
-    pub(super) fn nth(&self) -> Nth {
-        self.nth
-    }
-
     pub(super) fn front(&self) -> Option<&Item> {
         self.items.front()
     }

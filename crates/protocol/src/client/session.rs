@@ -117,7 +117,7 @@ impl ClientSession {
             Input::Unsubscribe { id } => self.subscriptions.unsubscribe(id, out),
             Input::Ack { id, position, nth } => self.subscriptions.ack(id, position, nth, now, out),
             Input::CursorSaved { id, seq } => self.subscriptions.cursor_saved(id, seq, now, out),
-            Input::Wanted { id } => self.subscriptions.wanted(id, now, out),
+            Input::Wanted { id, taken } => self.subscriptions.wanted(id, taken, now, out),
             Input::Emit { ticket, event } => self.emits.emit(ticket, event, out),
             Input::CancelEmit { ticket } => self.emits.cancel(ticket, out),
             Input::EmitVolatile { event } => self.emit_volatile(event),

@@ -10,7 +10,7 @@ use super::acks::Acks;
 use super::inbox::{InHand, Inbox, Item, Misfit};
 use super::outputs::Outputs;
 use super::pace::Pace;
-use super::{CursorKeeper, StreamItem, SubscribeRequest, SubscriptionEnd};
+use super::{CursorKeeper, Output, StreamItem, SubscribeRequest, SubscriptionEnd};
 use crate::features::Features;
 use crate::frame::{ClientFrame, Events, Ownership, Volatile, Window};
 use crate::history::{Gap, GapCause, Place, Start};
@@ -283,9 +283,15 @@ impl Subscription {
         }
     }
 
-    /// The app waits for more.
-    pub(super) fn wanted(&mut self, now: Instant, out: &mut Outputs) {
-        self.pace.wanted(u64::from(self.window.events), now);
+    /// The app asks for more, and has taken so many events and gaps.
+    pub(super) fn wanted(&mut self, taken: u64, now: Instant, out: &mut Outputs) {
+        let is_held_up = match self.inbox.front() {
+            Some(Item::Event { record, .. }) => !self.pace.allows(record.nth),
+            Some(Item::Subscribed { .. } | Item::Gap { .. } | Item::Skip { .. } | Item::CaughtUp { .. }) | None => {
+                false
+            }
+        };
+        self.pace.wanted(taken, is_held_up, self.window.events, now);
         self.pump(out);
     }
 
@@ -375,6 +381,21 @@ impl Subscription {
                 Handed::Skip { .. } => {}
             }
         }
+        self.name_next(out);
+    }
+
+    /// Names what the app is about to get, if it is the time.
+    fn name_next(&mut self, out: &mut Outputs) {
+        let Link::Open { wire } = self.link else { return };
+        if self.is_leaving() {
+            return;
+        }
+        if let Some(nth) = self.pace.name(out.now()) {
+            out.send(ClientFrame::Taking { id: wire, nth });
+        }
+        if let Some(left) = self.pace.left_news() {
+            out.push(Output::AskAt { id: self.id, left });
+        }
     }
 
     /// Takes out what stands first, if the window and the keeper of the cursor allow it to be handed over. `order` says
@@ -388,11 +409,7 @@ impl Subscription {
             Item::Skip { nth_through, .. } if self.merged.is_some() => Some(*nth_through),
             Item::Skip { .. } | Item::Subscribed { .. } | Item::Gap { .. } | Item::CaughtUp { .. } => None,
         };
-        if let Some(next) = nth.filter(|nth| !self.pace.allows(*nth)) {
-            let named = self.pace.name(next, self.inbox.nth(), out.now());
-            if let Some((wire, nth)) = self.wire().zip(named) {
-                out.send(ClientFrame::Taking { id: wire, nth });
-            }
+        if nth.is_some_and(|nth| !self.pace.allows(nth)) {
             return None;
         }
         if let Some(nth) = nth.filter(|nth| !self.acks.allows(self.history, *nth)) {
@@ -400,10 +417,10 @@ impl Subscription {
             return None;
         }
         let item = self.inbox.pop()?;
-        Some(self.hand_over(item, order))
+        Some(self.hand_over(item, order, out.now()))
     }
 
-    fn hand_over(&mut self, item: Item, order: u64) -> Handed {
+    fn hand_over(&mut self, item: Item, order: u64, now: Instant) -> Handed {
         match item {
             Item::Subscribed { after, nth, pending } => Handed::News(StreamItem::Subscribed { after, nth, pending }),
             Item::CaughtUp { seq } => Handed::News(StreamItem::CaughtUp { seq }),
@@ -411,11 +428,13 @@ impl Subscription {
                 let is_more_in_hand =
                     self.merged.is_some() && self.in_hand.hold_skip(through, nth_through, self.history, order);
                 self.move_to(through, nth_through);
+                self.pace.delivered(nth_through, false, now);
                 Handed::Skip { is_more_in_hand }
             }
             Item::Gap { gap } => {
                 self.in_hand.hold_gap(&gap, self.history, order);
                 self.move_to(gap.through, gap.nth_through);
+                self.pace.delivered(gap.nth_through, true, now);
                 let before = self.show(gap.through, gap.nth_through);
                 Handed::InHand(StreamItem::Gap { gap, before })
             }
@@ -423,6 +442,7 @@ impl Subscription {
                 let position = Position::new(epoch, record.seq);
                 self.in_hand.hold_event(position, &record, self.history, order);
                 self.move_to(position, record.nth);
+                self.pace.delivered(record.nth, true, now);
                 let redelivered = self.delivered_through.covers(record.nth);
                 let before = self.show(position, record.nth);
                 Handed::InHand(StreamItem::Event { epoch, record, redelivered, before })

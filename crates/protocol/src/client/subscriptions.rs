@@ -150,10 +150,10 @@ impl Subscriptions {
         }
     }
 
-    /// The app waits for more.
-    pub(super) fn wanted(&mut self, id: SubscriptionId, now: Instant, out: &mut Outputs) {
+    /// The app asks for more, and has taken so many events and gaps.
+    pub(super) fn wanted(&mut self, id: SubscriptionId, taken: u64, now: Instant, out: &mut Outputs) {
         if let Some(subscription) = self.subscriptions.get_mut(&id) {
-            subscription.wanted(now, out);
+            subscription.wanted(taken, now, out);
         }
     }
 
@@ -366,7 +366,10 @@ impl Subscriptions {
     fn send_subscribe(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let (Some(features), Some(subscription)) = (self.features, self.subscriptions.get_mut(&id)) else { return };
         out.clear_timer(Timer::Resubscribe(id));
-        match subscription.subscribe(self.wires.give(id), features) {
+        let wire = self.wires.give(id);
+        let resuming = subscription.resuming(wire, features);
+        resuming.into_iter().for_each(|frame| out.send(frame));
+        match subscription.subscribe(wire, features) {
             Some(frame) => out.send(ClientFrame::Subscribe(frame)),
             None => self.end_early(id, &no_first_start(), out),
         }
@@ -397,7 +400,10 @@ impl Subscriptions {
         let group = self.last_group;
         for member in members {
             let Some(subscription) = self.subscriptions.get_mut(&member) else { continue };
-            let Some(request) = subscription.subscribe(self.wires.give(member), features) else {
+            let wire = self.wires.give(member);
+            let resuming = subscription.resuming(wire, features);
+            resuming.into_iter().for_each(|frame| out.send(frame));
+            let Some(request) = subscription.subscribe(wire, features) else {
                 return self.end_merged(id, &no_first_start(), out);
             };
             out.send(ClientFrame::SubscribeMerged(SubscribeMerged { group, request }));
@@ -501,6 +507,7 @@ impl Subscriptions {
             | Output::Send(_)
             | Output::Disconnect(_)
             | Output::Deliver { .. }
+            | Output::AskAt { .. }
             | Output::SaveCursor { .. }
             | Output::EmitDone { .. }
             | Output::EmitsLost { .. }

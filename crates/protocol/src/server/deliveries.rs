@@ -15,6 +15,7 @@ use self::registry::Registry;
 use self::scheduling::Scheduler;
 use super::durable_cursor::{Ending, LateAck, Save};
 use super::in_flight::AckKind;
+use super::marks::Reader;
 use super::outputs::Outputs;
 use super::subscription::{OpenSubscription, Stage, Subscription};
 use super::{Output, fault};
@@ -39,6 +40,8 @@ pub(super) struct Deliveries {
     subscriber: Option<SubscriberName>,
     /// What Hello named.
     features: Features,
+    /// Which subscription is about to go on, and what was given to it and before.
+    resuming: Option<(SubscriptionId, DeliveredThrough)>,
 }
 
 impl Deliveries {
@@ -51,7 +54,13 @@ impl Deliveries {
             instance,
             subscriber,
             features,
+            resuming: None,
         }
+    }
+
+    /// The subscription that comes next goes on with one of an earlier connection.
+    pub(super) fn resuming(&mut self, id: SubscriptionId, nth: Nth) {
+        self.resuming = Some((id, DeliveredThrough(nth)));
     }
 
     /// Takes a request to follow a topic.
@@ -68,6 +77,7 @@ impl Deliveries {
         out: &mut Outputs,
     ) -> Result<(), Close> {
         let id = request.id;
+        let resumes = self.resuming.take().filter(|(of, _)| *of == id).map(|(_, through)| through);
         if self.subscriptions.contains_key(&id) || self.registry.is_spent(id) {
             return Err(fault::unexpected(format!("subscription {id} is in use")));
         }
@@ -93,7 +103,7 @@ impl Deliveries {
             self.groups.join(group, id, request.topic.clone());
         }
         let mut subscription = Subscription::new(request, window_max, stage);
-        subscription.group = group;
+        (subscription.group, subscription.resumes) = (group, resumes);
         self.subscriptions.insert(id, Box::new(subscription));
         self.start(id, out);
         Ok(())
@@ -107,7 +117,8 @@ impl Deliveries {
         };
         if matches!(subscription.stage, Stage::Claiming) {
             subscription.stage = Stage::Opening;
-            out.push(open(&subscription.request, self.subscriber.as_ref()));
+            let opening = self.opening(id);
+            out.extend(opening);
         }
     }
 
@@ -136,7 +147,8 @@ impl Deliveries {
                 return self.finish(id, ServerFrame::SubscribeRefused { id, code, reason }, out);
             }
         };
-        let mut place = OpenSubscription::new(&subscription.request, &opened);
+        let reader = reader_of(subscription, self.instance, self.features);
+        let mut place = OpenSubscription::new(&subscription.request, &opened, reader);
         let initial = match &mut place.cursor {
             Some(cursor) => cursor.initial_save(&place.in_flight),
             None => None,
@@ -166,23 +178,38 @@ impl Deliveries {
         self.queue_up(id);
     }
 
-    /// The reader is about to hand over up to here.
+    /// The reader names what it is about to deliver, up to here.
     pub(super) fn taking(&mut self, id: SubscriptionId, nth: Nth, out: &mut Outputs) -> Result<(), Close> {
-        let Some(subscription) = self.subscriptions.get(&id) else { return self.unknown(id) };
-        if let (Some(subscriber), Stage::Open(place)) = (&self.subscriber, &subscription.stage)
-            && let Some(cursor) = &place.cursor
+        let Some(subscription) = self.subscriptions.get_mut(&id) else { return self.unknown(id) };
+        if let Stage::Open(place) = &mut subscription.stage
+            && let Some(mark) = place.name(nth)
         {
-            let mark = cursor.taken_before().raised(DeliveredThrough(nth));
-            let (subscriber, topic) = (subscriber.clone(), subscription.request.topic.clone());
-            out.push(Output::Taking { id, subscriber, topic, mark, nth });
+            self.note(id, mark, Some(nth), out);
         }
         Ok(())
     }
 
-    /// It is noted what the reader hands over.
+    /// Has it noted what the reader may have been given.
+    pub(super) fn note(&self, id: SubscriptionId, mark: DeliveredThrough, nth: Option<Nth>, out: &mut Outputs) {
+        if let (Some(subscriber), Some(subscription)) = (&self.subscriber, self.subscriptions.get(&id)) {
+            let (subscriber, topic) = (subscriber.clone(), subscription.request.topic.clone());
+            out.push(Output::Taking { id, subscriber, topic, mark, nth });
+        }
+    }
+
+    /// It is noted what the reader delivers. It waits for that: the answer overtakes the events on their way.
     pub(super) fn taken(&mut self, id: SubscriptionId, nth: Nth, out: &mut Outputs) {
         if self.subscriptions.contains_key(&id) {
-            out.send(ServerFrame::Taken { id, nth });
+            out.send_first(ServerFrame::Taken { id, nth });
+        }
+    }
+
+    /// Another connection owns the topic: what waits to be sent must not reach this reader, for its successor was told
+    /// already what may have been delivered. The end of the subscription, or of the connection, is on its way.
+    pub(super) fn not_owner(&mut self, id: SubscriptionId, out: &mut Outputs) {
+        if let Some(Stage::Open(place)) = self.subscriptions.get_mut(&id).map(|subscription| &mut subscription.stage) {
+            place.is_fenced = true;
+            out.drop_events(id);
         }
     }
 
@@ -332,7 +359,7 @@ impl Deliveries {
                 instance: self.instance,
                 ownership: request.ownership,
             }),
-            (Stage::Opening, _) => out.push(open(request, None)),
+            (Stage::Opening, _) => out.extend(self.opening(id)),
             (Stage::Claiming | Stage::Behind(_) | Stage::Open(_), _) => {}
         }
     }
@@ -410,6 +437,19 @@ impl Deliveries {
         }
     }
 
+    /// What asks where a subscription starts.
+    fn opening(&self, id: SubscriptionId) -> Option<Output> {
+        let subscription = self.subscriptions.get(&id)?;
+        let request = &subscription.request;
+        Some(Output::Open {
+            id,
+            topic: request.topic.clone(),
+            start: request.start.clone(),
+            subscriber: self.subscriber.clone().filter(|_| request.durable),
+            reader: reader_of(subscription, self.instance, self.features),
+        })
+    }
+
     fn push_save(&self, id: SubscriptionId, save: Save, out: &mut Outputs) {
         let Some((subscription, subscriber)) = self.subscriptions.get(&id).zip(self.subscriber.as_ref()) else {
             return;
@@ -432,11 +472,8 @@ impl Deliveries {
     }
 }
 
-fn open(request: &Subscribe, subscriber: Option<&SubscriberName>) -> Output {
-    Output::Open {
-        id: request.id,
-        topic: request.topic.clone(),
-        start: request.start.clone(),
-        subscriber: subscriber.cloned(),
-    }
+fn reader_of(subscription: &Subscription, instance: InstanceId, features: Features) -> Reader {
+    // Members of a group name nothing.
+    let names = features.has(Features::TAKING) && subscription.group.is_none();
+    Reader { instance, names, resumes: subscription.resumes }
 }

@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::in_flight::InFlight;
+use super::marks::Reader;
 use crate::frame::Subscribe;
-use crate::history::{Cursor, GapCause, Opened, Place};
+use crate::history::{Cursor, Opened, Place};
 use crate::redelivery::DeliveredThrough;
-use crate::seq::{Nth, Position, Seq};
+use crate::seq::{InstanceId, Nth, Position, Seq};
 
 /// A durable subscription's cursor.
 #[derive(Clone, Debug)]
@@ -29,6 +30,9 @@ pub(super) struct DurableCursor {
     /// The mark with which this subscription began.
     delivered_through: DeliveredThrough,
     window_events: u64,
+    /// For whom it is saved, and whether what is stored was saved for the same.
+    instance: InstanceId,
+    is_stored_own: bool,
     durable: Option<Saved>,
     /// Saves on their way: at most one that may wait for company and one that may not.
     saving: VecDeque<Saved>,
@@ -72,35 +76,40 @@ struct Saved {
 
 impl DurableCursor {
     /// The cursor of a subscription that was opened with this request.
-    pub(super) fn new(request: &Subscribe, opened: &Opened, window_events: u32) -> DurableCursor {
+    pub(super) fn new(request: &Subscribe, opened: &Opened, reader: Reader) -> DurableCursor {
         let start = opened.gap.as_ref().map_or(opened.after, |gap| gap.after);
         let durable = opened.stored.as_ref().map(|known| Saved {
             position: known.position,
-            mark: opened.delivered_through,
+            mark: opened.stored_through,
             urgent: true,
         });
         // A start that names where to begin moves the cursor there, so that a reader that is cut off goes on from there.
         let stored = opened.stored.clone().filter(|_| request.start.resumes());
         let known = stored.unwrap_or_else(|| initial(request, opened));
-        let start_is_foreign = opened.gap.as_ref().is_some_and(|gap| gap.cause == GapCause::EpochChanged);
+        let start_is_foreign = opened.breaks();
+        let resumes = reader.resumes.filter(|_| !start_is_foreign).unwrap_or_default();
         DurableCursor {
             is_foreign: start_is_foreign && known.position == start,
             known,
             start_is_foreign,
             epochs: opened.epochs.clone(),
-            delivered_through: opened.delivered_through,
-            window_events: u64::from(window_events),
+            delivered_through: opened.delivered_through.raised(resumes),
+            window_events: u64::from(request.window.events),
+            instance: reader.instance,
+            is_stored_own: opened.reader == Some(reader.instance),
             durable,
             saving: VecDeque::new(),
         }
     }
 
-    /// The save without which nothing may be said to the reader: where a name starts that is new or is moved, and the mark
-    /// of what its first window may hand over. None if what is stored says it already.
+    /// The save without which nothing may be said to the reader: where a name starts that is new or is moved, the mark of
+    /// what its first window may hand over, and who reads now, so that nobody else is taken for the last reader. `None`
+    /// if what is stored says it already.
     pub(super) fn initial_save(&mut self, in_flight: &InFlight) -> Option<Save> {
         let first_window = DeliveredThrough(in_flight.sent_nth().saturating_add(self.window_events));
         let mark = self.delivered_through.raised(first_window);
-        if self.durable.is_some_and(|saved| saved.mark >= mark && saved.position == self.known.position) {
+        let is_said = |saved: Saved| saved.mark >= mark && saved.position == self.known.position;
+        if self.is_stored_own && self.durable.is_some_and(is_said) {
             return None;
         }
         Some(self.save(mark, true))
@@ -204,7 +213,7 @@ impl DurableCursor {
 
     fn save(&mut self, mark: DeliveredThrough, urgent: bool) -> Save {
         self.saving.push_back(Saved { position: self.known.position, mark, urgent });
-        Save { cursor: Cursor::new(self.known.clone(), mark), urgent }
+        Save { cursor: Cursor::new(self.known.clone(), mark).of_reader(Some(self.instance)), urgent }
     }
 }
 

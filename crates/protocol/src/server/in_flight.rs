@@ -259,6 +259,8 @@ mod tests {
             pending: 0,
             gap: None,
             delivered_through: DeliveredThrough(Nth(0)),
+            stored_through: DeliveredThrough(Nth(0)),
+            reader: None,
             stored: None,
             epochs: vec![],
         }

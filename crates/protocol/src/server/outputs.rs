@@ -45,10 +45,28 @@ impl Outputs {
         }
     }
 
+    /// The same for some, or none.
+    pub(super) fn extend(&mut self, outputs: impl IntoIterator<Item = Output>) {
+        outputs.into_iter().for_each(|output| self.push(output));
+    }
+
     /// A frame for the peer.
     pub(super) fn send(&mut self, frame: ServerFrame) {
         self.undrained_frames += 1;
         self.push(Output::Send(frame));
+    }
+
+    /// A frame for the peer that need not wait for the events before it.
+    pub(super) fn send_first(&mut self, frame: ServerFrame) {
+        self.undrained_frames += 1;
+        if !self.is_closed {
+            self.queue.push_front(Output::Send(frame));
+        }
+    }
+
+    /// Takes back the events of a subscription that have not been given out.
+    pub(super) fn drop_events(&mut self, of: SubscriptionId) {
+        self.queue.retain(|output| !matches!(output, Output::SendEvents { id, .. } if *id == of));
     }
 
     /// The answer to a request. One that a peer which reads nothing has no room for is left out, and that is told.

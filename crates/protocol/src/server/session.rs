@@ -232,6 +232,11 @@ impl ServerSession {
                 agreed(features, Features::TAKING, "Taking")?;
                 deliveries.taking(id, nth, out)
             }
+            ClientFrame::Resuming { id, nth } => {
+                agreed(features, Features::RESUMING, "Resuming")?;
+                deliveries.resuming(id, nth);
+                Ok(())
+            }
             ClientFrame::BeginMerged { group } => {
                 agreed(features, Features::MERGED, "BeginMerged")?;
                 deliveries.begin_merged(group)
@@ -281,6 +286,7 @@ impl ServerSession {
             Reply::Grown { through, grown } => return deliveries.grown(through, grown),
             Reply::CursorSaved { id, seq } => deliveries.cursor_saved(id, seq, out),
             Reply::Taken { id, nth } => deliveries.taken(id, nth, out),
+            Reply::NotOwner { id } => deliveries.not_owner(id, out),
             Reply::Request { ticket, request } => requests.ask(ticket, request, *features, now, out),
             Reply::CancelRequest { ticket } => requests.cancel(ticket),
             Reply::Respond { id, result } => requests.answered(id, result, out),

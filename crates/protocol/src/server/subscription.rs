@@ -2,8 +2,10 @@
 
 use super::durable_cursor::DurableCursor;
 use super::in_flight::InFlight;
+use super::marks::Reader;
 use crate::frame::{Subscribe, Subscribed, Window};
 use crate::history::{Batch, Gap, Opened};
+use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Seq, SubscriptionId};
 
 /// A subscription that the session knows.
@@ -16,6 +18,8 @@ pub(super) struct Subscription {
     pub(super) is_ending: bool,
     /// The group whose topics are read as one, if it belongs to one.
     pub(super) group: Option<u32>,
+    /// If it goes on with one of an earlier connection: what its reader, and readers before it, may have been given.
+    pub(super) resumes: Option<DeliveredThrough>,
 }
 
 /// How far a subscription is.
@@ -45,6 +49,10 @@ pub(super) struct OpenSubscription {
     pub(super) is_queued: bool,
     /// The size of an event that was read and did not fit, so that it is not read in vain again.
     pub(super) needs_bytes: usize,
+    /// Up to which nth the reader named what it delivers. Events that were not sent when it did are noted when they are.
+    named: Nth,
+    /// Another connection owns the topic: nothing more is sent.
+    pub(super) is_fenced: bool,
     catch_up: Option<CatchUp>,
 }
 
@@ -59,7 +67,7 @@ impl Subscription {
     pub(super) fn new(mut request: Subscribe, window_max: Window, stage: Stage) -> Subscription {
         request.window.events = request.window.events.clamp(1, window_max.events.max(1));
         request.window.bytes = request.window.bytes.clamp(1, window_max.bytes.max(1));
-        Subscription { request, stage, is_ending: false, group: None }
+        Subscription { request, stage, is_ending: false, group: None, resumes: None }
     }
 
     /// What is open, whether or not its reader knows about it.
@@ -80,7 +88,7 @@ impl Subscription {
 }
 
 impl OpenSubscription {
-    pub(super) fn new(request: &Subscribe, opened: &Opened) -> OpenSubscription {
+    pub(super) fn new(request: &Subscribe, opened: &Opened, reader: Reader) -> OpenSubscription {
         let announcement = Subscribed {
             id: request.id,
             after: opened.after,
@@ -93,11 +101,13 @@ impl OpenSubscription {
         };
         OpenSubscription {
             in_flight: InFlight::new(opened, request.window),
-            cursor: request.durable.then(|| DurableCursor::new(request, opened, request.window.events)),
+            cursor: request.durable.then(|| DurableCursor::new(request, opened, reader)),
             announcement: Some(Box::new(announcement)),
             may_have_more: true,
             is_queued: false,
             needs_bytes: 0,
+            named: Nth::ZERO,
+            is_fenced: false,
             catch_up: Some(CatchUp { head: opened.head.seq, nth: opened.nth.saturating_add(opened.pending) }),
         }
     }
@@ -105,7 +115,7 @@ impl OpenSubscription {
     /// How many events and bytes may be read and sent now; none if the reader must first acknowledge, or the mark of what
     /// is handed over must first be durable.
     pub(super) fn room(&self) -> Option<(u32, usize)> {
-        let (events, bytes) = self.in_flight.room()?;
+        let (events, bytes) = self.in_flight.room().filter(|_| !self.is_fenced)?;
         if !self.in_flight.fits(self.needs_bytes) {
             return None;
         }
@@ -114,6 +124,19 @@ impl OpenSubscription {
             0 => None,
             marked => Some((events.min(u32::try_from(marked).unwrap_or(u32::MAX)), bytes)),
         }
+    }
+
+    /// The reader named what it delivers, up to here. Returns the mark of what it may have been given by now.
+    pub(super) fn name(&mut self, nth: Nth) -> Option<DeliveredThrough> {
+        self.named = self.named.max(nth);
+        let cursor = self.cursor.as_ref()?;
+        Some(cursor.taken_before().raised(DeliveredThrough(self.named.min(self.in_flight.sent_nth()))))
+    }
+
+    /// The mark to be noted before this batch is sent, if the reader may deliver some of it without asking again.
+    pub(super) fn mark_before(&self, batch: &Batch) -> Option<DeliveredThrough> {
+        let cursor = self.cursor.as_ref().filter(|_| self.named >= batch.first_nth)?;
+        Some(cursor.taken_before().raised(DeliveredThrough(self.named.min(batch.last_nth()))))
     }
 
     /// Whether this batch is what must come next. If not, somebody has made a mistake that the reader must not see as a

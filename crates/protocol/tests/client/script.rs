@@ -267,6 +267,7 @@ impl Script {
                 Output::Send(frame) => self.sent.push(frame),
                 Output::Disconnect(close) => self.disconnects.push(close),
                 Output::Deliver { id, delivery } => self.handed.push((id, delivery)),
+                Output::AskAt { .. } => {}
                 Output::SaveCursor { id, cursor } => self.saves.push((id, cursor)),
                 Output::AckConfirmed { seq, .. } => self.confirmed.push(seq),
                 Output::Unsubscribed { id, why } => self.gone.push((id, why)),

@@ -26,13 +26,16 @@ fn worker(pair: &mut Pair, number: u8, features: Features) -> Client {
 /// What the app has taken since the last call: nth and mark.
 fn take(pair: &mut Pair, client: Client) -> Vec<(u64, bool)> {
     let taken = pair.records(client, 1).into_iter().map(|(record, mark)| (record.nth.0, mark)).collect();
-    pair.real(client).delivered.clear();
+    let real = pair.real(client);
+    let counted = real.delivered.drain(..).filter(|(_, item)| item.place().is_some()).count();
+    real.taken += counted as u64;
     taken
 }
 
 /// The app wants more, takes it, works on it for so long, and acknowledges it.
 fn step(pair: &mut Pair, client: Client, works: Duration, acknowledges: bool) -> Vec<(u64, bool)> {
-    pair.tell(client, ToClient::Wanted { id: SubscriptionId(1) });
+    let wanted = ToClient::Wanted { id: SubscriptionId(1), taken: pair.real(client).taken };
+    pair.tell(client, wanted);
     let places: Vec<_> = pair.real(client).delivered.iter().filter_map(|(_, item)| item.place()).collect();
     let taken = take(pair, client);
     pair.pass(works);
@@ -70,7 +73,7 @@ fn a_fast_worker_is_handed_more_and_more_at_once_and_a_slow_one_a_single_event_a
     let mut pair = Pair::new();
     pair.emit_many("orders", 1..=500);
     let client = worker(&mut pair, 1, FEATURES);
-    let sizes: Vec<_> = (0..6).map(|_| step(&mut pair, client, Duration::ZERO, true).len()).collect();
+    let sizes: Vec<_> = (0..4).map(|_| step(&mut pair, client, Duration::ZERO, true).len()).collect();
     assert!(sizes[0] == 1 && sizes.windows(2).all(|pair| pair[0] < pair[1]), "{sizes:?}");
     step(&mut pair, client, A_WHILE, true);
     assert_eq!(step(&mut pair, client, Duration::ZERO, true).len(), 1);
@@ -106,6 +109,102 @@ fn after_a_restart_of_the_server_the_mark_on_disk_counts_which_covers_all_that_w
 }
 
 #[test]
+fn a_reader_that_outlives_the_server_is_shown_no_mark_and_leaves_what_it_had_in_hand() {
+    let mut pair = Pair::new();
+    pair.emit_many("orders", 1..=20);
+    let client = worker(&mut pair, 1, FEATURES);
+    assert_eq!(step(&mut pair, client, A_WHILE, true), [(1, false)]);
+    for nth in 2..=5 {
+        pair.restart();
+        pair.pass(A_WHILE * 20);
+        assert_eq!(step(&mut pair, client, A_WHILE, false), [(nth, false)], "it is the first to get it");
+    }
+    pair.kill(client);
+    let client = worker(&mut pair, 2, FEATURES);
+    let taken: Vec<_> = (2..=8).map(|_| step(&mut pair, client, A_WHILE, true)).collect();
+    assert_eq!(taken, (2..=8).map(|nth| vec![(nth, nth <= 5)]).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_reader_that_was_cut_off_is_shown_no_mark_for_what_it_named_and_never_got() {
+    let mut pair = Pair::new();
+    pair.emit_many("orders", 1..=100);
+    let client = worker(&mut pair, 1, FEATURES);
+    let taken: usize = (0..3).map(|_| step(&mut pair, client, Duration::ZERO, true).len()).sum();
+    // The answer to what it names now does not come.
+    pair.stall_client(client);
+    assert_eq!(step(&mut pair, client, Duration::ZERO, true), []);
+    pair.cut(client);
+    pair.pass(A_WHILE * 20);
+    let mut again = take(&mut pair, client);
+    again.extend(step(&mut pair, client, Duration::ZERO, true));
+    assert_eq!(again[0].0, taken as u64 + 1);
+    assert!(again.len() > 1 && again.iter().all(|(_, mark)| !mark), "{again:?}");
+    pair.pass(A_WHILE);
+    pair.kill(client);
+    let next = worker(&mut pair, 2, FEATURES);
+    let taken = taken + again.len();
+    assert_eq!(step(&mut pair, next, Duration::ZERO, true), [(taken as u64 + 1, false)]);
+}
+
+#[test]
+fn a_reader_that_comes_back_after_another_and_a_restart_is_shown_what_the_other_may_have_been_given() {
+    let mut pair = Pair::new();
+    pair.emit_many("orders", 1..=20);
+    let old = worker(&mut pair, 1, FEATURES);
+    assert_eq!(step(&mut pair, old, A_WHILE, false), [(1, false)]);
+    pair.stall_client(old);
+    let new = worker(&mut pair, 2, FEATURES);
+    let taken: Vec<_> = (1..=3).flat_map(|_| step(&mut pair, new, Duration::from_millis(1), false)).collect();
+    assert_eq!(taken, [(1, true), (2, false), (3, false)]);
+    pair.kill(new);
+    pair.restart();
+    pair.pass(A_WHILE * 60);
+    let mut taken = take(&mut pair, old);
+    taken.extend((2..=3).flat_map(|_| step(&mut pair, old, A_WHILE, false)));
+    assert_eq!(taken, [(2, true), (3, true)]);
+}
+
+#[test]
+fn a_new_subscription_of_the_same_client_is_shown_what_the_one_before_it_had_in_hand() {
+    let mut pair = Pair::new();
+    pair.emit_many("orders", 1..=10);
+    let client = worker(&mut pair, 1, FEATURES);
+    assert_eq!(step(&mut pair, client, A_WHILE, false), [(1, false)]);
+    pair.cut(client);
+    pair.tell(client, ToClient::Unsubscribe { id: SubscriptionId(1) });
+    pair.follow(client, 2, request("orders", Start::first(Start::Earliest), CursorKeeper::Server));
+    pair.restart();
+    pair.pass(A_WHILE * 60);
+    pair.tell(client, ToClient::Wanted { id: SubscriptionId(2), taken: 0 });
+    let taken: Vec<_> = pair.records(client, 2).into_iter().map(|(record, mark)| (record.nth.0, mark)).collect();
+    assert_eq!(taken, [(1, true)]);
+}
+
+#[test]
+fn an_app_that_waits_gets_the_next_event_at_once_and_is_shown_no_mark_if_it_dies_before() {
+    let mut pair = Pair::new();
+    let client = worker(&mut pair, 1, FEATURES);
+    assert_eq!(step(&mut pair, client, A_WHILE, true), []);
+    let named = |pair: &mut Pair| {
+        let sent = pair.real(client).sent.iter();
+        sent.filter(|frame| matches!(frame, ClientFrame::Taking { .. })).count()
+    };
+    let before = named(&mut pair);
+    pair.emit("orders", "1");
+    assert_eq!((take(&mut pair, client), named(&mut pair)), (vec![(1, false)], before), "it was named before it came");
+    pair.kill(client);
+
+    let client = worker(&mut pair, 2, FEATURES);
+    assert_eq!(step(&mut pair, client, A_WHILE, true), [(1, true)]);
+    assert_eq!(step(&mut pair, client, A_WHILE, true), []);
+    pair.kill(client);
+    pair.emit("orders", "2");
+    let client = worker(&mut pair, 3, FEATURES);
+    assert_eq!(step(&mut pair, client, A_WHILE, true), [(2, false)]);
+}
+
+#[test]
 fn a_reader_that_has_lost_its_topic_hands_nothing_more_over() {
     let mut pair = Pair::new();
     pair.emit_many("orders", 1..=10);
@@ -115,6 +214,18 @@ fn a_reader_that_has_lost_its_topic_hands_nothing_more_over() {
     let new = worker(&mut pair, 2, FEATURES);
     assert_eq!(step(&mut pair, new, Duration::ZERO, false), [(1, true)], "the old one has it in hand");
     assert_eq!(step(&mut pair, old, Duration::ZERO, false), [], "its successor was not told of more");
+}
+
+#[test]
+fn a_reader_that_has_lost_its_topic_is_not_sent_what_it_named_beforehand() {
+    let mut pair = Pair::new();
+    let old = worker(&mut pair, 1, FEATURES);
+    assert_eq!(step(&mut pair, old, A_WHILE, false), []);
+    pair.hub.tells_late = true;
+    let new = worker(&mut pair, 2, FEATURES);
+    pair.emit("orders", "1");
+    assert_eq!(take(&mut pair, old), [], "its successor was not told of it");
+    assert_eq!(step(&mut pair, new, A_WHILE, true), [(1, false)]);
 }
 
 #[test]

@@ -200,6 +200,8 @@ impl FakeLog {
             pending: self.nth_at(topic, head.seq).since(nth),
             gap,
             delivered_through: stored.map_or(DeliveredThrough::NOTHING, |cursor| cursor.delivered_through),
+            stored_through: stored.map_or(DeliveredThrough::NOTHING, |cursor| cursor.delivered_through),
+            reader: stored.and_then(|cursor| cursor.reader),
             stored: known,
             epochs: epochs.unwrap_or_default(),
         })

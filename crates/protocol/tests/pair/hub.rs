@@ -11,10 +11,9 @@ use redeliver_protocol::error::{Close, CloseCode, RefusalCode, RetryAdvice};
 use redeliver_protocol::event::{NewEvent, VolatileEmit};
 use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{EmitFate, EmitRun, PublisherState};
-use redeliver_protocol::name::{SubscriberName, TopicName};
-use redeliver_protocol::redelivery::DeliveredThrough;
 use redeliver_protocol::request::Response;
 use redeliver_protocol::seq::{EmitNumber, IdentityTag, InstanceId, PublisherId, Seq, SubscriptionId};
+use redeliver_protocol::server::marks::Marks;
 use redeliver_protocol::server::owners::{Claim, ClaimOutcome, Displaced, Displacement, Owners, Promoted};
 use redeliver_protocol::server::publishers::Publishers;
 use redeliver_protocol::server::watchers::Watchers;
@@ -54,7 +53,9 @@ pub(crate) struct Hub {
     holding: BTreeSet<Held>,
     held: Vec<(Held, ConnectionId, Output)>,
     /// What the readers of durable subscribers said that they hand over.
-    taken: BTreeMap<(SubscriberName, TopicName), DeliveredThrough>,
+    marks: Marks,
+    /// Readers that are displaced are not told, as if that were still on its way.
+    pub(crate) tells_late: bool,
 }
 
 /// One connection of the hub.
@@ -92,7 +93,8 @@ impl Hub {
             inputs: VecDeque::new(),
             holding: BTreeSet::new(),
             held: Vec::new(),
-            taken: BTreeMap::new(),
+            marks: Marks::new(),
+            tells_late: false,
         }
     }
 
@@ -128,7 +130,7 @@ impl Hub {
         self.watchers = Watchers::new();
         self.inputs.clear();
         self.held.clear();
-        self.taken.clear();
+        self.marks = Marks::new();
         self.holding.clear();
         self.epoch += 1;
         self.log.begin_epoch(self.epoch);
@@ -257,11 +259,10 @@ impl Hub {
                     self.inputs.push_back((connection, Input::Reply(Reply::Claimed { id: subscription })));
                 }
             }
-            Output::Open { id: subscription, topic, start, subscriber } => {
+            Output::Open { id: subscription, topic, start, subscriber, reader } => {
                 let mut result = self.log.open(&topic, &start, subscriber.as_ref(), timestamp(now));
-                let named = subscriber.and_then(|subscriber| self.taken.remove(&(subscriber, topic)));
-                if let (Ok(opened), Some(named)) = (&mut result, named) {
-                    opened.delivered_through = opened.delivered_through.min(named);
+                if let (Ok(opened), Some(subscriber)) = (&mut result, subscriber) {
+                    self.marks.open(&subscriber, &topic, reader, opened);
                 }
                 self.inputs.push_back((id, Input::Reply(Reply::Opened { id: subscription, result })));
             }
@@ -281,9 +282,17 @@ impl Hub {
             Output::Append { first, events } => self.append_emits(id, first, events, now),
             Output::EmitVolatile(event) => self.give_volatile(VolatileEmit { time: timestamp(now), event }),
             Output::Taking { id: subscription, subscriber, topic, mark, nth } => {
-                if self.owners.is_owner(id, subscription) {
-                    self.taken.entry((subscriber, topic)).or_default().raise(mark);
-                    self.inputs.push_back((id, Input::Reply(Reply::Taken { id: subscription, nth })));
+                let is_owner = self.owners.is_owner(id, subscription);
+                let Some(connection) = self.connections.get_mut(&id) else { return };
+                if is_owner {
+                    self.marks.raise(subscriber, topic, connection.instance, mark);
+                }
+                match nth {
+                    _ if !is_owner => {
+                        connection.session.handle(Input::Reply(Reply::NotOwner { id: subscription }), now)
+                    }
+                    Some(nth) => connection.session.handle(Input::Reply(Reply::Taken { id: subscription, nth }), now),
+                    None => {}
                 }
             }
             Output::SaveCursor { id: subscription, subscriber, topic, cursor, .. } => {
@@ -346,7 +355,7 @@ impl Hub {
             }
             ClaimOutcome::Waiting { displaced } => displaced,
         };
-        for Displaced { connection, subscription, how } in displaced {
+        for Displaced { connection, subscription, how } in displaced.into_iter().filter(|_| !self.tells_late) {
             let input = match how {
                 Displacement::TakenOver => Input::Reply(Reply::TakenOver { id: subscription }),
                 Displacement::SameInstance => Input::Displaced(close_with(CloseCode::SUPERSEDED)),

@@ -299,6 +299,7 @@ impl Real {
             }
             FromClient::RequestDone { ticket, result } => self.answers.push((ticket, result)),
             FromClient::State(_)
+            | FromClient::AskAt { .. }
             | FromClient::EmitsHeld { .. }
             | FromClient::Connect
             | FromClient::SendHello(_)

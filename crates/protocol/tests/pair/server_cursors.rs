@@ -7,7 +7,7 @@ use redeliver_protocol::frame::{ClientFrame, ServerFrame, Subscribe, Window};
 use redeliver_protocol::history::{Cursor, GapCause, Place, Start};
 use redeliver_protocol::name::SubscriberName;
 use redeliver_protocol::redelivery::DeliveredThrough;
-use redeliver_protocol::seq::{Epoch, Nth, Position, Seq, SubscriptionId};
+use redeliver_protocol::seq::{Epoch, InstanceId, Nth, Position, Seq, SubscriptionId};
 use redeliver_protocol::server::Output;
 
 use crate::hub::Held;
@@ -257,7 +257,10 @@ fn a_clean_end_leaves_the_exact_mark_and_confirms_every_ack_before_it() {
     let frames = pair.frames(peer);
     assert_eq!(frames.last(), Some(&ServerFrame::Unsubscribed { id: ONE }));
     assert!(frames.contains(&acked(3)), "{frames:?}");
-    assert_eq!(cursor(&pair), Cursor::new(known(1, 3, 3), DeliveredThrough(Nth(5))));
+    assert_eq!(
+        cursor(&pair),
+        Cursor::new(known(1, 3, 3), DeliveredThrough(Nth(5))).of_reader(Some(InstanceId([1; 16])))
+    );
     assert!(pair.hub.owners.is_empty() && pair.hub.watchers.is_empty());
     let place = pair.subscribed(peer, resume(2, "orders"));
     assert_eq!((place.nth, place.delivered_through.0), (Nth(3), Nth(5)));
@@ -272,7 +275,10 @@ fn an_unsubscribe_before_the_first_cursor_is_durable_ends_well() {
     pair.send_all(peer, [ClientFrame::Subscribe(resume(1, "orders")), unsubscribe(1)]);
     pair.release(Held::Saves);
     assert_eq!(pair.frames(peer), [ServerFrame::Unsubscribed { id: ONE }]);
-    assert_eq!(cursor(&pair), Cursor::new(known(1, 5, 5), DeliveredThrough(Nth(5))));
+    assert_eq!(
+        cursor(&pair),
+        Cursor::new(known(1, 5, 5), DeliveredThrough(Nth(5))).of_reader(Some(InstanceId([1; 16])))
+    );
 }
 
 #[test]

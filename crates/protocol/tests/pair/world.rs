@@ -70,6 +70,8 @@ pub(crate) struct Real {
     pub(crate) session: ClientSession,
     /// Everything that was handed over, in order.
     pub(crate) delivered: Vec<(SubscriptionId, StreamItem)>,
+    /// How many events and gaps the app has taken out of `delivered`.
+    pub(crate) taken: u64,
     /// What became of emits.
     pub(crate) receipts: BTreeMap<EmitTicket, EmitOutcome>,
     /// Emits that are lost again, from and through.
@@ -142,6 +144,7 @@ impl Pair {
         let real = Real {
             session,
             delivered: Vec::new(),
+            taken: 0,
             receipts: BTreeMap::new(),
             lost: Vec::new(),
             confirmed: BTreeMap::new(),

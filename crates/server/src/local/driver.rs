@@ -326,8 +326,9 @@ impl LocalDriver {
             Output::AckConfirmed { seq, .. } => self.wishes.state.lock().confirmed = seq,
             Output::Unsubscribed { why, .. } => return Some(why),
             Output::Ended => return Some(SubscriptionEnd::ClientEnded),
-            // It never emits or asks, names no feature to be asked, and nobody looks at its state.
+            // It never emits or asks, names no feature to be asked or to name what it takes, and nobody looks at its state.
             Output::EmitDone { .. }
+            | Output::AskAt { .. }
             | Output::EmitsLost { .. }
             | Output::EmitsHeld { .. }
             | Output::State(_)

@@ -86,7 +86,10 @@ fn deeds_of(frame: &ClientFrame) -> &'static [Deed] {
         ClientFrame::Emit { .. } => &[Deed::Emit],
         ClientFrame::EmitExcept { .. } => &[Deed::EmitExcept],
         ClientFrame::Volatile { .. } => &[Deed::Volatile],
-        ClientFrame::Ack { .. } | ClientFrame::Unsubscribe { .. } | ClientFrame::Taking { .. } => &[],
+        ClientFrame::Ack { .. }
+        | ClientFrame::Unsubscribe { .. }
+        | ClientFrame::Taking { .. }
+        | ClientFrame::Resuming { .. } => &[],
         ClientFrame::Ping { .. } | ClientFrame::Pong { .. } => &[],
         ClientFrame::Request(_) | ClientFrame::Reply(_) => &[],
     }

@@ -66,6 +66,7 @@ impl World {
         let run = reader.run;
         reader.unacked = Some((position, nth));
         reader.unacked_count += 1;
+        reader.taken += 1;
         let ack_now = reader.unacked_count >= reader.follow.ack_every || reader.waiting.is_empty();
         let ack = reader.unacked.filter(|_| ack_now && !hasty);
         if ack.is_some() {
@@ -99,7 +100,8 @@ impl World {
     pub(super) fn want(&mut self, id: Process, subscription: SubscriptionId) {
         let Some(reader) = self.running(id).and_then(|running| running.readers.get(&subscription)) else { return };
         if !reader.busy && reader.waiting.is_empty() && !reader.over {
-            self.tell(id, Input::Wanted { id: subscription });
+            let taken = reader.taken;
+            self.tell(id, Input::Wanted { id: subscription, taken });
         }
     }
 

@@ -12,6 +12,7 @@ use redeliver_protocol::frame::Hello;
 use redeliver_protocol::history::{PublisherState, ReadOutcome, Start};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{Epoch, IdentityTag, Nth, Position, Seq, SubscriptionId};
+use redeliver_protocol::server::marks::Reader;
 use redeliver_protocol::server::{Admitted, ConnectionId, Input, Reply};
 use redeliver_protocol::time::Timestamp;
 
@@ -32,7 +33,9 @@ impl World {
         }
         let input = match ask {
             Ask::Authenticate(hello) => self.admit(connection, &hello),
-            Ask::Open { id, topic, start, subscriber } => self.open(id, &topic, &start, subscriber.as_ref()),
+            Ask::Open { id, topic, start, subscriber, reader } => {
+                self.open(id, &topic, &start, subscriber.as_ref(), reader)
+            }
             Ask::FindGrown { topics, after } => {
                 let found = self.server.as_ref().map(|server| server.log.find_grown(&topics, after));
                 found.map(|(through, grown)| Input::Reply(Reply::Grown { through, grown }))
@@ -52,6 +55,7 @@ impl World {
         let found = server.connections.get_mut(&connection)?;
         let shown = hello.auth.clone();
         found.shown.clone_from(&shown);
+        found.instance = Some(hello.instance);
         let checks = self.plan.mutant != Some(Mutant::IdentityNotChecked);
         let owner = IdentityTag([u8::from(checks && shown.is_some()); 16]);
         found.publisher = hello.publisher.map(|publisher| EmitSource { publisher, owner, settled: hello.settled });
@@ -87,17 +91,18 @@ impl World {
         topic: &TopicName,
         start: &Start,
         subscriber: Option<&SubscriberName>,
+        reader: Reader,
     ) -> Option<Input> {
         let wall = self.wall();
         let server = self.server.as_mut()?;
         let stored = subscriber.map(|subscriber| server.log.cursor(subscriber, topic)).transpose();
         let opened =
             stored.and_then(|stored| server.log.open_subscription(topic, start, stored.flatten().as_ref(), wall));
-        let named = subscriber.and_then(|subscriber| server.named.remove(&(subscriber.clone(), topic.clone())));
         match opened {
             Ok(mut opened) => {
-                // What is named is less than what was made durable ahead of it, or that is all that is known.
-                opened.delivered_through = named.map_or(opened.delivered_through, |n| n.min(opened.delivered_through));
+                if let Some(subscriber) = subscriber {
+                    server.marks.open(subscriber, topic, reader, &mut opened);
+                }
                 Some(Input::Reply(Reply::Opened { id, result: Ok(opened) }))
             }
             Err(error) => {

@@ -12,6 +12,13 @@ use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, SubscriptionId};
 
 impl Subscription {
+    /// What it says to a server with these features before it subscribes, if it goes on.
+    pub(in crate::client) fn resuming(&self, wire: SubscriptionId, features: Features) -> Option<ClientFrame> {
+        let goes_on = self.kept_by_server && self.begun && self.handed.is_some() && self.handed_history == self.history;
+        (goes_on && features.has(Features::RESUMING))
+            .then(|| ClientFrame::Resuming { id: wire, nth: self.handed_exactly().0 })
+    }
+
     /// Begins anew under this wire number, where it stands. `None` if a server with these features cannot be asked.
     pub(in crate::client) fn subscribe(&mut self, wire: SubscriptionId, features: Features) -> Option<Subscribe> {
         self.stop_stream();
@@ -96,7 +103,7 @@ impl Subscription {
         self.acks.opened(wire, self.history, no_ack_through);
         // Members of a merged subscription are not paced: the mark that the server keeps on disk counts for them.
         let is_paced = self.kept_by_server && self.merged.is_none() && self.features.has(Features::TAKING);
-        if let Some(nth) = self.pace.begin(is_paced, answer.nth) {
+        if let Some(nth) = self.pace.begin(is_paced, answer.nth, out.now()) {
             out.send(ClientFrame::Taking { id: wire, nth });
         }
         if !self.is_leaving() {

@@ -234,6 +234,7 @@ impl Deliveries {
             return Ok(());
         }
         place.needs_bytes = 0;
+        let mark = place.mark_before(&batch);
         place.in_flight.sent_batch(&batch);
         // A wake that came during the read has set it already: then the end has moved.
         place.may_have_more |= !batch.is_end;
@@ -242,6 +243,9 @@ impl Deliveries {
         let is_marked = || codec::peek_record_kind(&batch.records).is_ok_and(RecordKind::is_marked);
         if batch.count == 1 && !self.features.has(Features::EXCEPT) && is_marked() {
             batch.records = codec::without_marks(&batch.records).map_err(|error| fault::internal(error.to_string()))?;
+        }
+        if let Some(mark) = mark {
+            self.note(id, mark, None, out);
         }
         out.send_events(id, batch);
         self.tell_caught_up(id, is_end, out);
