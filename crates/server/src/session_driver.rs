@@ -328,22 +328,22 @@ impl SessionDriver {
         let identity = match judgement {
             Ok(identity) => identity,
             Err(denied) => {
-                return self.deny(None, denied);
+                return self.deny(None, &denied);
             }
         };
         // What holds now is asked for: the rights may have changed since the credentials were looked at.
         if let Err(denied) = self.shared.credentials_hold(&*self.access, &identity) {
-            return self.deny(Some(&identity), denied);
+            return self.deny(Some(&identity), &denied);
         }
         if let Some(subscriber) = &hello.subscriber
             && !self.access.allow(&identity, Action::UseSubscriber { subscriber })
         {
-            return self.deny(Some(&identity), Denied::new("this identity may not use this subscriber's name"));
+            return self.deny(Some(&identity), &Denied::new("this identity may not use this subscriber's name"));
         }
         if let Some(stranger) = self.stranger.take() {
             let membership = self.shared.join_if_room().filter(|_| stranger.admit());
             if membership.is_none() {
-                return self.deny(Some(&identity), Denied::for_now("no connection is taken now"));
+                return self.deny(Some(&identity), &Denied::for_now("no connection is taken now"));
             }
             self.membership = membership;
         }
@@ -387,9 +387,9 @@ impl SessionDriver {
         Ok(Admitted { epoch: head.epoch, head: head.seq, publisher })
     }
 
-    fn deny(&mut self, identity: Option<&Identity>, denied: Denied) {
-        self.shared.denials.denied(self.peer, SUBPROTOCOL, identity, &denied);
-        self.handle(Input::Authenticated(Err(denial_close(&denied))));
+    fn deny(&mut self, identity: Option<&Identity>, denied: &Denied) {
+        self.shared.denials.denied(self.peer, SUBPROTOCOL, identity, denied);
+        self.handle(Input::Authenticated(Err(denial_close(denied))));
     }
 
     /// Refuses to open a subscription.

@@ -224,7 +224,7 @@ impl Pair {
                     self.tell_session(end, ToClient::Connected);
                 }
                 FromClient::Connect => {
-                    self.tell_session(end, ToClient::Disconnected(Cause::of_words("nobody is there")))
+                    self.tell_session(end, ToClient::Disconnected(Cause::of_words("nobody is there")));
                 }
                 FromClient::SendHello(hello) => {
                     real.hellos.push(hello.clone());
