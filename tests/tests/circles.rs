@@ -34,7 +34,7 @@ const CIRCLES: &[Circle] = &[
     },
     Circle {
         folder: "crates/socketio/src",
-        files: &["broadcast", "members", "namespace", "socket"],
+        files: &["broadcast", "handlers", "members", "namespace", "socket"],
         reason: "handles: a socket names its namespace, a namespace its sockets",
     },
 ];

@@ -55,6 +55,9 @@ struct Numbered {
     number: u64,
 }
 
+/// What is to be emitted: to which topic, as which publisher and under which number if it has one, and the event.
+type EmitRequest = (TopicName, Option<(Uuid, u64)>, NewEvent);
+
 /// The publishers that one socket emits as.
 #[derive(Debug, Default)]
 struct Publishers(BTreeMap<Uuid, Claimed>);
@@ -122,8 +125,8 @@ async fn emit(socket: Socket, args: Args, publishers: Arc<Mutex<Publishers>>) ->
     }
 }
 
-/// What an emit is, by its arguments: its topic, which publisher's and with which number if it has one, and the event.
-fn event(args: &Args) -> Result<(TopicName, Option<(Uuid, u64)>, NewEvent), Reply> {
+/// What an emit is, by its arguments.
+fn event(args: &Args) -> Result<EmitRequest, Reply> {
     let target = args.parse_at::<Target>(0).map_err(|_| Reply::refused("invalid", &NO_TARGET))?;
     let (name, numbered) = match target {
         Target::Topic(name) => (name, None),

@@ -38,7 +38,7 @@ async fn a_handler_gets_its_clients_answer_from_behind_hundreds_of_other_events(
     host.io.of("/").unwrap().on_connection(|socket| async move {
         socket.on("ask", |incoming| async move {
             let answer = incoming.socket.emit_with_ack("question", (), Duration::from_secs(15)).await;
-            let word = answer.and_then(|args| Ok(args.parse_at::<String>(0).unwrap_or_default()));
+            let word = answer.map(|args| args.parse_at::<String>(0).unwrap_or_default());
             incoming.answer(word.map_err(|error: AckError| error.to_string())).unwrap();
         });
         socket.on("n", |incoming| async move { incoming.answer(()).unwrap() });
