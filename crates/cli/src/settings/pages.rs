@@ -143,8 +143,8 @@ pub(crate) const PLACEHOLDER: &str = "REPLACE-ME: openssl rand -hex 32";
 const TOKENS: &str = r#"
 # With at least one token, every client needs one. Remove both blocks to let
 # anybody on this machine in; a list that is missing allows nothing, and * in a
-# pattern stands for any run of characters. Topics of Socket.IO (/...) are open to
-# other clients only by patterns that begin with / themselves.
+# pattern stands for any run of characters. Topics of Socket.IO (/...) are
+# open to native clients only by patterns that begin with / themselves.
 [[auth.token]]
 name = "billing"
 token = "REPLACE-ME: openssl rand -hex 32"
