@@ -20,6 +20,8 @@ pub enum Need {
     Wasm,
     /// A clock that can be set for one process: libfaketime.
     FakeTime,
+    /// kosoku, which runs the cases of Autobahn.
+    Kosoku,
 }
 
 impl Need {
@@ -39,9 +41,16 @@ impl Need {
                 let is_there = Path::new(sysroot.trim()).join("lib/rustlib/wasm32-unknown-unknown").is_dir();
                 (!is_there).then(|| "the target wasm32-unknown-unknown is not installed".to_owned())
             }
+            Need::Kosoku => (!kosoku().is_file()).then(|| "kosoku is not installed".to_owned()),
             Need::FakeTime => fake_time().is_none().then(|| "libfaketime is not installed".to_owned()),
         }
     }
+}
+
+/// The program that runs the cases of Autobahn, if it is installed.
+#[must_use]
+pub fn kosoku() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/.venv/bin/kosoku")
 }
 
 /// The library that changes a process's clock, if it is installed.
@@ -93,6 +102,7 @@ pub const NEEDS: &[(&str, &str, Need)] = &[
         "an_apps_rooms_acks_namespaces_and_refusals_work_for_the_python_client",
         Need::Story(Runner::Python),
     ),
+    ("autobahn", "every_case_of_autobahn_is_passed", Need::Kosoku),
     ("interop_stories", "the_page_shows_what_was_missed_in_a_real_browser", Need::Story(Runner::Browser)),
 ];
 

@@ -272,6 +272,8 @@ pub struct ServerProcess {
     port: u16,
     args: Vec<String>,
     environment: Vec<(String, OsString)>,
+    /// How many file descriptors it may have, if not as many as this process.
+    descriptors: Option<u32>,
     data: PathBuf,
     /// Holds the data directory, unless it lies elsewhere, and whatever else a test wants to put down.
     dir: TempDir,
@@ -300,6 +302,20 @@ impl ServerProcess {
         Ok(server)
     }
 
+    /// Starts one that may have no more than so many file descriptors, with further arguments.
+    ///
+    /// # Errors
+    ///
+    /// If it does not become ready.
+    pub fn start_with_descriptors(descriptors: u32, args: &[&str]) -> Result<ServerProcess> {
+        let dir = TempDir::new()?;
+        let data = dir.path().join("data");
+        let mut server = ServerProcess::prepare(data, dir, args)?;
+        server.descriptors = Some(descriptors);
+        server.restart()?;
+        Ok(server)
+    }
+
     /// One whose data directory lies where the caller says, with further arguments, not started yet.
     ///
     /// # Errors
@@ -312,7 +328,7 @@ impl ServerProcess {
     fn prepare(data: PathBuf, dir: TempDir, args: &[&str]) -> Result<ServerProcess> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let environment = Vec::new();
-        Ok(ServerProcess { running: None, port: free_port()?, args, environment, data, dir })
+        Ok(ServerProcess { running: None, port: free_port()?, args, environment, descriptors: None, data, dir })
     }
 
     /// Sets what is in its environment from its next start on.
@@ -417,7 +433,17 @@ impl ServerProcess {
         let mut command = redeliver(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])?;
         command.arg("--data").arg(self.data()).args(&self.args);
         command.envs(self.environment.iter().cloned());
-        Ok(command)
+        let Some(descriptors) = self.descriptors else { return Ok(command) };
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")]).stdin(Stdio::null());
+        limited.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        Ok(limited)
     }
 
     /// A client's command for this server.

@@ -5,6 +5,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "whatever is not expected fails its test")]
 
 mod attack;
+mod binary;
 mod forged;
 mod memory;
 mod messages;
