@@ -67,6 +67,7 @@ impl fmt::Display for ConnectionId {
 }
 
 /// What happens to a server session.
+#[expect(clippy::large_enum_variant, reason = "an opening is rare, and a box would cost every other reply a look")]
 #[derive(Clone, Debug)]
 pub enum Input {
     /// A whole binary message came from the peer.
