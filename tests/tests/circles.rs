@@ -19,7 +19,7 @@ const CIRCLES: &[Circle] = &[
     },
     Circle {
         folder: "crates/server/src",
-        files: &["builder", "in_process", "local", "local/driver", "server"],
+        files: &["builder", "in_process", "local", "local/driver", "publisher", "server"],
         reason: "handles: a builder makes a server, which makes what is within the process, which holds it",
     },
     Circle {

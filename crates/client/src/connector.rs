@@ -77,7 +77,7 @@ impl Connector for TcpConnector {
         #[cfg(feature = "tls")]
         if endpoint.tls() {
             let config = self.load().map_err(io::Error::other)?;
-            let tls = crate::tls::handshake(config, tcp, endpoint).await?;
+            let tls = crate::tls::handshake(config, tcp, endpoint.host()).await?;
             return Ok(NetStream(Kind::Tls(Box::new(tls), endpoint.host().to_owned())));
         }
         Ok(NetStream(Kind::Plain(tcp)))

@@ -13,8 +13,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::endpoint::Endpoint;
-
 /// How a client speaks TLS with a server whose URL begins with `wss://`: whose certificates it trusts, and which one of its
 /// own it shows. Unless told otherwise it trusts what this machine trusts, and shows none.
 ///
@@ -176,11 +174,11 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Cause> {
 pub(crate) async fn handshake(
     config: Arc<rustls::ClientConfig>,
     tcp: TcpStream,
-    endpoint: &Endpoint,
+    host: &str,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let name = ServerName::try_from(endpoint.host().to_owned())
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    TlsConnector::from(config).connect(name, tcp).await.map_err(|error| explained(error, endpoint.host()))
+    let name =
+        ServerName::try_from(host.to_owned()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    TlsConnector::from(config).connect(name, tcp).await.map_err(|error| explained(error, host))
 }
 
 /// The same error with words in front that say what it means here, if they are known.
@@ -218,7 +216,8 @@ fn words(error: &io::Error, host: &str) -> Option<String> {
 
 fn certificate_words(why: &CertificateError, host: &str) -> String {
     match why {
-        CertificateError::UnknownIssuer => format!(
+        // A bad signature: a trusted CA bears the name of the one that signed it, but has another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
             "the certificate of {host} is signed by nobody whom this client trusts: if that is right, trust its CA too"
         ),
         CertificateError::NotValidForNameContext { presented, .. } => {

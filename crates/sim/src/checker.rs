@@ -5,6 +5,7 @@ mod asides;
 mod durable;
 mod emits;
 mod emitted;
+mod owner;
 mod readers;
 mod rows;
 mod truth;
@@ -17,8 +18,8 @@ use redeliver_protocol::client::StreamItem;
 use redeliver_protocol::time::Instant;
 
 use self::asides::Asides;
-use self::durable::Owner;
 use self::emits::Emits;
+use self::owner::Owner;
 use self::readers::Readers;
 use self::rows::Rows;
 use self::truth::Truth;

@@ -25,8 +25,9 @@ const COMMITS_MAX: usize = 256;
 /// So many topics are looked up between two looks at the published state.
 const TOPICS_AT_ONCE: usize = 256;
 
-/// So often a read starts again because what it looks for is moving, before it takes what it found.
-const TRIES_MAX: usize = 64;
+/// So often a read starts again because what it looks for is moving, before it fails. Many: on a busy machine a writer
+/// may move keys during each of dozens of tries.
+const TRIES_MAX: usize = 1_024;
 
 /// The first event after a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -84,7 +84,8 @@ impl DurableCursor {
             urgent: true,
         });
         // A start that names where to begin moves the cursor there, so that a reader that is cut off goes on from there.
-        let stored = opened.stored.clone().filter(|_| request.start.resumes());
+        // A place that this log does not know moves nothing: what it means here is a guess.
+        let stored = opened.stored.clone().filter(|_| request.start.resumes() || opened.breaks());
         let known = stored.unwrap_or_else(|| initial(request, opened));
         let start_is_foreign = opened.breaks();
         let resumes = reader.resumes.filter(|_| !start_is_foreign).unwrap_or_default();

@@ -7,25 +7,11 @@ use redeliver_protocol::history::{Cursor, Gap};
 use redeliver_protocol::name::{SubscriberName, TopicName};
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 
+use super::owner::{DurableKey, Owner};
 use super::truth::{Branch, Truth};
 use super::withheld::Withheld;
 use super::{Case, Rule};
 use crate::history::{Keeper, Origin, Run, Snapshot};
-
-/// Who keeps it, and which topic it is of.
-pub(super) type DurableKey = (Owner, TopicName);
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Owner {
-    Server(SubscriberName),
-    Client(u32),
-}
-
-impl Owner {
-    pub(super) fn is_server(&self) -> bool {
-        matches!(self, Owner::Server(_))
-    }
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Durables {

@@ -9,8 +9,9 @@ use redeliver_protocol::history::{Gap, GapCause, Place, Start};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::{Epoch, Nth, Position, Seq};
 
-use super::durable::{DurableKey, Durables};
+use super::durable::Durables;
 use super::emitted::Emitted;
+use super::owner::DurableKey;
 use super::truth::{Branch, Truth, check_content};
 use super::withheld::Withheld;
 use super::{Case, Figures, Rule};

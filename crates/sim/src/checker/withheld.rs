@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use redeliver_protocol::name::TopicName;
 use redeliver_protocol::seq::Seq;
 
-use super::durable::DurableKey;
+use super::owner::DurableKey;
 use super::truth::Branch;
 use crate::history::{Process, Run};
 
