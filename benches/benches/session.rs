@@ -67,6 +67,8 @@ fn subscribed() -> ServerSession {
         pending: 0,
         gap: None,
         delivered_through: DeliveredThrough::NOTHING,
+        stored_through: DeliveredThrough::NOTHING,
+        reader: None,
         stored: None,
         epochs: Vec::new(),
     };

@@ -84,8 +84,10 @@ impl Tokens {
 /// worth now. Clones are handles to the same ones. Without any token, everybody is let in.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LiveTokens {
-    holders: Arc<RwLock<Vec<(TokenHash, Arc<Holder>)>>>,
+    holders: Arc<RwLock<Vec<KnownToken>>>,
 }
+
+type KnownToken = (TokenHash, Arc<Holder>);
 
 /// Somebody with a token, for as long as one of its connections or the configuration knows it.
 #[derive(Debug)]

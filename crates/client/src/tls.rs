@@ -196,6 +196,7 @@ pub(crate) fn explained_later(error: io::Error, host: &str) -> io::Error {
     if is_of_tls { explained(error, host) } else { error }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "what has no words of its own here is told as it is")]
 fn words(error: &io::Error, host: &str) -> Option<String> {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return Some("the server ended the TLS handshake: perhaps it speaks no TLS on this port (then ws://)".into());
@@ -214,6 +215,7 @@ fn words(error: &io::Error, host: &str) -> Option<String> {
     })
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "what has no words of its own here is told as it is")]
 fn certificate_words(why: &CertificateError, host: &str) -> String {
     match why {
         // A bad signature: a trusted CA bears the name of the one that signed it, but has another key.

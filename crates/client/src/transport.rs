@@ -244,6 +244,7 @@ fn is_of_a_server(response: &Response<Option<Vec<u8>>>) -> bool {
 }
 
 /// What went wrong, and for a handshake what to do about it.
+#[allow(clippy::wildcard_enum_match_arm, reason = "all others are their own cause")]
 fn cause_of(error: WsError) -> Cause {
     match error {
         WsError::Http(response) => Cause::of_words(failure(&response)),

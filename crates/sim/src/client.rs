@@ -192,7 +192,7 @@ impl World {
             (KeeperPlan::Server, Some(name)) => (Keeper::Server(name.clone()), CursorKeeper::Server, None),
             (KeeperPlan::Client, _) if rewinds => {
                 let keeper =
-                    stored.clone().map_or(CursorKeeper::Client { stored: None }, |from| CursorKeeper::Rewound { from });
+                    stored.map_or(CursorKeeper::Client { stored: None }, |from| CursorKeeper::Rewound { from });
                 (Keeper::Client(number), keeper, None)
             }
             (KeeperPlan::Client, _) => {
@@ -416,7 +416,7 @@ impl World {
             reader.waiting.push_back(item);
         }
         let topic = reader.follow.topic.clone();
-        let place = delivery.place().map(|step| step.after.clone());
+        let place = delivery.place().map(|step| step.after);
         self.record(Entry::Delivered { run, delivery });
         if self.plan.extras.rewinds
             && let (Some(client), Some(place)) = (self.client_of(id), place)

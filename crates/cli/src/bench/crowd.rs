@@ -43,9 +43,12 @@ impl<'a> Crowd<'a> {
     pub(super) async fn client(&self) -> Result<Client> {
         let builder = remote::builder(&self.args.remote)?.name("redeliver bench");
         let builder = builder.connect_within(CONNECT_WITHIN.min(self.args.time_limit / 2));
-        builder.connect().await.map_err(|error| match &error {
-            ConnectError::Refused(close) => remote::why_ended(Some(close)).into(),
-            _ => remote::why_not_made(error).into(),
+        builder.connect().await.map_err(|error| {
+            if let ConnectError::Refused(close) = &error {
+                remote::why_ended(Some(close)).into()
+            } else {
+                remote::why_not_made(error).into()
+            }
         })
     }
 

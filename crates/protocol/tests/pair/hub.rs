@@ -289,7 +289,7 @@ impl Hub {
                 }
                 match nth {
                     _ if !is_owner => {
-                        connection.session.handle(Input::Reply(Reply::NotOwner { id: subscription }), now)
+                        connection.session.handle(Input::Reply(Reply::NotOwner { id: subscription }), now);
                     }
                     Some(nth) => connection.session.handle(Input::Reply(Reply::Taken { id: subscription, nth }), now),
                     None => {}

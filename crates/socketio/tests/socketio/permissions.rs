@@ -26,6 +26,7 @@ impl Access for Rights {
         }
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "whatever is not expected fails its test")]
     fn allow(&self, _identity: &Identity, action: Action<'_>) -> bool {
         let lacks = |right: &str, name: &str| self.0.lock().iter().any(|it| *it == (right, name));
         !match action {
@@ -37,8 +38,11 @@ impl Access for Rights {
     }
 }
 
+/// An event, its arguments, and the right that it needs.
+type Row = (&'static str, &'static str, Option<(&'static str, &'static str)>);
+
 /// Each built-in event with its arguments and the right that it needs. To leave a topic needs none.
-const MATRIX: &[(&str, &str, Option<(&str, &str)>)] = &[
+const MATRIX: &[Row] = &[
     ("subscribe", r#"["orders"]"#, Some(("Subscribe", "orders"))),
     ("subscribe", r#"["orders",{"after":"earliest"}]"#, Some(("Subscribe", "orders"))),
     ("subscribe", r#"["/"]"#, Some(("Subscribe", "/"))),
