@@ -31,7 +31,7 @@ use crate::time::Timestamp;
 #[non_exhaustive]
 pub struct NewEvent {
     /// The topics that the event belongs to: at least one, no duplicates, at most
-    /// [`EVENT_TOPICS_MAX`](crate::limits::EVENT_TOPICS_MAX).
+    /// [`EVENT_TOPICS_MAX`].
     pub topics: Vec<TopicName>,
     /// What the event is called.
     pub name: EventName,
@@ -43,7 +43,7 @@ pub struct NewEvent {
     /// How the event is to be treated.
     pub options: EmitOptions,
     /// Whoever follows one of these topics does not get the event: no duplicates, at most
-    /// [`EVENT_EXCEPT_MAX`](crate::limits::EVENT_EXCEPT_MAX). Only [`crate::frame::ClientFrame::EmitExcept`] and
+    /// [`EVENT_EXCEPT_MAX`]. Only [`crate::frame::ClientFrame::EmitExcept`] and
     /// `Volatile` carry it.
     #[serde(skip)]
     pub except: Vec<TopicName>,
