@@ -3,6 +3,7 @@
 //!
 //! Nothing here is part of redeliver; it may need root, and says so instead of failing when it lacks it.
 
+pub mod books;
 pub mod chance;
 pub mod content;
 pub mod crowd;
@@ -12,6 +13,8 @@ pub mod imports;
 pub mod ledger;
 pub mod mutation;
 pub mod needs;
+pub mod orders;
+pub mod outbox;
 pub mod power_cut;
 pub mod process;
 pub mod reader;

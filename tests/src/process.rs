@@ -158,6 +158,11 @@ impl Running {
         }
     }
 
+    /// The next line of its stdout if there is one already.
+    pub fn line_so_far(&mut self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
     /// Waits for a line on its stderr that has these words.
     ///
     /// # Errors

@@ -121,3 +121,36 @@ async fn a_relay_that_dies_anywhere_emits_each_row_of_its_outbox_once_and_in_ord
         assert_eq!(next_event(&mut orders).await.text().unwrap(), row);
     }
 }
+
+#[tokio::test]
+async fn the_empty_place_stands_before_everything_and_is_what_the_first_event_comes_after() {
+    let server = server().await;
+    let client = within(Client::in_process(&server).connect()).await.unwrap();
+    within(client.emit("orders", "created", "1")).await.unwrap();
+    let mut orders =
+        within(client.subscribe("orders").start(Start::After(Place::default())).into_future()).await.unwrap();
+    let Some(Delivery::Event(event)) = within(orders.next()).await else { panic!("nothing is gone") };
+    assert_eq!(event.place().before, Place::default());
+}
+
+#[tokio::test]
+async fn several_topics_read_as_one_have_one_place_that_holds_across_restarts() {
+    let server = server().await;
+    let client = within(Client::in_process(&server).connect()).await.unwrap();
+    for number in 1..=6 {
+        let topic = if number % 2 == 0 { "orders" } else { "returns" };
+        within(client.emit(topic, "created", number.to_string())).await.unwrap();
+    }
+    let mut place = Place::default();
+    // Each life is shown two events, of different topics.
+    for first in [1, 3, 5] {
+        let both = client.subscribe_merged(["orders", "returns"]).start(Start::After(place.clone()));
+        let mut both = within(both.into_future()).await.unwrap();
+        for number in [first, first + 1] {
+            let Some(Delivery::Event(event)) = within(both.next()).await else { panic!("nothing is gone") };
+            let step = event.place();
+            assert_eq!((event.text().unwrap(), step.before), (number.to_string().as_str(), place));
+            place = step.after;
+        }
+    }
+}

@@ -10,7 +10,7 @@ use redeliver_protocol::client::{CursorKeeper, SubscribeRequest, SubscriptionEnd
 use redeliver_protocol::frame::{Ownership, Window};
 use redeliver_protocol::history::{Cursor, FirstStart, Start};
 use redeliver_protocol::name::{NameError, TopicName};
-use redeliver_protocol::seq::{Nth, SubscriptionId};
+use redeliver_protocol::seq::SubscriptionId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
@@ -230,9 +230,9 @@ impl SubscribeBuilder {
         Ok((request, key))
     }
 
-    /// Where each topic starts. A place in several topics is a position: the nth that comes with it is that of one of them.
+    /// Where each topic starts.
     fn start_of_each(&self) -> Start {
-        let mut start = match (&self.start, &self.keeper) {
+        match (&self.start, &self.keeper) {
             (Some(start), _) if self.rewinds => start.clone(),
             // It says already what becomes of the cursor.
             (Some(start @ (Start::Resume { .. } | Start::ResumeOr { .. })), Keeper::Server) => start.clone(),
@@ -241,15 +241,7 @@ impl SubscribeBuilder {
             (None, Keeper::Server) => Start::first(Start::Earliest),
             (None, Keeper::Store(_)) => Start::Earliest,
             (None, Keeper::Nobody) => Start::Latest,
-        };
-        if self.is_merged
-            && let Start::After(known)
-            | Start::Resume { at_least: Some(known) }
-            | Start::ResumeOr { at_least: Some(known), .. } = &mut start
-        {
-            known.nth = Nth::ZERO;
         }
-        start
     }
 
     fn number(&self) -> Result<SubscriptionId, SubscribeError> {

@@ -216,7 +216,8 @@ impl Subscription {
             }
             StreamItem::Gap { gap, before } => {
                 let handle = self.handle(id, gap.through, gap.nth_through);
-                Delivery::Gap(Gap::new(self.topic_of(id), &gap, before, handle))
+                let gap = Gap::new(self.topic_of(id), &gap, before, handle);
+                Delivery::Gap(if self.merged.is_empty() { gap } else { gap.of_several() })
             }
             StreamItem::Event { epoch, record, redelivered, before } => {
                 let position = Position::new(epoch, record.seq);

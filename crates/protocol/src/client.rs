@@ -10,6 +10,7 @@ mod emits;
 mod fault;
 mod inbox;
 mod merged;
+mod merged_place;
 mod outbox;
 mod outputs;
 mod pace;

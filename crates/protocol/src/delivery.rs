@@ -149,7 +149,8 @@ impl Event {
         self.before.0.advanced(self.position, self.nth)
     }
 
-    /// Returns where this event stands in what its subscription has shown: the place before it and its own.
+    /// Returns where this event stands in what its subscription has shown: the place before it and its own. Several topics
+    /// that are read as one have one place together.
     #[must_use]
     pub fn place(&self) -> PlaceStep {
         PlaceStep::new(self.before.0.clone(), self.known())
@@ -235,6 +236,8 @@ pub struct Gap {
     /// Why the events are gone.
     pub cause: GapCause,
     before: Before,
+    /// Whether other topics are read with this one, whose events may lie within the gap.
+    is_of_several: bool,
     handle: AckHandle,
 }
 
@@ -251,15 +254,26 @@ impl Gap {
             count_is_exact: gap.count_is_exact,
             cause: gap.cause,
             before: Before(before),
+            is_of_several: false,
             handle,
         }
     }
 
+    /// Returns this gap as one of several topics that are read as one.
+    #[must_use]
+    pub fn of_several(self) -> Gap {
+        Gap { is_of_several: true, ..self }
+    }
+
     /// Returns where this gap stands in what its subscription has shown: the place before it, and the one at its end.
+    ///
+    /// Of several topics that are read as one, the place after a gap is the one before it: events of the others may lie
+    /// within its range. The gap is told again at a restart until an event was shown after it.
     #[must_use]
     pub fn place(&self) -> PlaceStep {
-        let after = self.before.0.advanced(self.through, self.nth_through);
-        PlaceStep::new(self.before.0.clone(), after)
+        let before = self.before.0.clone();
+        let after = if self.is_of_several { before.clone() } else { before.advanced(self.through, self.nth_through) };
+        PlaceStep::new(before, after)
     }
 
     /// Says that the gap is dealt with, and everything before it. Until then it is told again after a restart.

@@ -171,6 +171,27 @@ impl Start {
         Some((at_least.as_ref(), *first))
     }
 
+    /// Returns a start that names "before everything" ([`Place::default`]) in the way that every server understands: that
+    /// place is in no history, so it cannot be named as one.
+    #[must_use]
+    pub fn without_empty_place(self) -> Start {
+        let is_empty = |place: &Place| *place == Place::default();
+        match self {
+            Start::After(place) if is_empty(&place) => Start::AfterSeq(Seq::ZERO),
+            Start::Resume { at_least } => Start::Resume { at_least: at_least.filter(|place| !is_empty(place)) },
+            Start::ResumeOr { at_least, first } => {
+                Start::ResumeOr { at_least: at_least.filter(|place| !is_empty(place)), first }
+            }
+            Start::Latest
+            | Start::Earliest
+            | Start::After(_)
+            | Start::AfterSeq(_)
+            | Start::Since(_)
+            | Start::Within(_)
+            | Start::Last(_) => self,
+        }
+    }
+
     /// Returns the start of a reader whose place is kept by nobody else: `ResumeOr` without what a server may know.
     #[must_use]
     pub fn of_unknown(self) -> Start {

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use super::StreamItem;
 use super::inbox::Misfit;
+use super::merged_place::MergedPlace;
 use super::outputs::Outputs;
 use super::subscription::{Due, Handed, Subscription};
 use crate::seq::{Nth, Position, Seq, SubscriptionId};
@@ -37,6 +38,7 @@ pub(super) struct Merged {
     /// Who was handed something, oldest first, as far as it is not acknowledged.
     in_hand: VecDeque<(u64, SubscriptionId)>,
     standing: Standing,
+    place: MergedPlace,
     unconfirmed: Unconfirmed,
 }
 
@@ -62,7 +64,7 @@ struct Unconfirmed {
 }
 
 impl Merged {
-    pub(super) fn new(id: SubscriptionId, members: Vec<SubscriptionId>) -> Merged {
+    pub(super) fn new(id: SubscriptionId, members: Vec<SubscriptionId>, place: MergedPlace) -> Merged {
         Merged {
             id,
             remaining: members.len(),
@@ -74,6 +76,7 @@ impl Merged {
             due: BinaryHeap::new(),
             in_hand: VecDeque::new(),
             standing: Standing::default(),
+            place,
             unconfirmed: Unconfirmed::default(),
         }
     }
@@ -184,7 +187,7 @@ impl Merged {
             Handed::InHand(item) => {
                 self.handed += 1;
                 self.in_hand.push_back((self.handed, member));
-                out.deliver(member, item);
+                out.deliver(member, self.place.show(member, item));
             }
             Handed::Skip { is_more_in_hand: true } => self.in_hand.push_back((self.handed + 1, member)),
             Handed::Skip { is_more_in_hand: false } => {}

@@ -113,14 +113,17 @@ impl Subscription {
             CursorKeeper::Client { stored } => stored.as_ref().map_or_else(Default::default, |it| it.delivered_through),
             CursorKeeper::Rewound { from } => from.delivered_through.raised(DeliveredThrough(from.place.nth)),
         };
+        let start = request.start.without_empty_place();
         Subscription {
             id,
             merged,
-            is_place_brought: stored.is_none() && request.start.known().is_some(),
+            is_place_brought: stored.is_none() && start.known().is_some(),
+            // Who asks for everything is shown the place before everything, whatever is still there.
+            shown: (stored.is_none() && start == Start::AfterSeq(Seq::ZERO)).then(Place::default),
             start: match stored {
                 Some(cursor) => Start::After(cursor.place.clone()),
-                None if request.keeper == CursorKeeper::Server => request.start,
-                None => request.start.of_unknown(),
+                None if request.keeper == CursorKeeper::Server => start,
+                None => start.of_unknown(),
             },
             is_gap_false: false,
             stored_delivered_through,
@@ -135,7 +138,6 @@ impl Subscription {
             history: 0,
             handed_history: 0,
             handed: None,
-            shown: None,
             delivered_through: DeliveredThrough::NOTHING,
             inbox: Inbox::default(),
             in_hand: InHand::default(),

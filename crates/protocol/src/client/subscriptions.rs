@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::fault::Fault;
 use super::inbox::Misfit;
 use super::merged::Merged;
+use super::merged_place::MergedPlace;
 use super::outputs::{Outputs, Timer};
 use super::subscription::{Subscription, Urgency};
 use super::wires::Wires;
@@ -77,13 +78,14 @@ impl Subscriptions {
     pub(super) fn subscribe_merged(
         &mut self,
         id: SubscriptionId,
-        members: Vec<(SubscriptionId, SubscribeRequest)>,
+        mut members: Vec<(SubscriptionId, SubscribeRequest)>,
         out: &mut Outputs,
     ) {
         if self.closed || members.is_empty() {
             return out.push(Output::Unsubscribed { id, why: SubscriptionEnd::ClientEnded });
         }
-        self.merged.insert(id, Merged::new(id, members.iter().map(|(member, _)| *member).collect()));
+        let place = MergedPlace::asked_of(&mut members);
+        self.merged.insert(id, Merged::new(id, members.iter().map(|(member, _)| *member).collect(), place));
         let size = members.len();
         for (member, request) in members {
             self.merged_of.insert(member, id);
