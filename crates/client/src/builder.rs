@@ -81,7 +81,7 @@ impl ClientBuilder {
         }
     }
 
-    /// How TLS is spoken with a `wss://` server: whose certificates are trusted, and which one of its own the client shows.
+    /// Sets how TLS is spoken with a `wss://` server: whose certificates are trusted, and which one of its own the client shows.
     /// Unless set, the client trusts what this machine trusts.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, config: crate::tls::TlsConfig) -> Self {
@@ -102,7 +102,7 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// The durable subscriber whose cursors the server keeps, for durable subscriptions.
+    /// Names the durable subscriber whose cursors the server keeps, for durable subscriptions.
     pub fn subscriber(mut self, name: impl AsRef<str>) -> Self {
         self.subscriber = Some(SubscriberName::new(name));
         self
@@ -132,7 +132,8 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// Credentials for the server's authenticator.
+    /// Sets fixed credentials for the server's authenticator. Those that expire are asked for with
+    /// [`auth_with`](ClientBuilder::auth_with).
     pub fn auth(mut self, credentials: impl AsRef<[u8]>) -> Self {
         self.auth = Some(Bytes::copy_from_slice(credentials.as_ref()));
         self
@@ -164,32 +165,32 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// What the client calls itself, for the server's operator.
+    /// Sets what the client calls itself, for the server's operator.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Where the cursors of stored subscriptions are kept.
+    /// Sets where the cursors of stored subscriptions are kept.
     pub fn cursor_store(mut self, store: impl CursorStore) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// All settings at once.
+    /// Sets all settings at once.
     pub fn config(mut self, config: ClientConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// Most emits without a receipt that the client holds, in events and in bytes. Who emits more waits for room.
+    /// Sets how many emits without a receipt the client holds at most, in events and in bytes. Who emits more waits.
     pub fn outbox(mut self, events_max: usize, bytes_max: usize) -> Self {
         self.config.outbox_events_max = events_max;
         self.config.outbox_bytes_max = bytes_max;
         self
     }
 
-    /// Bounds of the pause between two tries to connect. Each is drawn between zero and a bound that doubles from
+    /// Bounds the pause between two tries to connect. Each pause is drawn between zero and a bound that doubles from
     /// `first` to `max`.
     pub fn backoff(mut self, first: Duration, max: Duration) -> Self {
         self.config.backoff_first = first;
@@ -197,7 +198,7 @@ impl<C: Connector> ClientBuilder<C> {
         self
     }
 
-    /// How long one try to connect may take.
+    /// Sets how long one try to connect may take, the handshakes included.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout;
         self

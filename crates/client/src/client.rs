@@ -29,7 +29,7 @@ use crate::subscribe::SubscribeBuilder;
 
 /// A redeliver client. Cheap to clone; all clones are the same client.
 ///
-/// It lives as long as any of its handles: clones, subscriptions, pending receipts. When the last one is dropped, it
+/// A client lives as long as any of its handles: clones, subscriptions, pending receipts. When the last one is dropped, it
 /// goes on in the background for up to five seconds to send what is in the outbox and to have its acks confirmed;
 /// [`shutdown`](Client::shutdown) waits for that and says how it went.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl Client {
         self.emit_event(new_event(topic.as_ref(), name.as_ref(), payload.into())?).await
     }
 
-    /// Emits a value as a JSON document. Otherwise as [`emit`](Client::emit).
+    /// Emits a value as a JSON document, and waits until it is durable on the server, as [`emit`](Client::emit) does.
     ///
     /// # Errors
     ///
@@ -102,7 +102,8 @@ impl Client {
     ///
     /// # Cancel safety
     ///
-    /// As [`emit`](Client::emit).
+    /// Dropped before the event was sent, nothing is sent. Dropped later, the emit goes on and only its receipt is
+    /// lost.
     pub async fn emit_json<T: Serialize + ?Sized>(
         &self,
         topic: impl AsRef<str>,
@@ -113,7 +114,8 @@ impl Client {
         self.emit_event(event).await
     }
 
-    /// Emits an event that may belong to several topics. Otherwise as [`emit`](Client::emit).
+    /// Emits an event that may belong to several topics, and waits until it is durable on the server, as
+    /// [`emit`](Client::emit) does.
     ///
     /// # Errors
     ///
@@ -121,7 +123,8 @@ impl Client {
     ///
     /// # Cancel safety
     ///
-    /// As [`emit`](Client::emit).
+    /// Dropped before the event was sent, nothing is sent. Dropped later, the emit goes on and only its receipt is
+    /// lost.
     pub async fn emit_event(&self, event: NewEvent) -> Result<Receipt, EmitError> {
         self.queue(event).await?.await
     }
@@ -161,8 +164,8 @@ impl Client {
         self.emit_volatile_event(new_event(topic.as_ref(), name.as_ref(), payload.into())?)
     }
 
-    /// Gives an event to whoever follows one of its topics now, and none of its except list. Otherwise as
-    /// [`emit_volatile`](Client::emit_volatile).
+    /// Gives an event to whoever follows one of its topics now, and none of its except list. The event is not logged, as
+    /// with [`emit_volatile`](Client::emit_volatile).
     ///
     /// # Errors
     ///
@@ -217,13 +220,13 @@ impl Client {
         SubscribeBuilder::merged(self.clone(), topics.into_iter().map(TopicName::new).collect())
     }
 
-    /// The connection's state, to watch.
+    /// Returns the connection's state, to watch.
     #[must_use]
     pub fn state(&self) -> ConnectionWatch {
         ConnectionWatch::new(self.shared.state.clone())
     }
 
-    /// What concerns the client as a whole, from now on.
+    /// Returns the notices of what concerns the client as a whole, from now on.
     #[must_use]
     pub fn notices(&self) -> Notices {
         Notices::new(self.shared.notices.resubscribe())
@@ -238,7 +241,7 @@ impl Client {
         let _ = self.shared.commands.send(Command::RetirePublisher);
     }
 
-    /// The identity under which this client emits. One that the builder did not name is of no use after the client: see
+    /// Returns the identity under which this client emits. One that the builder did not name is of no use after the client: see
     /// [`Client::retire_publisher`].
     #[must_use]
     pub fn publisher(&self) -> PublisherId {

@@ -18,10 +18,10 @@ use crate::error::CursorStoreError;
 
 /// Keeps cursors beyond the life of a client.
 ///
-/// Its methods may block: they are called on threads of their own, never two saves at once. Each subscription has its
+/// The methods of a store may block: they are called on threads of their own, never two saves at once. Each subscription has its
 /// own key; two clients that run at once must not share a key.
 pub trait CursorStore: Send + Sync + 'static {
-    /// The cursor that was saved last under this key, if there ever was one.
+    /// Returns the cursor that was saved last under this key, if there ever was one.
     ///
     /// # Errors
     ///
@@ -41,13 +41,13 @@ pub trait CursorStore: Send + Sync + 'static {
 pub struct CursorKey(Arc<str>);
 
 impl CursorKey {
-    /// A key of the app's choice.
+    /// Returns a key of the app's choice.
     #[must_use]
     pub fn new(key: impl AsRef<str>) -> CursorKey {
         CursorKey(key.as_ref().into())
     }
 
-    /// The key as text.
+    /// Returns the key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -73,7 +73,7 @@ pub struct MemoryCursorStore {
 }
 
 impl MemoryCursorStore {
-    /// An empty store.
+    /// Returns an empty store.
     #[must_use]
     pub fn new() -> MemoryCursorStore {
         MemoryCursorStore::default()

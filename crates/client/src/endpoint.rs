@@ -56,19 +56,19 @@ impl Endpoint {
         Ok(Endpoint { host, port, tls, uri })
     }
 
-    /// The host: a name, or an address without brackets.
+    /// Returns the host: a name, or an address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port.
+    /// Returns the port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether the URL asks for TLS.
+    /// Returns whether the URL asks for TLS.
     #[must_use]
     pub fn tls(&self) -> bool {
         self.tls

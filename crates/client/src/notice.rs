@@ -43,7 +43,7 @@ impl Notices {
         Notices(notices)
     }
 
-    /// The next notice; none once the client has ended.
+    /// Returns the next notice, or `None` once the client has ended.
     ///
     /// # Cancel safety
     ///

@@ -21,7 +21,7 @@ use crate::subscription::{Inlet, Subscription};
 
 /// A subscription in the making: set what is needed, then await it.
 ///
-/// It resolves once the server has said where the subscription starts, and waits for a connection as long as that takes.
+/// The future resolves once the server has said where the subscription starts, and waits for a connection as long as that takes.
 ///
 /// # Cancel safety
 ///
@@ -70,7 +70,7 @@ impl SubscribeBuilder {
         }
     }
 
-    /// Where to start. A durable or stored subscription that has a cursor goes on behind it all the same (unless a place
+    /// Sets where to start. A durable or stored subscription that has a cursor goes on behind it all the same (unless a place
     /// given here lies further on): this is where its *first* start is. Only [`rewind`](SubscribeBuilder::rewind) moves
     /// one that is known. Several topics each start there.
     ///
@@ -82,7 +82,7 @@ impl SubscribeBuilder {
         self
     }
 
-    /// Where to start if nobody knows the subscription yet. Like [`start`](SubscribeBuilder::start), for those that name
+    /// Sets where to start if nobody knows the subscription yet. Like [`start`](SubscribeBuilder::start), for those that name
     /// no place.
     pub fn first_start(self, first: FirstStart) -> Self {
         self.start(first.into())
@@ -99,7 +99,7 @@ impl SubscribeBuilder {
         self
     }
 
-    /// How much may be handed over without being acknowledged: in events, and in bytes (one event always fits). Of several
+    /// Sets how much may be handed over without being acknowledged: in events, and in bytes (one event always fits). Of several
     /// topics, for each; while the next event of one has no room, the others wait.
     ///
     /// `(events, bytes)` or a [`Window`]; 1,024 events and 1 MiB unless set.
@@ -108,25 +108,25 @@ impl SubscribeBuilder {
         self
     }
 
-    /// The server keeps the cursor, under the client's subscriber.
+    /// Has the server keep the cursor, under the client's subscriber.
     pub fn durable(mut self) -> Self {
         self.keeper = Keeper::Server;
         self
     }
 
-    /// The client's cursor store keeps the cursor, under the topic's name.
+    /// Has the client's cursor store keep the cursor, under the topic's name.
     pub fn stored(mut self) -> Self {
         self.keeper = Keeper::Store(None);
         self
     }
 
-    /// The client's cursor store keeps the cursor, under this key; of several topics, under this key, a blank and the topic.
+    /// Has the client's cursor store keep the cursor, under this key; of several topics, under this key, a blank and the topic.
     pub fn stored_as(mut self, key: impl AsRef<str>) -> Self {
         self.keeper = Keeper::Store(Some(CursorKey::new(key)));
         self
     }
 
-    /// If another client follows the topic under the same subscriber, wait until it is gone instead of taking over.
+    /// Waits until another client that follows the topic under the same subscriber is gone, instead of taking over.
     pub fn standby(mut self) -> Self {
         self.ownership = Ownership::Standby;
         self

@@ -94,38 +94,38 @@ impl Subscription {
         }
     }
 
-    /// The topic; the first of several.
+    /// Returns the topic; of several, the first.
     #[must_use]
     pub fn topic(&self) -> &TopicName {
         &self.topic
     }
 
-    /// All topics: more than one only if they are read as one ([`Client::subscribe_merged`]).
+    /// Returns all topics: more than one only if they are read as one ([`Client::subscribe_merged`]).
     pub fn topics(&self) -> impl Iterator<Item = &TopicName> {
         let alone = self.merged.is_empty().then_some(&self.topic);
         alone.into_iter().chain(self.merged.values())
     }
 
-    /// Where the subscription started: everything after this position is handed over. Of several topics, none started after
+    /// Returns where the subscription started: everything after this position is handed over. Of several topics, none started after
     /// a later one.
     #[must_use]
     pub fn position(&self) -> Position {
         self.opened.after
     }
 
-    /// The nth there. Zero if there are several topics: each has its own.
+    /// Returns the nth at the position where the subscription started. Zero if there are several topics: each has its own.
     #[must_use]
     pub fn nth(&self) -> Nth {
         self.opened.nth
     }
 
-    /// How many events of the topic were there already when it started. What belongs to several topics counts for each.
+    /// Returns how many events of the topic were there already when the subscription started. What belongs to several topics counts for each.
     #[must_use]
     pub fn pending(&self) -> u64 {
         self.opened.pending
     }
 
-    /// The next delivery; none once the subscription has ended. [`end`](Subscription::end) says why it has.
+    /// Returns the next delivery, or `None` once the subscription has ended. [`end`](Subscription::end) says why it has.
     ///
     /// # Cancel safety
     ///
@@ -135,7 +135,7 @@ impl Subscription {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Everything up to and including this event of this subscription is handled. The same as [`Event::ack`].
+    /// Acknowledges everything of this subscription up to and including this event, as [`Event::ack`] does.
     pub fn ack(&self, event: &Event) {
         event.ack();
     }
@@ -184,7 +184,7 @@ impl Subscription {
         }
     }
 
-    /// Why the subscription has ended, once it has. Deliveries may still wait to be taken.
+    /// Returns why the subscription has ended, once it has. Deliveries may still wait to be taken.
     #[must_use]
     pub fn end(&self) -> Option<&SubscriptionEnd> {
         self.inlet.end.get()

@@ -181,7 +181,7 @@ pub(crate) async fn handshake(
     TlsConnector::from(config).connect(name, tcp).await.map_err(|error| explained(error, host))
 }
 
-/// The same error with words in front that say what it means here, if they are known.
+/// Returns the error of a handshake behind words that say what it means here, if they are known.
 pub(crate) fn explained(error: io::Error, host: &str) -> io::Error {
     match words(&error, host) {
         Some(words) => io::Error::new(error.kind(), HandshakeError { words, source: error }),
@@ -189,8 +189,8 @@ pub(crate) fn explained(error: io::Error, host: &str) -> io::Error {
     }
 }
 
-/// The same for an error of an encrypted connection that stood: a server of TLS 1.3 may judge the client's certificate only
-/// after the client has begun to speak.
+/// Returns the error of an encrypted connection that stood behind such words: a server of TLS 1.3 may judge the client's
+/// certificate only after the client has begun to speak.
 pub(crate) fn explained_later(error: io::Error, host: &str) -> io::Error {
     let is_of_tls = error.get_ref().is_some_and(|error| error.is::<rustls::Error>());
     if is_of_tls { explained(error, host) } else { error }

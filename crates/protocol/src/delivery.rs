@@ -34,7 +34,7 @@ pub enum Delivery {
     /// The connection was lost and the subscription stands again. Nothing was missed: it goes on where it was.
     #[non_exhaustive]
     Resumed {
-        /// It goes on after this position.
+        /// The subscription goes on after this position.
         after: Position,
         /// The nth there.
         nth: Nth,
@@ -81,9 +81,9 @@ impl Delivery {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
-    /// Its position in the log.
+    /// The event's position in the log.
     pub position: Position,
-    /// Its number within the topic: each event's is exactly one higher than the one before. Where several topics are
+    /// The event's number within the topic: each event's is exactly one higher than the one before. Where several topics are
     /// read as one, an event that came by another of them leaves a hole here.
     pub nth: Nth,
     /// The topic by which it came: of several that are read as one and have it, any.
@@ -130,7 +130,7 @@ impl Event {
         }
     }
 
-    /// Its number in the log.
+    /// Returns the event's number in the log.
     #[must_use]
     pub fn seq(&self) -> Seq {
         self.position.seq
@@ -157,7 +157,7 @@ impl Event {
     }
 }
 
-readable_payload!(Event);
+readable_payload!(Event, error => |event: &Event| error.of_seq(event.position.seq));
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -88,9 +88,9 @@ pub enum EmitError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It was not stored, and will not be.
+    /// The event was not stored, and will not be.
     NotApplied,
-    /// It may have been stored.
+    /// The event may have been stored.
     Unknown,
 }
 
@@ -101,13 +101,13 @@ impl EmitError {
         EmitError::TooManyTogether { events, bytes, events_max, bytes_max }
     }
 
-    /// A refusal with this code.
+    /// Returns a refusal with this code.
     #[must_use]
     pub fn refused(code: RefusalCode) -> EmitError {
         EmitError::Refused { code }
     }
 
-    /// Whether the event may have been stored all the same.
+    /// Returns whether the event may have been stored all the same.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -121,7 +121,7 @@ impl EmitError {
         }
     }
 
-    /// Whether emitting the same event again may succeed. After an unknown outcome it may also store it twice.
+    /// Returns whether emitting the same event again may succeed. After an unknown outcome it may also store it twice.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -188,7 +188,7 @@ pub struct VolatileEmit {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
-    /// It has no topic, or too many.
+    /// The event has no topic, or too many.
     #[error("an event has 1 to {topics_max} topics, this one has {topics}")]
     TopicCount {
         /// How many it has.
@@ -196,19 +196,19 @@ pub enum EventError {
         /// The most that are allowed.
         topics_max: usize,
     },
-    /// Its except list is too long.
+    /// The event's except list is too long.
     #[error("an event is kept from at most {EVENT_EXCEPT_MAX} topics, this one from {topics}")]
     ExceptCount {
         /// How many topics it has.
         topics: usize,
     },
-    /// It names this topic twice.
+    /// The event names this topic twice.
     #[error("an event names each of its topics once, this one names the topic {0} twice")]
     TopicTwice(TopicName),
-    /// It has option bits that this version does not know.
+    /// The event has option bits that this version does not know.
     #[error("the event has options ({0:#x}) that this version does not know")]
     UnknownOptions(u32),
-    /// It is too large.
+    /// The event is too large.
     #[error("the event has {bytes} bytes, at most {bytes_max} are allowed")]
     TooLarge {
         /// Its size in bytes: payload, name and topics.
@@ -334,4 +334,4 @@ pub struct Record {
     pub payload: Bytes,
 }
 
-readable_payload!(Record);
+readable_payload!(Record, error => |record: &Record| error.of_seq(record.seq));

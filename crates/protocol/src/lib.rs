@@ -62,11 +62,12 @@
 //!
 //! # Where to look
 //!
-//! From the bottom up; no file imports one above it: [`cause`], [`limits`], [`features`], [`seq`] numbers and positions,
-//! [`time`], [`error`] codes · [`name`], [`redelivery`] the redelivery mark, [`config`], [`payload`] · [`event`],
-//! [`history`] what is asked of a log and answered, `text` its text forms · [`frame`] the messages · [`codec`] their bytes · [`request`],
-//! [`emit`], [`delivery`] what apps are handed · [`backoff`], [`timer`] · [`server`] · [`client`]. The stories in
-//! `tests/` show the machines at work.
+//! From the bottom up; no file imports one above it: [`cause`], [`limits`], [`features`], [`seq`] numbers and
+//! positions, [`time`], [`error`] codes · [`name`], [`redelivery`] the redelivery mark, [`config`], [`payload`] ·
+//! [`event`], [`history`] what is asked of a log and answered, `text` its text forms · `bytes_serde` how payloads are
+//! encoded · [`frame`] the messages · [`codec`] their bytes · [`request`], [`emit`], [`delivery`] what apps are
+//! handed, [`open_stream`] how a client in the server's process reaches it · [`backoff`], [`timer`] · [`server`] ·
+//! [`client`]. The stories in `tests/` show the machines at work.
 
 pub mod backoff;
 mod bytes_serde;

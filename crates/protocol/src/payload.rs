@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
+use crate::seq::Seq;
 
 /// What a payload's bytes are. redeliver carries them untouched; the kind tells a reader how to show them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -57,23 +58,46 @@ impl Payload {
 #[non_exhaustive]
 pub enum PayloadError {
     /// The payload is not a JSON document of the expected shape.
-    #[error("the payload is not JSON of the expected shape")]
+    #[error("the payload{} is not JSON of the expected shape", of_event(*seq))]
+    #[non_exhaustive]
     NotJson {
+        /// The event whose payload it is, if it is a stored one.
+        seq: Option<Seq>,
         /// What is wrong with it.
         source: Cause,
     },
     /// The payload is not UTF-8.
-    #[error("the payload is not text")]
+    #[error("the payload{} is not text", of_event(*seq))]
+    #[non_exhaustive]
     NotText {
+        /// The event whose payload it is, if it is a stored one.
+        seq: Option<Seq>,
         /// What is wrong with it.
         source: Cause,
     },
     /// The value cannot be written as JSON.
     #[error("the payload cannot be written as JSON")]
+    #[non_exhaustive]
     NoJsonForm {
         /// Why.
         source: Cause,
     },
+}
+
+impl PayloadError {
+    /// Names the event whose payload it is.
+    #[must_use]
+    pub(crate) fn of_seq(mut self, of: Seq) -> PayloadError {
+        match &mut self {
+            PayloadError::NotJson { seq, .. } | PayloadError::NotText { seq, .. } => *seq = Some(of),
+            PayloadError::NoJsonForm { .. } => {}
+        }
+        self
+    }
+}
+
+fn of_event(seq: Option<Seq>) -> String {
+    seq.map_or_else(String::new, |seq| format!(" of event {seq}"))
 }
 
 /// Reads bytes as a JSON document.
@@ -82,7 +106,7 @@ pub enum PayloadError {
 ///
 /// [`PayloadError::NotJson`] if they are not one of this shape.
 pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PayloadError> {
-    serde_json::from_slice(bytes).map_err(|error| PayloadError::NotJson { source: error.into() })
+    serde_json::from_slice(bytes).map_err(|error| PayloadError::NotJson { seq: None, source: error.into() })
 }
 
 /// Reads bytes as text.
@@ -91,12 +115,16 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PayloadError> {
 ///
 /// [`PayloadError::NotText`] if they are not UTF-8.
 pub fn read_text(bytes: &[u8]) -> Result<&str, PayloadError> {
-    std::str::from_utf8(bytes).map_err(|error| PayloadError::NotText { source: error.into() })
+    std::str::from_utf8(bytes).map_err(|error| PayloadError::NotText { seq: None, source: error.into() })
 }
 
 /// `json()` and `text()` for a type with a field `payload` of bytes.
 macro_rules! readable_payload {
     ($type:ty) => {
+        crate::payload::readable_payload!($type, error => |_: &$type| error);
+    };
+    // The error names the event, where `$known` makes it do so.
+    ($type:ty, $error:ident => $known:expr) => {
         impl $type {
             /// Reads the payload as JSON, whatever its kind.
             ///
@@ -104,7 +132,7 @@ macro_rules! readable_payload {
             ///
             /// [`PayloadError`](crate::payload::PayloadError) if it is not a JSON document of this shape.
             pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::payload::PayloadError> {
-                crate::payload::read_json(&self.payload)
+                crate::payload::read_json(&self.payload).map_err(|$error| ($known)(self))
             }
 
             /// Returns the payload as text, whatever its kind.
@@ -113,7 +141,7 @@ macro_rules! readable_payload {
             ///
             /// [`PayloadError`](crate::payload::PayloadError) if it is not UTF-8.
             pub fn text(&self) -> Result<&str, crate::payload::PayloadError> {
-                crate::payload::read_text(&self.payload)
+                crate::payload::read_text(&self.payload).map_err(|$error| ($known)(self))
             }
         }
     };

@@ -81,7 +81,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The app declines to answer, for this reason.
+    /// Returns the refusal of an app that declines to answer, for this reason.
     #[must_use]
     pub fn declined(reason: impl Into<String>) -> Refusal {
         Refusal { code: RefusalCode::DECLINED, reason: reason.into() }
@@ -93,10 +93,20 @@ impl Refusal {
         Refusal { code, reason: reason.into() }
     }
 
-    /// A refusal that says no more than its code.
+    /// Returns a refusal that says no more than its code.
     #[must_use]
     pub fn of(code: RefusalCode) -> Refusal {
         Refusal { code, reason: code.description().to_owned() }
+    }
+}
+
+/// A code and what was said with it, without saying anything twice.
+fn refusal_words(code: RefusalCode, reason: &str) -> String {
+    match reason {
+        "" => code.to_string(),
+        _ if reason == code.description() => code.to_string(),
+        _ if code == RefusalCode::DECLINED => format!("the app declined: {reason}"),
+        _ => format!("{code}: {reason}"),
     }
 }
 
@@ -104,33 +114,33 @@ impl Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// No answer came in time. It may have been handled.
+    /// No answer came in time. The request may have been handled.
     #[error("no answer came in time")]
     Timeout,
-    /// The connection ended before the answer came. It may have been handled; it is not asked again.
+    /// The connection ended before the answer came. The request may have been handled; it is not asked again.
     #[error("the connection ended before the answer came")]
     Gone,
-    /// It could not be asked in time: there was no connection. It was not handled.
+    /// The request could not be asked in time: there was no connection. It was not handled.
     #[error("there was no connection in time to ask on")]
     NotSent,
-    /// It was refused.
-    #[error("the request was refused: {code}: {reason}")]
+    /// The peer refused the request.
+    #[error("the request was refused: {}", refusal_words(*code, reason))]
     Refused {
         /// Why.
         code: RefusalCode,
         /// Why, for a person.
         reason: String,
     },
-    /// Nobody answers requests there. It was not handled.
+    /// Nobody answers requests there. The request was not handled.
     #[error("nobody answers requests there")]
     NoHandler,
     /// As many requests as may be wait for their answers already. It was not sent.
     #[error("too many requests wait for their answers")]
     TooMany,
-    /// The peer has no requests. It was not sent.
+    /// The peer has no requests. The request was not sent.
     #[error("the peer is too old for requests")]
     Unsupported,
-    /// It is larger than an event may be, or its name is none. It was not sent.
+    /// The request is larger than an event may be, or its name is none. It was not sent.
     #[error("the request is not valid: {0}")]
     Invalid(String),
 }

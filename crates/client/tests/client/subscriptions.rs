@@ -411,5 +411,7 @@ async fn typed_payloads_arrive_as_what_they_were() {
     let bytes = next_event(&mut orders).await;
     assert_eq!(&bytes.payload[..], &[0xff]);
     assert!(matches!(bytes.text(), Err(redeliver_client::PayloadError::NotText { .. })));
-    assert!(matches!(bytes.json::<Order>(), Err(redeliver_client::PayloadError::NotJson { .. })));
+    let error = bytes.json::<Order>().unwrap_err();
+    assert!(matches!(error, redeliver_client::PayloadError::NotJson { .. }));
+    assert_eq!(error.to_string(), format!("the payload of event {} is not JSON of the expected shape", bytes.seq()));
 }
