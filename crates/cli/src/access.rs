@@ -136,7 +136,7 @@ impl LiveTokens {
 
     /// How many tokens have expired.
     pub(crate) fn expired(&self, now: SystemTime) -> usize {
-        let grants = |(_, holder): &(TokenHash, Arc<Holder>)| holder.grant();
+        let grants = |(_, holder): &KnownToken| holder.grant();
         self.holders().iter().filter_map(grants).filter(|grant| grant.has_expired(now)).count()
     }
 
@@ -152,7 +152,7 @@ impl LiveTokens {
         found
     }
 
-    fn holders(&self) -> RwLockReadGuard<'_, Vec<(TokenHash, Arc<Holder>)>> {
+    fn holders(&self) -> RwLockReadGuard<'_, Vec<KnownToken>> {
         self.holders.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! `serve` while it runs: reads the configuration again on SIGHUP, and lets tokens expire.
+//! `serve` while it runs: reads the configuration again on SIGHUP, takes new certificates, and lets tokens expire.
 //!
 //! A configuration that is not valid changes nothing. Whoever is connected is judged again, never only newcomers.
 
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use redeliver_server::Server;
+use redeliver_server::{Server, Tls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -89,6 +89,31 @@ pub(crate) async fn watch_expiry(tokens: LiveTokens, server: Server) {
         expired = now;
     }
 }
+
+/// Reads a new certificate when its files change, as after a renewal. A bad one changes nothing.
+pub(crate) async fn follow_certificate(tls: Tls) {
+    let stamps = || {
+        let files = tls.files();
+        let all = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()];
+        all.map(|path| std::fs::metadata(path?).ok()?.modified().ok())
+    };
+    let mut seen = stamps();
+    loop {
+        tokio::time::sleep(CERTIFICATE_PAUSE).await;
+        let now = stamps();
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        match tls.reload() {
+            Ok(()) => info!(cert = %tls.files().cert.display(), "a new certificate counts for connections from now on"),
+            Err(error) => warn!(%error, "the new certificate cannot be used; the one before it stays"),
+        }
+    }
+}
+
+/// How soon a new certificate is noticed.
+const CERTIFICATE_PAUSE: Duration = Duration::from_secs(10);
 
 /// How late a token may be seen to expire.
 const EXPIRY_LOOK: Duration = Duration::from_millis(500);

@@ -34,9 +34,10 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     let listen = args.listen.unwrap_or(configuration.listen);
     let data = args.data.unwrap_or_else(|| PathBuf::from(configuration.data));
     let addresses = addresses(&listen).await?;
-    let may_be_open = args.insecure || refuse_open_door(&addresses).is_ok();
-    if !may_be_open && file.tokens.is_empty() {
-        refuse_open_door(&addresses)?;
+    let without_tokens = if args.insecure { Ok(()) } else { refuse_open_door(&addresses) };
+    let may_be_open = without_tokens.is_ok();
+    if file.tokens.is_empty() {
+        without_tokens?;
     }
     let has_tokens = !file.tokens.is_empty();
     if let Some(path) = args.config.as_deref().filter(|path| has_tokens && may_be_read_by_others(path)) {
@@ -78,7 +79,7 @@ pub(crate) async fn run(args: ServeArgs, mut stop: Stop) -> Result<Exit> {
     }
     let scheme = if tls.is_some() { "wss" } else { "ws" };
     if let Some(tls) = tls {
-        drop(tokio::spawn(follow_certificate(tls)));
+        drop(tokio::spawn(reload::follow_certificate(tls)));
     }
     if let Some(listener) = admin {
         drop(tokio::spawn(server.serve_admin(listener)));
@@ -181,28 +182,6 @@ fn warn_of_open_doors(addresses: &[SocketAddr], is_insecure: bool, has_tokens: b
     }
 }
 
-/// Reads a new certificate when its files change, as after a renewal. A bad one changes nothing.
-async fn follow_certificate(tls: Tls) {
-    let stamps = || {
-        let files = tls.files();
-        let all = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()];
-        all.map(|path| std::fs::metadata(path?).ok()?.modified().ok())
-    };
-    let mut seen = stamps();
-    loop {
-        tokio::time::sleep(CERTIFICATE_PAUSE).await;
-        let now = stamps();
-        if now == seen {
-            continue;
-        }
-        seen = now;
-        match tls.reload() {
-            Ok(()) => info!(cert = %tls.files().cert.display(), "a new certificate counts for connections from now on"),
-            Err(error) => warn!(%error, "the new certificate cannot be used; the one before it stays"),
-        }
-    }
-}
-
 /// The listener for operators. Without having been asked for it, a server that finds its port taken goes on without: it may
 /// be the second one on this machine.
 async fn bind_admin(listen: &str) -> Result<Option<TcpListener>> {
@@ -257,9 +236,6 @@ fn announce(scheme: &str, address: SocketAddr) {
          kill -9 {pid} ends this server as a crash would.\n\n"
     );
 }
-
-/// How soon a new certificate is noticed.
-const CERTIFICATE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Connections that may wait to be accepted. With the usual 128, most of a thousand clients that reconnect at once are
 /// dropped by the kernel and come again after a second. The system may allow less.

@@ -161,10 +161,7 @@ impl Gateway {
             Ok(identity) => Ok(identity),
             Err((identity, denied)) => {
                 shared.denials.denied(peer, "gateway", identity.as_ref(), &denied);
-                // Who guesses is told late.
-                if !denied.is_retryable() {
-                    tokio::time::sleep(shared.guesses.denied(peer)).await;
-                }
+                shared.guesses.tell_late(peer, &denied).await;
                 Err(denied)
             }
         }

@@ -35,7 +35,7 @@ struct Writing {
     timeout: Duration,
     /// Set while bytes wait of which the peer takes none.
     stuck: Option<Pin<Box<Sleep>>>,
-    /// The same for what was written and is still on its way out, as with TLS.
+    /// Set while bytes that were written do not get out, as with TLS.
     flush_stuck: Option<Pin<Box<Sleep>>>,
 }
 

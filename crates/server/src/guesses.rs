@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::access::Denied;
 use crate::strangers::address::AddressBlock;
 
 /// Which addresses were denied lately.
@@ -23,8 +24,18 @@ struct Guess {
 }
 
 impl Guesses {
+    /// Waits until a peer that was denied is to be told: for a while if it guesses, and not at all if its credentials were
+    /// not judged.
+    ///
+    /// Cancel safe: the denial counts all the same.
+    pub(crate) async fn tell_late(&self, peer: Option<SocketAddr>, denied: &Denied) {
+        if !denied.is_retryable() {
+            tokio::time::sleep(self.denied(peer)).await;
+        }
+    }
+
     /// A peer was denied. Returns how long it is to wait until it is told.
-    pub(crate) fn denied(&self, peer: Option<SocketAddr>) -> Duration {
+    fn denied(&self, peer: Option<SocketAddr>) -> Duration {
         let Some(peer) = peer else { return Duration::ZERO };
         let (now, address) = (Instant::now(), AddressBlock::of(peer.ip()));
         let mut addresses = self.addresses.lock();

@@ -315,9 +315,8 @@ impl SessionDriver {
         let judgement = Arc::clone(&self.access).authenticate(request);
         let judgement = async move {
             let judged = judgement.await;
-            // Who guesses is told late.
-            if judged.as_ref().is_err_and(|denied| !denied.is_retryable()) {
-                tokio::time::sleep(shared.guesses.denied(peer)).await;
+            if let Err(denied) = &judged {
+                shared.guesses.tell_late(peer, denied).await;
             }
             judged
         };

@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) access: Arc<dyn AnyAccess>,
-    /// The same for clients that speak redeliver's own protocol.
+    /// Judges clients that speak redeliver's own protocol.
     pub(crate) native_access: Arc<dyn AnyAccess>,
     pub(crate) allowed_origins: Vec<String>,
     /// Who is connected and not authenticated; also how many connections there may be.
@@ -97,9 +97,10 @@ pub(crate) struct Settings {
 impl Shared {
     pub(crate) fn new(log: Log, settings: Settings) -> Shared {
         let queue = if settings.commits_inline { Queue::for_task } else { Queue::new };
-        let native_access = match settings.gateway_topics_open {
-            true => Arc::clone(&settings.access),
-            false => Arc::new(Native(Arc::clone(&settings.access))) as Arc<dyn AnyAccess>,
+        let native_access: Arc<dyn AnyAccess> = if settings.gateway_topics_open {
+            Arc::clone(&settings.access)
+        } else {
+            Arc::new(Native(Arc::clone(&settings.access)))
         };
         Shared {
             log,

@@ -1,5 +1,5 @@
-//! The one writer: a thread of its own (or, for tests, a task) that turns what has queued into commits, answers after the fsync, and looks after
-//! the log in between. Never tells anybody of anything that is not durable.
+//! The one writer: a thread of its own (or, for tests, a task) that turns what has queued into commits, answers after the
+//! fsync, and looks after the log in between. Never tells anybody of anything that is not durable.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -170,9 +170,10 @@ impl Writer {
                 continue;
             }
             waiters.push(Waiter::Append(answer, first, events.len()));
-            requests.push(match is_whole {
-                true => WriteRequest::EmitAll { events },
-                false => WriteRequest::Emit { publisher, first, events },
+            requests.push(if is_whole {
+                WriteRequest::EmitAll { events }
+            } else {
+                WriteRequest::Emit { publisher, first, events }
             });
         }
         let before_cursors = requests.len();

@@ -97,13 +97,7 @@ impl Broadcast {
     pub fn start_emit(&self, name: &str, args: impl IntoArgs) -> Result<PendingReceipt, SendError> {
         let event = self.event(name, &args.into_args()?, false)?;
         let server = self.namespace.server.clone();
-        let mut emitting = async move { server.emit_event(event).await }.boxed();
-        // Looked at once, it is in the server's queue.
-        let receipt = match (&mut emitting).now_or_never() {
-            Some(receipt) => std::future::ready(receipt).boxed(),
-            None => emitting,
-        };
-        Ok(PendingReceipt { receipt })
+        Ok(PendingReceipt { receipt: begun(async move { server.emit_event(event).await }) })
     }
 
     /// Emits and waits for the answers of those that are connected now. One that is cut off meanwhile gets the event
@@ -224,6 +218,15 @@ impl Broadcast {
         let got = |socket: &Socket| socket.was_in_any(&topics, seq) && !socket.was_in_any(&except, seq);
         let sockets = self.namespace.members.all();
         Ok(sockets.iter().filter(|socket| got(socket)).map(|socket| socket.id().to_owned()).collect())
+    }
+}
+
+/// Begins an emit: looked at once, its event is in the server's queue. What it comes to is to be waited for.
+pub(crate) fn begun<T: Send + 'static>(emitting: impl Future<Output = T> + Send + 'static) -> BoxFuture<'static, T> {
+    let mut emitting = emitting.boxed();
+    match (&mut emitting).now_or_never() {
+        Some(done) => std::future::ready(done).boxed(),
+        None => emitting,
     }
 }
 

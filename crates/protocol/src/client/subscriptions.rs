@@ -368,10 +368,7 @@ impl Subscriptions {
     fn send_subscribe(&mut self, id: SubscriptionId, out: &mut Outputs) {
         let (Some(features), Some(subscription)) = (self.features, self.subscriptions.get_mut(&id)) else { return };
         out.clear_timer(Timer::Resubscribe(id));
-        let wire = self.wires.give(id);
-        let resuming = subscription.resuming(wire, features);
-        resuming.into_iter().for_each(|frame| out.send(frame));
-        match subscription.subscribe(wire, features) {
+        match subscription.subscribe(self.wires.give(id), features, out) {
             Some(frame) => out.send(ClientFrame::Subscribe(frame)),
             None => self.end_early(id, &no_first_start(), out),
         }
@@ -402,10 +399,7 @@ impl Subscriptions {
         let group = self.last_group;
         for member in members {
             let Some(subscription) = self.subscriptions.get_mut(&member) else { continue };
-            let wire = self.wires.give(member);
-            let resuming = subscription.resuming(wire, features);
-            resuming.into_iter().for_each(|frame| out.send(frame));
-            let Some(request) = subscription.subscribe(wire, features) else {
+            let Some(request) = subscription.subscribe(self.wires.give(member), features, out) else {
                 return self.end_merged(id, &no_first_start(), out);
             };
             out.send(ClientFrame::SubscribeMerged(SubscribeMerged { group, request }));

@@ -48,12 +48,12 @@ pub(super) fn stuck() -> Close {
 
 /// The answer to a peer's goodbye.
 pub(super) fn done() -> Close {
-    never(CloseCode::DONE, CloseCode::DONE.description().to_owned())
+    Close::of(CloseCode::DONE, RetryAdvice::Never)
 }
 
 /// The answer to the goodbye of a client that nobody follows as its publisher.
 pub(super) fn retired() -> Close {
-    never(CloseCode::RETIRED, CloseCode::RETIRED.description().to_owned())
+    Close::of(CloseCode::RETIRED, RetryAdvice::Never)
 }
 
 fn retry(code: CloseCode) -> Close {

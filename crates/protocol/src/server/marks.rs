@@ -29,7 +29,7 @@ pub struct Reader {
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
     entries: BTreeMap<Key, Entry>,
-    /// The same, by when they were opened.
+    /// The keys of the marks, by when the subscriptions were opened.
     by_age: BTreeMap<u64, Key>,
     next_age: u64,
 }

@@ -45,7 +45,7 @@ impl Outputs {
         }
     }
 
-    /// The same for some, or none.
+    /// Adds several outputs, or none.
     pub(super) fn extend(&mut self, outputs: impl IntoIterator<Item = Output>) {
         outputs.into_iter().for_each(|output| self.push(output));
     }

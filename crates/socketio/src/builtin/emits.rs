@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use redeliver_server::{
@@ -16,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Reply, answer, topic_name};
 use crate::args::Args;
-use crate::broadcast::event_name;
+use crate::broadcast::{begun, event_name};
 use crate::error::SendError;
 use crate::presence::Present;
 use crate::socket::{Incoming, Socket};
@@ -73,12 +72,7 @@ impl Emits {
     /// Queues an emit. The next one need not wait for its receipt: all that come together are stored together.
     pub(super) async fn queue(self, incoming: Incoming) {
         let publishers = Arc::clone(&self.publishers);
-        let mut reply = emit(incoming.socket.clone(), incoming.args.clone(), publishers).boxed();
-        // Looked at once, it is in the server's queue.
-        let reply = match (&mut reply).now_or_never() {
-            Some(reply) => std::future::ready(reply).boxed(),
-            None => reply,
-        };
+        let reply = begun(emit(incoming.socket.clone(), incoming.args.clone(), publishers));
         let _present = incoming.socket.core().presence.enter();
         // The task is there as long as this is.
         let _ = self.sender().send(Waiting { incoming, reply, _present }).await;

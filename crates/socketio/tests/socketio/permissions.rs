@@ -95,15 +95,21 @@ async fn a_built_in_event_is_refused_without_its_right_at_first_later_and_after_
     }
 }
 
+/// A client that follows `orders` and `open`, with all rights.
+async fn follower_of_two() -> (Rights, Host, Client) {
+    let rights = Rights::default();
+    let host = host(&rights).await;
+    let mut client = host.connect().await;
+    for followed in ["orders", "open"] {
+        assert_eq!(ask(&mut client, "subscribe", &format!("[\"{followed}\"]")).await["ok"], true);
+    }
+    (rights, host, client)
+}
+
 #[tokio::test]
 async fn a_recovered_socket_gets_no_topic_that_it_may_follow_no_longer_not_even_its_namespace() {
     for topic in ["orders", "/"] {
-        let rights = Rights::default();
-        let host = host(&rights).await;
-        let mut client = host.connect().await;
-        for followed in ["orders", "open"] {
-            assert_eq!(ask(&mut client, "subscribe", &format!("[\"{followed}\"]")).await["ok"], true);
-        }
+        let (rights, host, mut client) = follower_of_two().await;
         host.server.emit("open", "n", "[0]").await.unwrap();
         client.event().await;
         let shown = client.shown();
@@ -122,12 +128,7 @@ async fn a_recovered_socket_gets_no_topic_that_it_may_follow_no_longer_not_even_
 #[tokio::test]
 async fn a_topic_whose_right_is_taken_away_ends_and_the_client_is_told() {
     for topic in ["orders", "/"] {
-        let rights = Rights::default();
-        let host = host(&rights).await;
-        let mut client = host.connect().await;
-        for followed in ["orders", "open"] {
-            assert_eq!(ask(&mut client, "subscribe", &format!("[\"{followed}\"]")).await["ok"], true);
-        }
+        let (rights, host, mut client) = follower_of_two().await;
         lack(&rights, Some(("Subscribe", topic)));
         host.server.reauthorize();
         assert_eq!(client.event().await, json!(["redeliver:revoked", topic, "forbidden"]));

@@ -75,6 +75,17 @@ fn post(sid: &str, body: &str) -> String {
     )
 }
 
+/// A client over polling that has joined the main namespace, and its session.
+async fn joined(host: &Host) -> (Http, String) {
+    let mut http = Http::connect(host).await;
+    let sid = http.open().await;
+    http.send(&post(&sid, "40")).await;
+    assert_eq!(http.answer().await.0, 200);
+    http.send(&get(&format!("&sid={sid}"))).await;
+    assert!(http.answer().await.1.contains("40{"));
+    (http, sid)
+}
+
 #[tokio::test]
 async fn a_client_that_joins_no_namespace_in_time_is_closed_over_either_transport_and_one_that_does_stays() {
     let host = host_with(100, Duration::from_millis(400)).await;
@@ -95,12 +106,7 @@ async fn a_client_that_joins_no_namespace_in_time_is_closed_over_either_transpor
 #[tokio::test]
 async fn a_client_over_polling_that_has_joined_outlives_the_time_of_strangers() {
     let host = host_with(100, Duration::from_millis(500)).await;
-    let mut http = Http::connect(&host).await;
-    let sid = http.open().await;
-    http.send(&post(&sid, "40")).await;
-    assert_eq!(http.answer().await.0, 200);
-    http.send(&get(&format!("&sid={sid}"))).await;
-    assert!(http.answer().await.1.contains("40{"));
+    let (mut http, sid) = joined(&host).await;
     // Its poll waits for longer than a stranger may.
     http.send(&get(&format!("&sid={sid}"))).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -181,12 +187,7 @@ async fn a_client_that_reads_none_of_its_answers_is_not_read_and_costs_little() 
             });
         }
     });
-    let mut http = Http::connect(&host).await;
-    let sid = http.open().await;
-    http.send(&post(&sid, "40")).await;
-    assert_eq!(http.answer().await.0, 200);
-    http.send(&get(&format!("&sid={sid}"))).await;
-    assert!(http.answer().await.1.contains("40{"));
+    let (_http, sid) = joined(&host).await;
     // Nobody fetches the answers.
     let question = "420[\"ask\"]\u{1e}".repeat(10_000);
     let question = question.trim_end_matches('\u{1e}');

@@ -12,15 +12,14 @@ use crate::redelivery::DeliveredThrough;
 use crate::seq::{Nth, Position, SubscriptionId};
 
 impl Subscription {
-    /// What it says to a server with these features before it subscribes, if it goes on.
-    pub(in crate::client) fn resuming(&self, wire: SubscriptionId, features: Features) -> Option<ClientFrame> {
-        let goes_on = self.kept_by_server && self.begun && self.handed.is_some() && self.handed_history == self.history;
-        (goes_on && features.has(Features::RESUMING))
-            .then(|| ClientFrame::Resuming { id: wire, nth: self.handed_exactly().0 })
-    }
-
-    /// Begins anew under this wire number, where it stands. `None` if a server with these features cannot be asked.
-    pub(in crate::client) fn subscribe(&mut self, wire: SubscriptionId, features: Features) -> Option<Subscribe> {
+    /// Begins anew under this wire number, where it stands. What must go before the request is sent here. `None` if a
+    /// server with these features cannot be asked.
+    pub(in crate::client) fn subscribe(
+        &mut self,
+        wire: SubscriptionId,
+        features: Features,
+        out: &mut Outputs,
+    ) -> Option<Subscribe> {
         self.stop_stream();
         self.features = features;
         let is_newcomer = self.handed.is_none();
@@ -31,6 +30,10 @@ impl Subscription {
             Some(known) => Start::After(known),
         };
         self.link = Link::Asked { wire };
+        let goes_on = self.kept_by_server && self.begun && self.handed.is_some() && self.handed_history == self.history;
+        if goes_on && features.has(Features::RESUMING) {
+            out.send(ClientFrame::Resuming { id: wire, nth: self.handed_exactly().0 });
+        }
         Some(Subscribe {
             id: wire,
             topic: self.topic.clone(),
