@@ -31,6 +31,9 @@ pub struct Load {
     pub several_topics_once_in: u64,
     /// One event in so many is large.
     pub large_once_in: u64,
+    /// How far readers may fall behind before emitters wait for them, in events of a topic. Where little is retained, so few
+    /// that retention does not pass a reader.
+    pub lag_max: u64,
 }
 
 impl Origin {

@@ -82,7 +82,7 @@ async fn emit(url: &str, publisher: u32, ledger: &Arc<Ledger>, stop: &AtomicBool
         }
         // The pace of the load, which waits for nothing in particular.
         tokio::time::sleep(Duration::from_millis(chance.below(10))).await;
-        while ledger.lag() > LAG_MAX && !stop.load(Ordering::Relaxed) {
+        while ledger.lag() > ledger.load().lag_max && !stop.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -100,6 +100,3 @@ pub const BACKOFF_MAX: Duration = Duration::from_millis(200);
 const OUTBOX_EVENTS: usize = 400;
 const OUTBOX_BYTES: usize = 2 * 1024 * 1024;
 const BURST_MAX: u64 = 60;
-
-/// How far readers may fall behind, in events of a topic: retention must not pass them.
-const LAG_MAX: u64 = 500;

@@ -280,7 +280,7 @@ mod tests {
 
     use super::*;
 
-    const LOAD: Load = Load { topics: 3, bytes_max: 1_024, several_topics_once_in: 3, large_once_in: 10 };
+    const LOAD: Load = Load { topics: 3, bytes_max: 1_024, several_topics_once_in: 3, large_once_in: 10, lag_max: 500 };
 
     fn origin(number: u64) -> Origin {
         Origin { publisher: 1, number }

@@ -169,9 +169,7 @@ impl Shared {
 
     async fn subscribe(&self) -> Result<(Client, Subscription)> {
         let Habits { name, topic, keeper, window, .. } = &self.habits;
-        // Not with exact marks: they cost a reader some of its pace, and these writers write as fast as a disk takes it, with
-        // little retained. What is marked is told by other tests.
-        let builder = Client::builder(&self.url).backoff(BACKOFF_FIRST, BACKOFF_MAX).exact_marks(false);
+        let builder = Client::builder(&self.url).backoff(BACKOFF_FIRST, BACKOFF_MAX);
         let builder = match keeper {
             Keeper::Server => builder.subscriber(name),
             Keeper::File(path) => builder.cursor_store(FileCursorStore::open(path)?),

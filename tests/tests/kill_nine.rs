@@ -21,7 +21,7 @@ fn nothing_is_lost_doubled_reordered_or_skipped_when_the_server_is_killed_under_
     println!("KILL_SEED={seed} KILL_CYCLES={cycles}");
     let mut chance = Chance::new(seed);
     let mut server = ServerProcess::start()?;
-    let load = Load { topics: 6, bytes_max: 32 * 1024, several_topics_once_in: 4, large_once_in: 50 };
+    let load = Load { topics: 6, bytes_max: 32 * 1024, several_topics_once_in: 4, large_once_in: 50, lag_max: 500 };
     let mut crowd = Crowd::start(server.url(), load, 4, readers(&server), None);
     crowd.ledger.wait_for_receipts(1)?;
     let (mut checked, mut reader_kills) = (0, 0);

@@ -41,7 +41,7 @@ fn cut(file_system: FileSystem) -> Result<()> {
     fs::write(&config, format!("[retention]\nbytes = {RETENTION_BYTES}\n"))?;
     let mut server = ServerProcess::at(disk.path().join("data"), &["--config", config.to_str().unwrap()])?;
     server.launch()?;
-    let load = Load { topics: 5, bytes_max: 64 * 1024, several_topics_once_in: 5, large_once_in: 5 };
+    let load = Load { topics: 5, bytes_max: 64 * 1024, several_topics_once_in: 5, large_once_in: 5, lag_max: LAG_MAX };
     let crowd = Crowd::start(server.url(), load, 3, readers(), Some(RETENTION_BYTES));
     let begin = Instant::now();
     let mut cut = 0;
@@ -82,5 +82,9 @@ fn from_environment(name: &str) -> Option<u64> {
 const CUTS: u64 = 3;
 const DISK_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// Little, so that the log folds and trims all the time.
-const RETENTION_BYTES: u64 = 10 * 1024 * 1024;
+/// Little, so that the log folds and trims all the time, but more than what can be stored behind a reader that emitters
+/// wait for: `LAG_MAX` events of its topic, with those of the other topics about 4 MiB, and 2 MiB in each emitter's outbox.
+const RETENTION_BYTES: u64 = 12 * 1024 * 1024;
+
+/// In events of a topic.
+const LAG_MAX: u64 = 100;
